@@ -1,0 +1,145 @@
+from engine.net.pb import storage_pb2 as _storage_pb2
+from engine.net.pb import instance_pb2 as _instance_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RegisterRequest(_message.Message):
+    __slots__ = ("name", "kind", "az", "address", "pid", "incarnation")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    AZ_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: str
+    az: str
+    address: str
+    pid: int
+    incarnation: str
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., az: _Optional[str] = ..., address: _Optional[str] = ..., pid: _Optional[int] = ..., incarnation: _Optional[str] = ...) -> None: ...
+
+class RegisterReply(_message.Message):
+    __slots__ = ("segments",)
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    segments: _containers.RepeatedCompositeFieldContainer[_storage_pb2.SegmentAssignment]
+    def __init__(self, segments: _Optional[_Iterable[_Union[_storage_pb2.SegmentAssignment, _Mapping]]] = ...) -> None: ...
+
+class WatchClusterRequest(_message.Message):
+    __slots__ = ("cluster",)
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    def __init__(self, cluster: _Optional[str] = ...) -> None: ...
+
+class InstanceView(_message.Message):
+    __slots__ = ("name", "az", "address", "role", "socket")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AZ_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    SOCKET_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    az: str
+    address: str
+    role: str
+    socket: str
+    def __init__(self, name: _Optional[str] = ..., az: _Optional[str] = ..., address: _Optional[str] = ..., role: _Optional[str] = ..., socket: _Optional[str] = ...) -> None: ...
+
+class ClusterView(_message.Message):
+    __slots__ = ("cluster", "volume", "max_pages", "instances", "memberships", "volume_epoch", "version")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    MAX_PAGES_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    MEMBERSHIPS_FIELD_NUMBER: _ClassVar[int]
+    VOLUME_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    volume: int
+    max_pages: int
+    instances: _containers.RepeatedCompositeFieldContainer[InstanceView]
+    memberships: _containers.RepeatedCompositeFieldContainer[_storage_pb2.PgMembership]
+    volume_epoch: int
+    version: int
+    def __init__(self, cluster: _Optional[str] = ..., volume: _Optional[int] = ..., max_pages: _Optional[int] = ..., instances: _Optional[_Iterable[_Union[InstanceView, _Mapping]]] = ..., memberships: _Optional[_Iterable[_Union[_storage_pb2.PgMembership, _Mapping]]] = ..., volume_epoch: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+
+class OpenVolumeRequest(_message.Message):
+    __slots__ = ("cluster", "instance")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    instance: str
+    def __init__(self, cluster: _Optional[str] = ..., instance: _Optional[str] = ...) -> None: ...
+
+class OpenVolumeReply(_message.Message):
+    __slots__ = ("volume", "epoch", "max_pages", "memberships")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MAX_PAGES_FIELD_NUMBER: _ClassVar[int]
+    MEMBERSHIPS_FIELD_NUMBER: _ClassVar[int]
+    volume: int
+    epoch: int
+    max_pages: int
+    memberships: _containers.RepeatedCompositeFieldContainer[_storage_pb2.PgMembership]
+    def __init__(self, volume: _Optional[int] = ..., epoch: _Optional[int] = ..., max_pages: _Optional[int] = ..., memberships: _Optional[_Iterable[_Union[_storage_pb2.PgMembership, _Mapping]]] = ...) -> None: ...
+
+class GrowVolumeRequest(_message.Message):
+    __slots__ = ("cluster", "epoch", "pg")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PG_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    epoch: int
+    pg: int
+    def __init__(self, cluster: _Optional[str] = ..., epoch: _Optional[int] = ..., pg: _Optional[int] = ...) -> None: ...
+
+class GrowVolumeReply(_message.Message):
+    __slots__ = ("memberships",)
+    MEMBERSHIPS_FIELD_NUMBER: _ClassVar[int]
+    memberships: _containers.RepeatedCompositeFieldContainer[_storage_pb2.PgMembership]
+    def __init__(self, memberships: _Optional[_Iterable[_Union[_storage_pb2.PgMembership, _Mapping]]] = ...) -> None: ...
+
+class ClusterStatusRequest(_message.Message):
+    __slots__ = ("cluster",)
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    def __init__(self, cluster: _Optional[str] = ...) -> None: ...
+
+class InstanceReport(_message.Message):
+    __slots__ = ("view", "status", "error")
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    view: InstanceView
+    status: _instance_pb2.InstanceStatusReply
+    error: str
+    def __init__(self, view: _Optional[_Union[InstanceView, _Mapping]] = ..., status: _Optional[_Union[_instance_pb2.InstanceStatusReply, _Mapping]] = ..., error: _Optional[str] = ...) -> None: ...
+
+class StorageReport(_message.Message):
+    __slots__ = ("node", "az", "address", "status", "error")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    AZ_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    az: str
+    address: str
+    status: _storage_pb2.StorageStatusReply
+    error: str
+    def __init__(self, node: _Optional[str] = ..., az: _Optional[str] = ..., address: _Optional[str] = ..., status: _Optional[_Union[_storage_pb2.StorageStatusReply, _Mapping]] = ..., error: _Optional[str] = ...) -> None: ...
+
+class ClusterStatusReply(_message.Message):
+    __slots__ = ("cluster", "instances", "storage")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_FIELD_NUMBER: _ClassVar[int]
+    cluster: ClusterView
+    instances: _containers.RepeatedCompositeFieldContainer[InstanceReport]
+    storage: _containers.RepeatedCompositeFieldContainer[StorageReport]
+    def __init__(self, cluster: _Optional[_Union[ClusterView, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceReport, _Mapping]]] = ..., storage: _Optional[_Iterable[_Union[StorageReport, _Mapping]]] = ...) -> None: ...

@@ -1,0 +1,141 @@
+from engine.net.pb import storage_pb2 as _storage_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class FollowReport(_message.Message):
+    __slots__ = ("instance", "min_read_lsn", "applied_lsn", "lag_us")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    MIN_READ_LSN_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_LSN_FIELD_NUMBER: _ClassVar[int]
+    LAG_US_FIELD_NUMBER: _ClassVar[int]
+    instance: str
+    min_read_lsn: int
+    applied_lsn: int
+    lag_us: int
+    def __init__(self, instance: _Optional[str] = ..., min_read_lsn: _Optional[int] = ..., applied_lsn: _Optional[int] = ..., lag_us: _Optional[int] = ...) -> None: ...
+
+class PgTail(_message.Message):
+    __slots__ = ("pg", "lsn")
+    PG_FIELD_NUMBER: _ClassVar[int]
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    pg: int
+    lsn: int
+    def __init__(self, pg: _Optional[int] = ..., lsn: _Optional[int] = ...) -> None: ...
+
+class FeedBase(_message.Message):
+    __slots__ = ("epoch", "vdl", "tails", "memberships")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    VDL_FIELD_NUMBER: _ClassVar[int]
+    TAILS_FIELD_NUMBER: _ClassVar[int]
+    MEMBERSHIPS_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    vdl: _storage_pb2.CommitPoint
+    tails: _containers.RepeatedCompositeFieldContainer[PgTail]
+    memberships: _containers.RepeatedCompositeFieldContainer[_storage_pb2.PgMembership]
+    def __init__(self, epoch: _Optional[int] = ..., vdl: _Optional[_Union[_storage_pb2.CommitPoint, _Mapping]] = ..., tails: _Optional[_Iterable[_Union[PgTail, _Mapping]]] = ..., memberships: _Optional[_Iterable[_Union[_storage_pb2.PgMembership, _Mapping]]] = ...) -> None: ...
+
+class FeedItem(_message.Message):
+    __slots__ = ("base", "frames", "vdl", "sent_us", "grown")
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    VDL_FIELD_NUMBER: _ClassVar[int]
+    SENT_US_FIELD_NUMBER: _ClassVar[int]
+    GROWN_FIELD_NUMBER: _ClassVar[int]
+    base: FeedBase
+    frames: _containers.RepeatedScalarFieldContainer[bytes]
+    vdl: int
+    sent_us: int
+    grown: _containers.RepeatedCompositeFieldContainer[_storage_pb2.PgMembership]
+    def __init__(self, base: _Optional[_Union[FeedBase, _Mapping]] = ..., frames: _Optional[_Iterable[bytes]] = ..., vdl: _Optional[int] = ..., sent_us: _Optional[int] = ..., grown: _Optional[_Iterable[_Union[_storage_pb2.PgMembership, _Mapping]]] = ...) -> None: ...
+
+class InstanceStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class InstanceStatusReply(_message.Message):
+    __slots__ = ("instance", "role", "state", "pid", "epoch", "vcl", "vdl", "read_lsn", "volume_pages", "lag_us", "connections", "recovery_us", "counters", "replicas", "quorums")
+    class CountersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    VCL_FIELD_NUMBER: _ClassVar[int]
+    VDL_FIELD_NUMBER: _ClassVar[int]
+    READ_LSN_FIELD_NUMBER: _ClassVar[int]
+    VOLUME_PAGES_FIELD_NUMBER: _ClassVar[int]
+    LAG_US_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    RECOVERY_US_FIELD_NUMBER: _ClassVar[int]
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    QUORUMS_FIELD_NUMBER: _ClassVar[int]
+    instance: str
+    role: str
+    state: str
+    pid: int
+    epoch: int
+    vcl: int
+    vdl: int
+    read_lsn: int
+    volume_pages: int
+    lag_us: int
+    connections: int
+    recovery_us: int
+    counters: _containers.ScalarMap[str, int]
+    replicas: _containers.RepeatedCompositeFieldContainer[FollowReport]
+    quorums: _containers.RepeatedCompositeFieldContainer[PgQuorum]
+    def __init__(self, instance: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., vcl: _Optional[int] = ..., vdl: _Optional[int] = ..., read_lsn: _Optional[int] = ..., volume_pages: _Optional[int] = ..., lag_us: _Optional[int] = ..., connections: _Optional[int] = ..., recovery_us: _Optional[int] = ..., counters: _Optional[_Mapping[str, int]] = ..., replicas: _Optional[_Iterable[_Union[FollowReport, _Mapping]]] = ..., quorums: _Optional[_Iterable[_Union[PgQuorum, _Mapping]]] = ...) -> None: ...
+
+class PgQuorum(_message.Message):
+    __slots__ = ("pg", "write", "read", "pgcl")
+    PG_FIELD_NUMBER: _ClassVar[int]
+    WRITE_FIELD_NUMBER: _ClassVar[int]
+    READ_FIELD_NUMBER: _ClassVar[int]
+    PGCL_FIELD_NUMBER: _ClassVar[int]
+    pg: int
+    write: bool
+    read: bool
+    pgcl: int
+    def __init__(self, pg: _Optional[int] = ..., write: _Optional[bool] = ..., read: _Optional[bool] = ..., pgcl: _Optional[int] = ...) -> None: ...
+
+class ImportChunk(_message.Message):
+    __slots__ = ("page_count", "pages")
+    PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    page_count: int
+    pages: bytes
+    def __init__(self, page_count: _Optional[int] = ..., pages: _Optional[bytes] = ...) -> None: ...
+
+class ImportReply(_message.Message):
+    __slots__ = ("commit_lsn", "redo_bytes")
+    COMMIT_LSN_FIELD_NUMBER: _ClassVar[int]
+    REDO_BYTES_FIELD_NUMBER: _ClassVar[int]
+    commit_lsn: int
+    redo_bytes: int
+    def __init__(self, commit_lsn: _Optional[int] = ..., redo_bytes: _Optional[int] = ...) -> None: ...
+
+class ExportRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ExportChunk(_message.Message):
+    __slots__ = ("page_count", "read_lsn", "pages")
+    PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    READ_LSN_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    page_count: int
+    read_lsn: int
+    pages: bytes
+    def __init__(self, page_count: _Optional[int] = ..., read_lsn: _Optional[int] = ..., pages: _Optional[bytes] = ...) -> None: ...

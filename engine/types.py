@@ -1,0 +1,96 @@
+"""Words that every layer shares. Pure: nothing here does I/O or knows a clock.
+
+The names are the papers' (P17 = Aurora, SIGMOD 2017; P18 = Aurora, SIGMOD 2018).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+LSN: TypeAlias = int
+"""Log sequence number: one per redo record, dense within a volume epoch, 0 = before the log."""
+
+Epoch: TypeAlias = int
+"""Volume epoch: grows with every recovery; storage refuses requests of a lower one (P18 §2.4)."""
+
+PageNo: TypeAlias = int
+"""Zero-based page number in the volume: SQLite's page n is page n - 1 here."""
+
+PgNo: TypeAlias = int
+"""Zero-based protection-group number within a volume."""
+
+VolumeId: TypeAlias = int
+NodeId: TypeAlias = str
+"""Name of a storage node or instance, e.g. "storage-1" or "main-1"."""
+
+PAGE_SIZE = 4096
+"""Bytes per page."""
+
+PAGES_PER_PG = 2560
+"""Pages per protection group: 10 MiB, a "mini" of Aurora's 10 GB segments (P17 §2.2)."""
+
+LAL = 10_000_000
+"""LSN allocation limit: no LSN above VDL + LAL is ever allotted (P17 §4.2.1)."""
+
+ZERO_PAGE = bytes(PAGE_SIZE)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SegmentId:
+    """One of a protection group's six copies, as the node that holds it names it."""
+
+    volume: VolumeId
+    pg: PgNo
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class CommitMark:
+    """What a CPL record carries besides its page: the end of one MTR (P17 §4.1).
+
+    `time_us` is the commit's wall clock in Unix microseconds; it orders nothing.
+    `pages` is the volume's size in pages once this commit is durable.
+    """
+
+    lsn: LSN
+    time_us: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Truncation:
+    """Records with `low` < LSN <= `high` of an epoch below `epoch` never happened (P17 §4.3)."""
+
+    epoch: Epoch
+    low: LSN
+    high: LSN
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high:
+            raise ValueError(f"truncation range ({self.low}, {self.high}] is empty or negative")
+
+    def annuls(self, *, lsn: LSN, epoch: Epoch) -> bool:
+        return epoch < self.epoch and self.low < lsn <= self.high
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Member:
+    """A protection group's place for one segment.
+
+    `incarnation` names one life of the node's disk: a wiped node comes back as another one and
+    neither acks nor votes under the old name.
+    """
+
+    node: NodeId
+    az: str
+    address: str
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Who keeps one protection group, and since which membership epoch (P18 §4.1)."""
+
+    pg: PgNo
+    epoch: int
+    members: tuple[Member, ...]
