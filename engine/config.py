@@ -1,0 +1,58 @@
+"""Numbers that a node may be started with, in one place, with their units and reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeConfig:
+    """How a writer drives its volume and how instances read from it."""
+
+    unacked_bytes_max: int = 32 * MIB
+    """Redo framed or queued but not yet durable; above it no write transaction starts."""
+
+    batch_bytes_max: int = 2 * MIB
+    """One batch, all groups together. A larger MTR travels in several."""
+
+    batches_in_flight_max: int = 4
+    """Batches sent and not yet durable. More commits than that wait and share the next batch."""
+
+    link_queue_bytes_max: int = 64 * MIB
+    """Per storage node. Above it, what is durable elsewhere is dropped; gossip brings it back."""
+
+    idle_points_s: float = 0.1
+    """How soon VDL and PGMRPL travel when no redo does."""
+
+    call_timeout_s: float = 5.0
+    read_timeout_s: float = 3.0
+    """One page read at one segment; the next segment is asked long before (hedging)."""
+
+    read_give_up_s: float = 30.0
+    """Every segment of a group was asked again and again for this long: the read fails."""
+
+    backoff_first_s: float = 0.05
+    backoff_limit_s: float = 1.0
+    fence_grace_s: float = 0.15
+    """After a write quorum is fenced, how long recovery waits for the others' inventories."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceConfig:
+    """One compute instance."""
+
+    pool_pages: int = 65536
+    """Buffer pool capacity in pages of 4 KiB: 256 MiB."""
+
+    report_s: float = 0.1
+    """Replica to writer: read point and lag."""
+
+    heartbeat_s: float = 0.1
+    """Writer to replica when nothing else travels."""
+
+    follower_queue_bytes_max: int = 16 * MIB
+    """A replica that lags by more is let go; it drops its cache and rejoins at the current VDL."""
+
+    import_bytes_max: int = 4096 * MIB

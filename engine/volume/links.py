@@ -1,0 +1,224 @@
+"""A writer's open Append stream to one storage node.
+
+Invariants
+- Batches leave in LSN order; after a broken stream everything not acked is sent again, which the
+  node takes as a duplicate where it had it.
+- The queue is bounded: past `link_queue_bytes_max`, batches that are durable elsewhere are dropped
+  from it (the quorum masks a slow node, and gossip fills the gap). What is not durable yet is never
+  dropped; the writer's own back-pressure bounds that.
+- A refusal never kills the stream's owner: it is answered (fence a node that missed a recovery),
+  waited out with backoff, or reported as the end of this writer (a higher epoch exists).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from engine.config import VolumeConfig
+from engine.errors import SextetError, StaleEpoch, Unavailable
+from engine.net.methods import APPEND
+from engine.net.pb import storage_pb2 as pb
+from engine.ports import Channel, Runtime, Stream
+from engine.tasks import backoff
+from engine.types import LSN, NodeId, PgNo
+
+log = logging.getLogger(__name__)
+
+AppendStream = Stream[pb.AppendRequest, pb.AppendAck]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFrame:
+    """One protection group's part of a batch."""
+
+    pg: PgNo
+    first: LSN
+    last: LSN
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one flush sends: at most one frame per group, all LSNs between `first` and `last`."""
+
+    first: LSN
+    last: LSN
+    frames: tuple[GroupFrame, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOwner:
+    """What a link needs of the volume it belongs to."""
+
+    volume: int
+    epoch: int
+    request: Callable[[NodeId, Sequence[Batch]], pb.AppendRequest]
+    durable: Callable[[], LSN]
+    acked: Callable[[NodeId, Sequence[tuple[PgNo, LSN]]], None]
+    catch_up: Callable[[Channel], Awaitable[None]]
+    """Teach a node that missed a recovery this epoch and all truncations."""
+    fenced: Callable[[str], None]
+    """A higher epoch exists: this writer is over."""
+
+
+class NodeLink:
+    """One node's stream; `offer` never blocks, `run` is the background task."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        config: VolumeConfig,
+        owner: LinkOwner,
+        *,
+        node: NodeId,
+        channel: Channel,
+    ) -> None:
+        self.node = node
+        self.up = False
+        self.dropped_batches = 0
+        self._runtime = runtime
+        self._config = config
+        self._owner = owner
+        self._channel = channel
+        self._queue: deque[Batch] = deque()  # not acked by this node, oldest first
+        self._queued_bytes = 0
+        self._sent = 0  # how many of the queue's head are on the open stream
+        self._wake = asyncio.Event()
+        self._points_due = False
+        self._scl: dict[PgNo, LSN] = {}
+
+    def offer(self, batch: Batch) -> None:
+        """Queue `batch` for this node."""
+        self._queue.append(batch)
+        self._queued_bytes += batch.size
+        if self._queued_bytes > self._config.link_queue_bytes_max:
+            self._drop_durable()
+        self._wake.set()
+
+    def offer_points(self) -> None:
+        """Send VDL and PGMRPL soon even if no redo is waiting."""
+        self._points_due = True
+        self._wake.set()
+
+    def _drop_durable(self) -> None:
+        durable = self._owner.durable()
+        while self._queue and self._queue[0].last <= durable:
+            self._pop()
+            self.dropped_batches += 1
+
+    def _pop(self) -> None:
+        batch = self._queue.popleft()
+        self._queued_bytes -= batch.size
+        self._sent = max(0, self._sent - 1)
+
+    async def run(self) -> None:
+        """Connect, send, take acks; on any failure wait with backoff and begin again."""
+        delays = backoff(
+            self._runtime.rng, self._config.backoff_first_s, self._config.backoff_limit_s
+        )
+        while True:
+            try:
+                await self._converse()
+                reason = "stream closed by the node"
+            except StaleEpoch as error:
+                self._owner.fenced(str(error))
+                return
+            except _Progressed as error:
+                delays = backoff(
+                    self._runtime.rng, self._config.backoff_first_s, self._config.backoff_limit_s
+                )
+                reason = str(error)
+            except SextetError as error:
+                reason = f"{type(error).__name__}: {error}"
+            if self.up:
+                log.warning("link to %s is down: %s", self.node, reason)
+            self.up = False
+            await asyncio.sleep(next(delays))
+
+    async def _converse(self) -> None:
+        stream: AppendStream = self._channel.stream(APPEND)
+        self._sent = 0
+        self._points_due = True  # says hello: the node answers with its epoch and SCLs
+        progressed = False
+        sender = asyncio.create_task(self._send_all(stream), name=f"append to {self.node}")
+        try:
+            while True:
+                ack = await self._next_ack(stream, sender)
+                if ack is None:
+                    break
+                await self._take(ack)
+                if not self.up:
+                    log.info("link to %s is up", self.node)
+                self.up = progressed = True
+        except Unavailable as error:
+            if progressed:
+                raise _Progressed(str(error)) from error
+            raise
+        finally:
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
+            stream.close()
+
+    async def _next_ack(
+        self, stream: AppendStream, sender: asyncio.Task[None]
+    ) -> pb.AppendAck | None:
+        if sender.done():  # it ends only by an error
+            await sender
+        return await stream.recv()
+
+    async def _send_all(self, stream: AppendStream) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._sent < len(self._queue) or self._points_due:
+                    await self._send_some(stream)
+        except SextetError:
+            stream.close()  # wakes the receiver, which reports why
+            raise
+
+    async def _send_some(self, stream: AppendStream) -> None:
+        batches: list[Batch] = []
+        size = 0
+        for index in range(self._sent, len(self._queue)):
+            batch = self._queue[index]
+            if batches and size + batch.size > self._config.batch_bytes_max:
+                break
+            batches.append(batch)
+            size += batch.size
+        self._points_due = False
+        self._sent += len(batches)
+        await stream.send(self._owner.request(self.node, batches))
+
+    async def _take(self, ack: pb.AppendAck) -> None:
+        match ack.refusal:
+            case pb.REFUSAL_NONE:
+                pass
+            case pb.REFUSAL_STALE_EPOCH:
+                raise StaleEpoch(
+                    f"{self.node} is fenced at epoch {ack.epoch}, this writer has epoch "
+                    f"{self._owner.epoch}: another writer has taken over"
+                )
+            case pb.REFUSAL_BEHIND_EPOCH:
+                await self._owner.catch_up(self._channel)
+                raise _Progressed("taught the current epoch; sending again")
+            case refusal:
+                name = pb.Refusal.Name(refusal)
+                raise Unavailable(f"{self.node} refused redo: {name} {ack.detail}")
+        if not ack.segments:
+            return
+        acked = [(segment.pg, segment.scl) for segment in ack.segments]
+        self._scl.update(acked)
+        self._owner.acked(self.node, acked)
+        scl = self._scl
+        while self._queue and all(scl.get(f.pg, 0) >= f.last for f in self._queue[0].frames):
+            self._pop()
+
+
+class _Progressed(SextetError):
+    """The stream ended after it had worked: the next try need not wait long."""
