@@ -1,0 +1,397 @@
+"""Opening a volume: fence, decide, truncate, re-harden, open. No redo is replayed.
+
+The decision is `engine.volume.recovery.plan_recovery`, which is pure; here are the requests around
+it. The steps and why their order matters (P17 §4.3, P18 §2.4):
+
+1. Fence a write quorum of every group under the new epoch. From each node's reply on, nothing of an
+   older writer can become part of what it holds.
+2. Plan: VCL, VDL, every group's tail at VDL, who lacks what.
+3. Truncate (VDL, VDL + LAL] on a write quorum, so that a straggling record of the old epoch can
+   never come back to life, whatever is recovered later.
+4. Re-harden: every group's records at or below VDL stand on a write quorum again before anybody
+   reads at VDL or builds on it.
+
+Idempotent: a crash anywhere in it leaves a state from which the next recovery, under a higher epoch,
+finds the same VDL or a later commit that was never acknowledged to be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from engine.config import VolumeConfig
+from engine.errors import (
+    BehindEpoch,
+    NotComplete,
+    QuorumLost,
+    SextetError,
+    StaleEpoch,
+    Unavailable,
+    UnknownSegment,
+)
+from engine.log.frame import split_frames
+from engine.net.methods import APPEND, FENCE, FETCH_FRAMES, TRUNCATE
+from engine.net.pb import control_pb2 as cpb
+from engine.net.pb import storage_pb2 as pb
+from engine.ports import Channel, Runtime
+from engine.tasks import backoff
+from engine.types import LAL, LSN, CommitMark, Epoch, Member, Membership, NodeId, PgNo, Truncation
+from engine.volume.quorum import QuorumSet, write_quorum
+from engine.volume.recovery import FencedNode, LsnRun, RecoveryPlan, SegmentReport, plan_recovery
+
+log = logging.getLogger(__name__)
+
+ROUNDS_MAX = 20
+"""Fencing or re-hardening rounds, with backoff between, before recovery gives up with an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedVolume:
+    """A volume that recovery has made safe to write to under `epoch`."""
+
+    volume: int
+    epoch: Epoch
+    max_pages: int
+    memberships: tuple[Membership, ...]
+    vdl: CommitMark
+    next_lsn: LSN
+    tails: Mapping[PgNo, LSN]
+    scls: tuple[tuple[PgNo, NodeId, LSN], ...]
+    truncations: tuple[Truncation, ...]
+    """All that were ever made, this epoch's included."""
+
+
+def membership_from_pb(message: pb.PgMembership) -> Membership:
+    return Membership(
+        pg=message.pg,
+        epoch=message.epoch,
+        members=tuple(
+            Member(node=m.node, az=m.az, address=m.address, incarnation=m.incarnation)
+            for m in sorted(message.members, key=lambda m: m.node)
+        ),
+    )
+
+
+def membership_to_pb(membership: Membership) -> pb.PgMembership:
+    return pb.PgMembership(
+        pg=membership.pg,
+        epoch=membership.epoch,
+        members=[
+            pb.MemberInfo(node=m.node, az=m.az, address=m.address, incarnation=m.incarnation)
+            for m in membership.members
+        ],
+    )
+
+
+def truncation_to_pb(truncation: Truncation) -> pb.TruncationRange:
+    return pb.TruncationRange(epoch=truncation.epoch, low=truncation.low, high=truncation.high)
+
+
+async def catch_up(
+    channel: Channel,
+    *,
+    volume: int,
+    epoch: Epoch,
+    truncations: Sequence[Truncation],
+    timeout: float,
+) -> pb.TruncateReply:
+    """Bring a node that missed a recovery to `epoch`, truncations first-class, then it may ack."""
+    await channel.call(FENCE, pb.FenceRequest(volume=volume, epoch=epoch), timeout=timeout)
+    request = pb.TruncateRequest(
+        volume=volume, epoch=epoch, truncations=[truncation_to_pb(t) for t in truncations]
+    )
+    return await channel.call(TRUNCATE, request, timeout=timeout)
+
+
+async def open_volume(
+    runtime: Runtime,
+    config: VolumeConfig,
+    reply: cpb.OpenVolumeReply,
+    *,
+    connect: Callable[[str], Channel],
+) -> OpenedVolume:
+    """Recover the volume under the epoch that the catalog gave.
+
+    Raises StaleEpoch if a newer writer is at work, QuorumLost if no write quorum answers within
+    bounded rounds, RecoveryBlocked if a record could be lost by going on.
+    """
+    opening = _Opening(runtime, config, reply, connect)
+    return await opening.run()
+
+
+class _Opening:
+    def __init__(
+        self,
+        runtime: Runtime,
+        config: VolumeConfig,
+        reply: cpb.OpenVolumeReply,
+        connect: Callable[[str], Channel],
+    ) -> None:
+        self.runtime = runtime
+        self.config = config
+        self.volume = reply.volume
+        self.epoch = reply.epoch
+        self.max_pages = reply.max_pages
+        self.memberships = tuple(
+            membership_from_pb(m) for m in sorted(reply.memberships, key=lambda m: m.pg)
+        )
+        self.quorums: dict[PgNo, QuorumSet] = {m.pg: write_quorum(m) for m in self.memberships}
+        members = {m.node: m for ms in self.memberships for m in ms.members}
+        self.channels = {node: connect(members[node].address) for node in sorted(members)}
+        self.scl: dict[tuple[PgNo, NodeId], LSN] = {}
+
+    async def run(self) -> OpenedVolume:
+        states = await self._fence()
+        plan = plan_recovery(groups=self.memberships, states=states)
+        # Epoch 1 is the volume's first: nobody wrote before, so there is nothing to annul.
+        fresh = self.epoch == 1
+        truncations = plan.truncations
+        if not fresh:
+            low = plan.vdl.lsn
+            truncations = (*truncations, Truncation(self.epoch, low, low + LAL))
+        await self._truncate(sorted(states), truncations)
+        await self._reharden(plan, sorted(states))
+        return OpenedVolume(
+            volume=self.volume,
+            epoch=self.epoch,
+            max_pages=self.max_pages,
+            memberships=self.memberships,
+            vdl=plan.vdl,
+            next_lsn=1 if fresh else plan.vdl.lsn + LAL + 1,
+            tails={pg: group.tail for pg, group in plan.groups.items()},
+            scls=tuple((pg, node, scl) for (pg, node), scl in sorted(self.scl.items())),
+            truncations=truncations,
+        )
+
+    # -- 1. fence
+
+    async def _fence(self) -> dict[NodeId, FencedNode]:
+        states: dict[NodeId, FencedNode] = {}
+        delays = backoff(self.runtime.rng, self.config.backoff_first_s, self.config.backoff_limit_s)
+        for _ in range(ROUNDS_MAX):
+            await self._fence_round(states)
+            if self._lacking(states) is None:
+                return states
+            await asyncio.sleep(next(delays))
+        missing = sorted(set(self.channels) - set(states))
+        raise QuorumLost(
+            f"cannot open the volume: group {self._lacking(states)} has no write quorum; "
+            f"no answer from {', '.join(missing)}. Start the missing storage nodes"
+        )
+
+    async def _fence_round(self, states: dict[NodeId, FencedNode]) -> None:
+        """Ask everybody not fenced yet; stop waiting a little after a write quorum answered."""
+        tasks = {
+            asyncio.create_task(self._fence_node(node)): node
+            for node in sorted(self.channels)
+            if node not in states
+        }
+        pending = set(tasks)
+        grace: float | None = None
+        try:
+            while pending:
+                done, pending = await asyncio.wait(
+                    pending, timeout=grace, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    return
+                for task in sorted(done, key=lambda t: tasks[t]):
+                    self._note_fenced(tasks[task], task, states)
+                if self._lacking(states) is None:
+                    grace = self.config.fence_grace_s
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    def _note_fenced(
+        self,
+        node: NodeId,
+        task: asyncio.Task[pb.FenceReply],
+        states: dict[NodeId, FencedNode],
+    ) -> None:
+        try:
+            states[node] = _fenced_from_pb(task.result())
+        except StaleEpoch:
+            raise
+        except SextetError as error:
+            log.warning("fencing %s: %s: %s", node, type(error).__name__, error)
+
+    async def _fence_node(self, node: NodeId) -> pb.FenceReply:
+        request = pb.FenceRequest(volume=self.volume, epoch=self.epoch)
+        return await self.channels[node].call(FENCE, request, timeout=self.config.call_timeout_s)
+
+    def _lacking(self, states: Mapping[NodeId, FencedNode]) -> PgNo | None:
+        """The first group without a write quorum among the fenced, or None."""
+        for membership in self.memberships:
+            fenced = {
+                m.node
+                for m in membership.members
+                if m.node in states
+                and membership.pg in states[m.node].segments
+                and states[m.node].segments[membership.pg].incarnation == m.incarnation
+            }
+            if not self.quorums[membership.pg].satisfied(fenced):
+                return membership.pg
+        return None
+
+    # -- 3. truncate
+
+    async def _truncate(self, nodes: Sequence[NodeId], truncations: Sequence[Truncation]) -> None:
+        async def one(node: NodeId) -> None:
+            reply = await catch_up(
+                self.channels[node],
+                volume=self.volume,
+                epoch=self.epoch,
+                truncations=truncations,
+                timeout=self.config.call_timeout_s,
+            )
+            for segment in reply.segments:
+                self.scl[segment.pg, node] = segment.scl
+
+        done = await self._each(nodes, one, "truncating")
+        for pg, quorum in sorted(self.quorums.items()):
+            if not quorum.satisfied(done):
+                raise QuorumLost(f"group {pg} lost its write quorum while truncating")
+
+    async def _each(
+        self, nodes: Sequence[NodeId], one: Callable[[NodeId], object], what: str
+    ) -> set[NodeId]:
+        results = await asyncio.gather(
+            *(one(node) for node in nodes),  # type: ignore[call-overload]
+            return_exceptions=True,
+        )
+        done = set()
+        for node, result in zip(nodes, results, strict=True):
+            if isinstance(result, StaleEpoch) or (
+                isinstance(result, BaseException) and not isinstance(result, SextetError)
+            ):
+                raise result
+            if isinstance(result, SextetError):
+                log.warning("%s %s: %s: %s", what, node, type(result).__name__, result)
+            else:
+                done.add(node)
+        return done
+
+    # -- 4. re-harden
+
+    async def _reharden(self, plan: RecoveryPlan, nodes: Sequence[NodeId]) -> None:
+        delays = backoff(self.runtime.rng, self.config.backoff_first_s, self.config.backoff_limit_s)
+        for _ in range(ROUNDS_MAX):
+            lacking = self._not_hard(plan)
+            if not lacking:
+                return
+            for pg in lacking:
+                await self._reharden_group(pg, plan.groups[pg].tail, nodes)
+            if self._not_hard(plan):
+                await asyncio.sleep(next(delays))
+        pg = self._not_hard(plan)[0]
+        raise QuorumLost(f"group {pg} cannot be brought to a write quorum at LSN {plan.vdl.lsn}")
+
+    def _not_hard(self, plan: RecoveryPlan) -> list[PgNo]:
+        return [
+            membership.pg
+            for membership in self.memberships
+            if not self.quorums[membership.pg].satisfied(
+                {
+                    m.node
+                    for m in membership.members
+                    if self.scl.get((membership.pg, m.node), -1) >= plan.groups[membership.pg].tail
+                }
+            )
+        ]
+
+    async def _reharden_group(self, pg: PgNo, tail: LSN, nodes: Sequence[NodeId]) -> None:
+        """Collect every frame that some segment lacks from whoever holds it, and send it there."""
+        scls = {node: self.scl[pg, node] for node in nodes if (pg, node) in self.scl}
+        lagging = [node for node in sorted(scls) if scls[node] < tail]
+        floor = min(scls[node] for node in lagging)
+        frames: dict[LSN, bytes] = {}
+
+        async def fetch(node: NodeId) -> None:
+            for first, frame in await self._frames(node, pg, floor, tail):
+                frames.setdefault(first, frame)
+
+        await self._each(sorted(scls), fetch, "fetching frames from")
+        ordered = [frames[first] for first in sorted(frames)]
+
+        async def send(node: NodeId) -> None:
+            self.scl[pg, node] = await self._send(node, pg, ordered, tail)
+
+        await self._each(lagging, send, "re-hardening")
+
+    async def _frames(
+        self, node: NodeId, pg: PgNo, after: LSN, upto: LSN
+    ) -> list[tuple[LSN, bytes]]:
+        request = pb.FetchFramesRequest(
+            volume=self.volume, pg=pg, after=after, upto=upto, epoch=self.epoch
+        )
+        stream = self.channels[node].stream(FETCH_FRAMES, request)
+        found = []
+        try:
+            while (chunk := await stream.recv()) is not None:
+                found += [(h.first_lsn, frame) for h, frame in split_frames(chunk.frames)]
+        finally:
+            stream.close()
+        return found
+
+    async def _send(self, node: NodeId, pg: PgNo, frames: Sequence[bytes], tail: LSN) -> LSN:
+        membership = next(m for m in self.memberships if m.pg == pg)
+        stream = self.channels[node].stream(APPEND)
+        scl = self.scl[pg, node]
+        try:
+            for frame in frames:
+                part = pb.PgFrames(pg=pg, membership_epoch=membership.epoch, frames=frame)
+                await stream.send(
+                    pb.AppendRequest(volume=self.volume, epoch=self.epoch, pgs=[part])
+                )
+            while scl < tail:
+                ack = await asyncio.wait_for(stream.recv(), self.config.call_timeout_s)
+                if ack is None:
+                    raise Unavailable(f"{node} closed the stream")
+                scl = _scl_from_ack(node, pg, ack, scl)
+        except TimeoutError:
+            log.warning("re-hardening %s: it stays at %d, %d is needed", node, scl, tail)
+        finally:
+            stream.close()
+        return scl
+
+
+def _scl_from_ack(node: NodeId, pg: PgNo, ack: pb.AppendAck, scl: LSN) -> LSN:
+    match ack.refusal:
+        case pb.REFUSAL_NONE:
+            return max([scl, *(s.scl for s in ack.segments if s.pg == pg)])
+        case pb.REFUSAL_STALE_EPOCH:
+            raise StaleEpoch(f"{node} is fenced at epoch {ack.epoch} by a newer recovery")
+        case pb.REFUSAL_BEHIND_EPOCH:
+            raise BehindEpoch(f"{node}: {ack.detail}")
+        case pb.REFUSAL_UNKNOWN_SEGMENT:
+            raise UnknownSegment(f"{node}: {ack.detail}")
+        case refusal:
+            raise NotComplete(f"{node}: {pb.Refusal.Name(refusal)} {ack.detail}")
+
+
+def _fenced_from_pb(reply: pb.FenceReply) -> FencedNode:
+    return FencedNode(
+        segments={s.pg: _report_from_pb(s) for s in reply.segments},
+        truncations=tuple(Truncation(t.epoch, t.low, t.high) for t in reply.truncations),
+    )
+
+
+def _report_from_pb(state: pb.SegmentState) -> SegmentReport:
+    return SegmentReport(
+        pg=state.pg,
+        incarnation=state.incarnation,
+        epoch=state.epoch,
+        membership_epoch=state.membership_epoch,
+        scl=state.scl,
+        known_vdl=state.known_vdl,
+        tail=state.tail,
+        runs=tuple(LsnRun(first=r.first, last=r.last, prev=r.prev) for r in state.runs),
+        commits=tuple(CommitMark(c.lsn, c.time_us, c.pages) for c in state.commits),
+        damaged=state.damaged,
+        hot_from=state.hot_from,
+    )
