@@ -153,7 +153,7 @@ class _Opening:
             low = plan.vdl.lsn
             truncations = (*truncations, Truncation(self.epoch, low, low + LAL))
         await self._truncate(sorted(states), truncations)
-        await self._reharden(plan, sorted(states))
+        await self._reharden(plan, sorted(states), truncations)
         return OpenedVolume(
             volume=self.volume,
             epoch=self.epoch,
@@ -278,7 +278,9 @@ class _Opening:
 
     # -- 4. re-harden
 
-    async def _reharden(self, plan: RecoveryPlan, nodes: Sequence[NodeId]) -> None:
+    async def _reharden(
+        self, plan: RecoveryPlan, nodes: Sequence[NodeId], truncations: Sequence[Truncation]
+    ) -> None:
         delays = backoff(self.runtime.rng, self.config.backoff_first_s, self.config.backoff_limit_s)
         for _ in range(ROUNDS_MAX):
             lacking = self._not_hard(plan)
@@ -288,6 +290,8 @@ class _Opening:
                 await self._reharden_group(pg, plan.groups[pg].tail, nodes)
             if self._not_hard(plan):
                 await asyncio.sleep(next(delays))
+                # A segment behind the hot log is repaired by its peers meanwhile: look again.
+                await self._truncate(nodes, truncations)
         pg = self._not_hard(plan)[0]
         raise QuorumLost(f"group {pg} cannot be brought to a write quorum at LSN {plan.vdl.lsn}")
 
