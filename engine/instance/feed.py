@@ -1,0 +1,165 @@
+"""The writer's redo stream to its replicas.
+
+A replica joins with a base (VDL, every group's tail there, memberships) and then gets every frame
+that may hold a record above it, in the order they were made, and each move of the VDL. Frames are
+the very bytes that storage got. A replica that falls behind the queue's bound is let go: it drops
+its cache and joins again, so the writer never waits for one (P17 §4.2.3: replicas cost the writer
+nothing on the commit path).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from engine.config import InstanceConfig
+from engine.errors import Overloaded, Unavailable
+from engine.net.pb import instance_pb2 as pb
+from engine.ports import Runtime, Stream
+from engine.types import LSN, CommitMark, Membership
+from engine.volume.fencing import membership_to_pb
+from engine.volume.links import Batch
+from engine.volume.writer import VolumeWriter
+
+log = logging.getLogger(__name__)
+
+FeedStream = Stream[pb.FeedItem, pb.FollowReport]
+
+LINGER_S = 5.0
+"""How long a vanished replica's read point still holds back garbage collection."""
+
+
+class _Follower:
+    """One replica's queue. `wake` is set whenever there is something to send, or it is let go."""
+
+    def __init__(self, name: str, base: LSN, now: float) -> None:
+        self.report = pb.FollowReport(instance=name, min_read_lsn=base, applied_lsn=base)
+        self.frames: list[bytes] = []
+        self.grown: list[Membership] = []
+        self.bytes = 0
+        self.wake = asyncio.Event()
+        self.too_slow = False
+        self.gone_at: float | None = None
+        self.heard_at = now
+
+
+class Feed:
+    """All followers of one writer."""
+
+    def __init__(self, runtime: Runtime, config: InstanceConfig, volume: VolumeWriter) -> None:
+        self._runtime = runtime
+        self._config = config
+        self._volume = volume
+        self._followers: dict[str, _Follower] = {}
+        volume.on_batch.append(self._batch)
+        volume.on_durable.append(self._durable)
+        volume.on_grown.append(self._grown)
+
+    def reports(self) -> list[pb.FollowReport]:
+        """What each connected replica last said, by name."""
+        return [
+            self._followers[name].report
+            for name in sorted(self._followers)
+            if self._followers[name].gone_at is None
+        ]
+
+    def min_read_lsn(self) -> LSN | None:
+        """The lowest read point pinned on any replica, None without replicas (for PGMRPL)."""
+        now = self._runtime.clock.monotonic()
+        for name in sorted(self._followers):
+            gone_at = self._followers[name].gone_at
+            if gone_at is not None and now - gone_at > LINGER_S:
+                del self._followers[name]
+        return min((f.report.min_read_lsn for f in self._followers.values()), default=None)
+
+    # -- from the volume
+
+    def _batch(self, batch: Batch) -> None:
+        for follower in self._followers.values():
+            follower.frames.extend(part.frame for part in batch.frames)
+            follower.bytes += batch.size
+            if follower.bytes > self._config.follower_queue_bytes_max:
+                follower.too_slow = True
+                follower.frames.clear()
+            follower.wake.set()
+
+    def _durable(self, _vdl: CommitMark) -> None:
+        for follower in self._followers.values():
+            follower.wake.set()
+
+    def _grown(self, memberships: Sequence[Membership]) -> None:
+        for follower in self._followers.values():
+            follower.grown.extend(memberships)
+            follower.wake.set()
+
+    # -- one replica
+
+    async def follow(self, stream: FeedStream) -> None:
+        """Serve one replica until it goes or is too slow. Raises Overloaded in the second case."""
+        hello = await stream.recv()
+        if hello is None:
+            return
+        name = hello.instance
+        vdl = self._volume.vdl
+        follower = _Follower(name, vdl.lsn, self._runtime.clock.monotonic())
+        base = self._base(vdl)
+        for batch in self._volume.in_flight:
+            follower.frames.extend(part.frame for part in batch.frames)
+        self._followers[name] = follower
+        log.info("replica %s follows from LSN %d", name, vdl.lsn)
+        reader = asyncio.create_task(self._read_reports(stream, follower), name=f"reports {name}")
+        try:
+            await stream.send(pb.FeedItem(base=base, vdl=vdl.lsn))
+            await self._send_all(stream, follower, reader)
+        finally:
+            follower.gone_at = self._runtime.clock.monotonic()
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+            log.info("replica %s no longer follows", name)
+        if follower.too_slow:
+            raise Overloaded(
+                f"{name} fell more than {self._config.follower_queue_bytes_max} bytes behind; "
+                "it has to join again"
+            )
+
+    async def _send_all(
+        self, stream: FeedStream, follower: _Follower, reader: asyncio.Task[None]
+    ) -> None:
+        while not follower.too_slow and not reader.done():
+            try:
+                async with asyncio.timeout(self._config.heartbeat_s):
+                    await follower.wake.wait()
+            except TimeoutError:
+                pass  # nothing happened: the item below is a heartbeat
+            follower.wake.clear()
+            frames, follower.frames, follower.bytes = follower.frames, [], 0
+            grown, follower.grown = follower.grown, []
+            await stream.send(
+                pb.FeedItem(
+                    frames=frames,
+                    vdl=self._volume.vdl.lsn,
+                    sent_us=self._runtime.clock.wall_us(),
+                    grown=[membership_to_pb(m) for m in grown],
+                )
+            )
+
+    async def _read_reports(self, stream: FeedStream, follower: _Follower) -> None:
+        try:
+            while (report := await stream.recv()) is not None:
+                follower.report = report
+                follower.heard_at = self._runtime.clock.monotonic()
+        except Unavailable:
+            return  # the sender notices too and ends the follower
+
+    def _base(self, vdl: CommitMark) -> pb.FeedBase:
+        volume = self._volume
+        return pb.FeedBase(
+            epoch=volume.epoch,
+            vdl={"lsn": vdl.lsn, "time_us": vdl.time_us, "pages": vdl.pages},
+            tails=[
+                pb.PgTail(pg=pg, lsn=volume.tails.at(pg, vdl.lsn))
+                for pg in sorted(volume.memberships)
+            ],
+            memberships=[membership_to_pb(volume.memberships[pg]) for pg in sorted(volume.memberships)],
+        )

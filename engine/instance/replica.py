@@ -1,0 +1,222 @@
+"""A replica: follows the writer's redo, applies whole MTRs at or below VDL to the pages it caches.
+
+Invariants
+- `pool.visible` is always a VDL that the writer announced, with every record at or below it applied
+  to the cached pages: a reader here sees exactly one committed state (P17 §4.2.4).
+- Records come in volume order, each naming its predecessor. A gap means that something was missed:
+  the cache is dropped and the replica joins again at the writer's current VDL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+
+from engine.config import InstanceConfig, VolumeConfig
+from engine.errors import ProtocolError, SextetError
+from engine.log.frame import decode_frame
+from engine.log.record import Record
+from engine.net.methods import FOLLOW
+from engine.net.pb import instance_pb2 as pb
+from engine.ports import Channel, Runtime, Stream
+from engine.sql.engine import SqlEngine
+from engine.sql.pool import BufferPool
+from engine.tasks import backoff
+from engine.types import LSN, CommitMark, Membership, PgNo
+from engine.volume.channels import Channels
+from engine.volume.geometry import pg_of
+from engine.volume.fencing import membership_from_pb
+from engine.volume.reader import PageReader
+from engine.volume.tails import PgTails
+
+log = logging.getLogger(__name__)
+
+FeedStream = Stream[pb.FollowReport, pb.FeedItem]
+
+
+class FeedGap(ProtocolError):
+    """A redo record's predecessor is not the one applied last."""
+
+
+class Replica:
+    """Built on the first base it gets; `engine` and `pool` exist from then on."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        name: str,
+        az: str,
+        volume: int,
+        writer_address: Callable[[], str | None],
+        channels: Channels,
+        instance_config: InstanceConfig,
+        volume_config: VolumeConfig,
+    ) -> None:
+        self._runtime = runtime
+        self._name = name
+        self._az = az
+        self._volume = volume
+        self._writer_address = writer_address
+        self._channels = channels
+        self._config = instance_config
+        self._volume_config = volume_config
+        self.memberships: dict[PgNo, Membership] = {}
+        self.tails = PgTails()
+        self.pool: BufferPool | None = None
+        self.engine: SqlEngine | None = None
+        self.reader: PageReader | None = None
+        self.epoch = 0
+        self.lag_us = 0
+        self.connected = False
+        self.ready = asyncio.Event()
+        self.counters: dict[str, int] = dict.fromkeys(
+            ("joins", "gaps", "records_applied", "commits_applied"), 0
+        )
+        self._pending: list[Record] = []
+        self._applied: LSN = 0
+        self._heard_at = runtime.clock.monotonic()
+
+    async def run(self) -> None:
+        """Follow for ever; on any failure join again with backoff."""
+        delays = self._delays()
+        while True:
+            address = self._writer_address()
+            if address is not None:
+                joins = self.counters["joins"]
+                try:
+                    await self._follow(self._channels.to(address))
+                except FeedGap as error:
+                    self.counters["gaps"] += 1
+                    log.warning("gap in the redo stream, dropping the cache: %s", error)
+                except SextetError as error:
+                    if self.connected:
+                        log.warning("lost the writer: %s: %s", type(error).__name__, error)
+                if self.counters["joins"] > joins:
+                    delays = self._delays()
+            self.connected = False
+            await asyncio.sleep(next(delays))
+
+    def lag_now_us(self) -> int:
+        """Microseconds from "durable on the writer" to "visible here"; grows while it is silent."""
+        silent = self._runtime.clock.monotonic() - self._heard_at
+        return self.lag_us if silent < 1.0 else max(self.lag_us, int(silent * 1e6))
+
+    def _delays(self) -> Iterator[float]:
+        return backoff(
+            self._runtime.rng, self._volume_config.backoff_first_s, self._volume_config.backoff_limit_s
+        )
+
+    async def _follow(self, channel: Channel) -> None:
+        stream: FeedStream = channel.stream(FOLLOW)
+        reporter: asyncio.Task[None] | None = None
+        try:
+            await stream.send(pb.FollowReport(instance=self._name))
+            first = await stream.recv()
+            if first is None:
+                return
+            self._join(first.base)
+            reporter = asyncio.create_task(self._report(stream), name="report to writer")
+            while (item := await stream.recv()) is not None:
+                self._take(item)
+        finally:
+            if reporter is not None:
+                reporter.cancel()
+                await asyncio.gather(reporter, return_exceptions=True)
+            stream.close()
+
+    async def _report(self, stream: FeedStream) -> None:
+        assert self.pool is not None
+        while True:
+            await stream.send(
+                pb.FollowReport(
+                    instance=self._name,
+                    min_read_lsn=self.pool.min_pinned(),
+                    applied_lsn=self._applied,
+                    lag_us=self.lag_now_us(),
+                )
+            )
+            await asyncio.sleep(self._config.report_s)
+
+    # -- joining
+
+    def _join(self, base: pb.FeedBase) -> None:
+        mark = CommitMark(base.vdl.lsn, base.vdl.time_us, base.vdl.pages)
+        for message in base.memberships:
+            membership = membership_from_pb(message)
+            self.memberships[membership.pg] = membership
+        for tail in base.tails:
+            self.tails.note(tail.pg, tail.lsn)
+        self._pending.clear()
+        self._applied = mark.lsn
+        self.epoch = base.epoch
+        if self.reader is None:
+            self.reader = PageReader(
+                self._runtime,
+                self._volume_config,
+                volume=self._volume,
+                epoch=self.epoch,
+                az=self._az,
+                memberships=self.memberships,
+                tails=self.tails,
+                scls=lambda _pg: {},  # only the writer hears acks; segments refuse if too far back
+                connect=self._channels.to,
+            )
+            self.pool = BufferPool(
+                self.reader, capacity_pages=self._config.pool_pages, start=mark
+            )
+            self.engine = SqlEngine(self.pool, None, self._runtime.clock)
+        else:
+            assert self.pool is not None
+            self.reader.epoch = self.epoch
+            self.pool.reset(mark)
+        self.counters["joins"] += 1
+        self.connected = True
+        self._heard_at = self._runtime.clock.monotonic()
+        self.ready.set()
+        log.info("joined the writer at LSN %d, epoch %d", mark.lsn, self.epoch)
+
+    # -- following
+
+    def _take(self, item: pb.FeedItem) -> None:
+        self._heard_at = self._runtime.clock.monotonic()
+        for message in item.grown:
+            membership = membership_from_pb(message)
+            self.memberships[membership.pg] = membership
+        for frame in item.frames:
+            self._pending.extend(decode_frame(frame))
+        if item.vdl > self._applied:
+            self._apply_up_to(item.vdl)
+        if item.sent_us:
+            self.lag_us = max(0, self._runtime.clock.wall_us() - item.sent_us)
+
+    def _apply_up_to(self, vdl: LSN) -> None:
+        pending = self._pending
+        pending.sort(key=attrgetter("lsn"))
+        expected = self._applied
+        ready: list[Record] = []
+        mark: CommitMark | None = None
+        for record in pending:
+            if record.lsn > vdl:
+                break
+            if record.lsn <= self._applied:
+                continue  # sent before the base was taken
+            if record.prev_lsn != expected:
+                raise FeedGap(f"record {record.lsn} follows {record.prev_lsn}, not {expected}")
+            expected = record.lsn
+            ready.append(record)
+            if record.commit is not None:
+                mark = record.commit
+                self.counters["commits_applied"] += 1
+        if expected != vdl or mark is None or mark.lsn != vdl:
+            raise FeedGap(f"VDL is {vdl} but redo came only up to {expected}")
+        self._pending = [r for r in pending if r.lsn > vdl]
+        for record in ready:
+            self.tails.note(pg_of(record.page), record.lsn)
+        assert self.pool is not None
+        self.pool.apply(ready, mark)
+        self.counters["records_applied"] += len(ready)
+        self._applied = vdl
+        self.tails.forget_below(self.pool.min_pinned())
