@@ -1,0 +1,257 @@
+"""A compute instance: one process that owns no data and plays the role the catalog gives it.
+
+It registers, watches the cluster's view, becomes writer or replica, and serves the Instance RPCs.
+When its role changes or its epoch is fenced off the process ends itself and its supervisor starts
+it again: coming up is cheap because there is nothing to load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.config import InstanceConfig, VolumeConfig
+from engine.errors import SextetError, Unavailable
+from engine.instance.replica import Replica
+from engine.instance.transfer import export_database, import_database
+from engine.instance.writer import Writer
+from engine.net.methods import (
+    EXPORT,
+    FOLLOW,
+    IMPORT,
+    INSTANCE_STATUS,
+    REGISTER,
+    WATCH_CLUSTER,
+)
+from engine.net.pb import control_pb2 as cpb
+from engine.net.pb import instance_pb2 as pb
+from engine.ports import Handlers, Runtime, Stream
+from engine.sql.engine import SqlEngine
+from engine.sql.pool import BufferPool
+from engine.tasks import Background, backoff
+from engine.volume.channels import Channels
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceIdentity:
+    name: str
+    cluster: str
+    az: str
+    control_address: str
+    pid: int = 0
+
+
+class Instance:
+    """Start with `start`, wait for `ready`, end with `stop`."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        identity: InstanceIdentity,
+        *,
+        instance_config: InstanceConfig | None = None,
+        volume_config: VolumeConfig | None = None,
+    ) -> None:
+        self.identity = identity
+        self.ready = asyncio.Event()
+        self.connections: Callable[[], int] = lambda: 0
+        self.role = ""
+        self.view: cpb.ClusterView | None = None
+        self.writer: Writer | None = None
+        self.replica: Replica | None = None
+        self._state = "starting"
+        self._runtime = runtime
+        self._config = instance_config or InstanceConfig()
+        self._volume_config = volume_config or VolumeConfig()
+        self._channels = Channels(runtime.transport)
+        self._background = Background(on_failure=self._task_failed)
+        self._view_known = asyncio.Event()
+        self._address = ""
+
+    # -- life
+
+    async def start(self, address: str) -> None:
+        """Announce this instance at `address` and take up its role in the background."""
+        self._address = address
+        self._background.spawn(self._watch(), name="watch cluster")
+        self._background.spawn(self._take_role(), name="role")
+
+    async def stop(self) -> None:
+        self._state = "stopping"
+        await self._background.stop()
+        if self.engine is not None:
+            await self.engine.close()
+        await self._channels.close()
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        self._runtime.stop_node(f"{name} failed: {type(error).__name__}: {error}")
+
+    @property
+    def engine(self) -> SqlEngine | None:
+        """The SQL engine, once there is one."""
+        if self.writer is not None:
+            return self.writer.engine
+        return self.replica.engine if self.replica is not None else None
+
+    @property
+    def pool(self) -> BufferPool | None:
+        if self.writer is not None:
+            return self.writer.pool
+        return self.replica.pool if self.replica is not None else None
+
+    # -- role
+
+    async def _watch(self) -> None:
+        """Register, then follow the catalog's view; the last one known stays valid meanwhile."""
+        identity = self.identity
+        control = self._channels.to(identity.control_address)
+        delays = backoff(self._runtime.rng, 0.05, 1.0)
+        while True:
+            try:
+                await control.call(
+                    REGISTER,
+                    cpb.RegisterRequest(
+                        name=identity.name,
+                        kind="instance",
+                        az=identity.az,
+                        address=self._address,
+                        pid=identity.pid,
+                    ),
+                    timeout=5.0,
+                )
+                stream: Stream[cpb.WatchClusterRequest, cpb.ClusterView] = control.stream(
+                    WATCH_CLUSTER, cpb.WatchClusterRequest(cluster=identity.cluster)
+                )
+                try:
+                    while (view := await stream.recv()) is not None:
+                        delays = backoff(self._runtime.rng, 0.05, 1.0)
+                        self._take_view(view)
+                finally:
+                    stream.close()
+            except SextetError as error:
+                log.debug("control plane: %s: %s", type(error).__name__, error)
+            await asyncio.sleep(next(delays))
+
+    def _take_view(self, view: cpb.ClusterView) -> None:
+        self.view = view
+        own = next((i for i in view.instances if i.name == self.identity.name), None)
+        if own is None:
+            return  # not in the catalog (yet)
+        if self.role and own.role != self.role:
+            self._runtime.stop_node(f"role changes from {self.role} to {own.role}")
+            return
+        self.role = own.role
+        self._view_known.set()
+
+    def _writer_address(self) -> str | None:
+        if self.view is None:
+            return None
+        return next((i.address for i in self.view.instances if i.role == "writer"), None)
+
+    async def _take_role(self) -> None:
+        await self._view_known.wait()
+        if self.role == "writer":
+            self._state = "recovering"
+            self.writer = await Writer.open(
+                self._runtime,
+                name=self.identity.name,
+                cluster=self.identity.cluster,
+                az=self.identity.az,
+                control_address=self.identity.control_address,
+                channels=self._channels,
+                background=self._background,
+                instance_config=self._config,
+                volume_config=self._volume_config,
+                on_fenced=self._runtime.stop_node,
+            )
+        else:
+            assert self.view is not None
+            self._state = "joining"
+            self.replica = Replica(
+                self._runtime,
+                name=self.identity.name,
+                az=self.identity.az,
+                volume=self.view.volume,
+                writer_address=self._writer_address,
+                channels=self._channels,
+                instance_config=self._config,
+                volume_config=self._volume_config,
+            )
+            self._background.spawn(self.replica.run(), name="replica")
+            await self.replica.ready.wait()
+        self._state = "available"
+        self.ready.set()
+
+    # -- RPCs
+
+    @property
+    def handlers(self) -> Handlers:
+        return {
+            INSTANCE_STATUS: self._status,
+            FOLLOW: self._follow,
+            IMPORT: self._import,
+            EXPORT: self._export,
+        }
+
+    async def _follow(self, stream: Stream[pb.FeedItem, pb.FollowReport]) -> None:
+        if self.writer is None:
+            raise Unavailable(f"{self.identity.name} is no open writer now")
+        await self.writer.feed.follow(stream)
+
+    async def _import(self, stream: Stream[pb.ImportReply, pb.ImportChunk]) -> pb.ImportReply:
+        if self.writer is None:
+            raise Unavailable(f"{self.identity.name} is no open writer now")
+        return await import_database(self.writer, stream, self._config)
+
+    async def _export(
+        self, _request: pb.ExportRequest, stream: Stream[pb.ExportChunk, pb.ExportRequest]
+    ) -> None:
+        if self.pool is None:
+            raise Unavailable(f"{self.identity.name} is {self._state}")
+        await export_database(self.pool, stream)
+
+    async def _status(self, _request: pb.InstanceStatusRequest) -> pb.InstanceStatusReply:
+        reply = pb.InstanceStatusReply(
+            instance=self.identity.name,
+            role=self.role,
+            state=self._state,
+            pid=self.identity.pid,
+            connections=self.connections(),
+        )
+        if self.pool is not None:
+            reply.read_lsn = self.pool.visible.lsn
+            reply.volume_pages = self.pool.visible.pages
+            reply.vdl = self.pool.visible.lsn
+        if self.writer is not None:
+            self._writer_status(self.writer, reply)
+        elif self.replica is not None:
+            self._replica_status(self.replica, reply)
+        return reply
+
+    def _writer_status(self, writer: Writer, reply: pb.InstanceStatusReply) -> None:
+        volume = writer.volume
+        reply.epoch = volume.epoch
+        reply.vcl = volume.vcl
+        reply.vdl = volume.vdl.lsn
+        reply.recovery_us = writer.recovery_us
+        for name, value in sorted(writer.counters().items()):
+            reply.counters[name] = value
+        reply.replicas.extend(writer.feed.reports())
+        for pg in sorted(volume.memberships):
+            write, read = volume.quorums(pg)
+            reply.quorums.add(pg=pg, write=write, read=read, pgcl=volume.pgcl(pg))
+
+    def _replica_status(self, replica: Replica, reply: pb.InstanceStatusReply) -> None:
+        reply.epoch = replica.epoch
+        reply.lag_us = replica.lag_now_us()
+        if not replica.connected and self._state == "available":
+            reply.state = "disconnected"
+        counters = dict(replica.counters)
+        if replica.reader is not None:
+            counters |= replica.reader.counters
+        for name, value in sorted(counters.items()):
+            reply.counters[name] = value

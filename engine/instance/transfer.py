@@ -1,0 +1,77 @@
+"""Whole databases in and out: `sextet import` and `sextet export`.
+
+Import holds the file's pages in memory once and commits them as a single MTR, so the volume is empty
+or has all of it, whatever crashes in between. Export pins one read point and streams its pages
+while everything goes on.
+"""
+
+from __future__ import annotations
+
+from engine.config import InstanceConfig
+from engine.errors import ConfigError, ProtocolError
+from engine.instance.writer import Writer
+from engine.net.pb import instance_pb2 as pb
+from engine.ports import Stream
+from engine.sql.pool import BufferPool
+from engine.types import PAGE_SIZE
+
+PAGES_PER_CHUNK = 64
+
+
+async def import_database(
+    writer: Writer, stream: Stream[pb.ImportReply, pb.ImportChunk], config: InstanceConfig
+) -> pb.ImportReply:
+    """Take a SQLite file of 4 KiB pages. Raises ConfigError if the volume is not empty."""
+    _refuse_unless_empty(writer)
+    pages = await _receive(stream, config.import_bytes_max)
+    before = writer.volume.counters["redo_bytes"]
+    async with writer.engine.exclusive():
+        _refuse_unless_empty(writer)  # again: somebody may have written while the file came in
+        mark = await writer.import_pages(pages)
+    redo = writer.volume.counters["redo_bytes"] - before
+    return pb.ImportReply(commit_lsn=mark.lsn, redo_bytes=redo)
+
+
+def _refuse_unless_empty(writer: Writer) -> None:
+    pages = writer.pool.tip.pages
+    if pages:
+        raise ConfigError(
+            f"the volume is not empty (it has {pages} pages); import into a new cluster"
+        )
+
+
+async def _receive(
+    stream: Stream[pb.ImportReply, pb.ImportChunk], bytes_max: int
+) -> list[bytes]:
+    pages: list[bytes] = []
+    expected = 0
+    while (chunk := await stream.recv()) is not None:
+        expected = expected or chunk.page_count
+        if len(chunk.pages) % PAGE_SIZE:
+            raise ProtocolError(f"a chunk of {len(chunk.pages)} bytes is not whole 4 KiB pages")
+        view = memoryview(chunk.pages)
+        pages += [bytes(view[i : i + PAGE_SIZE]) for i in range(0, len(view), PAGE_SIZE)]
+        if len(pages) * PAGE_SIZE > bytes_max:
+            raise ConfigError(f"the file is larger than the {bytes_max} bytes an import may have")
+    if not pages or len(pages) != expected:
+        raise ProtocolError(f"{len(pages)} pages came, {expected} were announced; nothing is changed")
+    if not pages[0].startswith(b"SQLite format 3\0"):
+        raise ConfigError("that is not a SQLite database: its first page has no SQLite header")
+    return pages
+
+
+async def export_database(
+    pool: BufferPool, stream: Stream[pb.ExportChunk, pb.ExportRequest]
+) -> None:
+    """Send every page at one read point, which stays pinned until the last one is sent."""
+    snapshot = pool.pin(None)
+    try:
+        mark = snapshot.mark
+        first = pb.ExportChunk(page_count=mark.pages, read_lsn=mark.lsn)
+        await stream.send(first)
+        for start in range(0, mark.pages, PAGES_PER_CHUNK):
+            upto = min(mark.pages, start + PAGES_PER_CHUNK)
+            pages = [await pool.get(page, mark.lsn) for page in range(start, upto)]
+            await stream.send(pb.ExportChunk(pages=b"".join(pages)))
+    finally:
+        pool.unpin(snapshot)
