@@ -55,4 +55,7 @@ class InstanceConfig:
     follower_queue_bytes_max: int = 16 * MIB
     """A replica that lags by more is let go; it drops its cache and rejoins at the current VDL."""
 
+    replica_pending_bytes_max: int = 256 * MIB
+    """Redo above VDL that a replica keeps; a larger transaction makes it join again afterwards."""
+
     import_bytes_max: int = 4096 * MIB

@@ -75,7 +75,8 @@ class Replica:
         self.counters: dict[str, int] = dict.fromkeys(
             ("joins", "gaps", "records_applied", "commits_applied"), 0
         )
-        self._pending: list[Record] = []
+        self._pending: list[Record] = []  # above the applied VDL
+        self._pending_bytes = 0
         self._applied: LSN = 0
         self._heard_at = runtime.clock.monotonic()
 
@@ -150,6 +151,7 @@ class Replica:
         for tail in base.tails:
             self.tails.note(tail.pg, tail.lsn)
         self._pending.clear()
+        self._pending_bytes = 0
         self._applied = mark.lsn
         self.epoch = base.epoch
         if self.reader is None:
@@ -187,8 +189,11 @@ class Replica:
             self.memberships[membership.pg] = membership
         for frame in item.frames:
             self._pending.extend(decode_frame(frame))
+            self._pending_bytes += len(frame)
         if item.vdl > self._applied:
             self._apply_up_to(item.vdl)
+        elif self._pending_bytes > self._config.replica_pending_bytes_max:
+            raise FeedGap("a transaction larger than this replica may buffer; joining after it")
         if item.sent_us:
             self.lag_us = max(0, self._runtime.clock.wall_us() - item.sent_us)
 
@@ -213,6 +218,7 @@ class Replica:
         if expected != vdl or mark is None or mark.lsn != vdl:
             raise FeedGap(f"VDL is {vdl} but redo came only up to {expected}")
         self._pending = [r for r in pending if r.lsn > vdl]
+        self._pending_bytes = 0 if not self._pending else self._pending_bytes
         for record in ready:
             self.tails.note(pg_of(record.page), record.lsn)
         assert self.pool is not None
