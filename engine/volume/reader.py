@@ -97,7 +97,11 @@ class PageReader:
         """Ask every member at most once, in the router's order, hedging; the first answer wins."""
         membership = self.memberships[pg]
         order = self.router.rank(
-            membership.members, need=request.pg_lsn, scl=self._scls(pg), az=self._az
+            membership.members,
+            need=request.pg_lsn,
+            scl=self._scls(pg),
+            az=self._az,
+            now=self._runtime.clock.monotonic(),
         )
         addresses = {m.node: m.address for m in membership.members}
         failures: dict[NodeId, SextetError] = {}
