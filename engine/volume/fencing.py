@@ -6,7 +6,7 @@ it. The steps and why their order matters (P17 §4.3, P18 §2.4):
 1. Fence a write quorum of every group under the new epoch. From each node's reply on, nothing of an
    older writer can become part of what it holds.
 2. Plan: VCL, VDL, every group's tail at VDL, who lacks what.
-3. Truncate (VDL, VDL + LAL] on a write quorum, so that a straggling record of the old epoch can
+3. Truncate what lies above VDL on a write quorum, so that a straggling record of the old epoch can
    never come back to life, whatever is recovered later.
 4. Re-harden: every group's records at or below VDL stand on a write quorum again before anybody
    reads at VDL or builds on it.
@@ -38,7 +38,7 @@ from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Runtime
 from engine.tasks import backoff
-from engine.types import LAL, LSN, CommitMark, Epoch, Member, Membership, NodeId, PgNo, Truncation
+from engine.types import LSN, CommitMark, Epoch, Member, Membership, NodeId, PgNo, Truncation
 from engine.volume.quorum import QuorumSet, write_quorum
 from engine.volume.recovery import FencedNode, LsnRun, RecoveryPlan, SegmentReport, plan_recovery
 
@@ -150,8 +150,7 @@ class _Opening:
         fresh = self.epoch == 1
         truncations = plan.truncations
         if not fresh:
-            low = plan.vdl.lsn
-            truncations = (*truncations, Truncation(self.epoch, low, low + LAL))
+            truncations = (*truncations, plan.truncation(self.epoch))
         await self._truncate(sorted(states), truncations)
         await self._reharden(plan, sorted(states), truncations)
         return OpenedVolume(
@@ -160,7 +159,7 @@ class _Opening:
             max_pages=self.max_pages,
             memberships=self.memberships,
             vdl=plan.vdl,
-            next_lsn=1 if fresh else plan.vdl.lsn + LAL + 1,
+            next_lsn=1 if fresh else truncations[-1].high + 1,
             tails={pg: group.tail for pg, group in plan.groups.items()},
             scls=tuple((pg, node, scl) for (pg, node), scl in sorted(self.scl.items())),
             truncations=truncations,

@@ -2,6 +2,7 @@
 
 Pure: reports in, a plan or a refusal out. The argument, step by step:
 
+- What an earlier recovery truncated never counts, whoever still holds it.
 - Some VDL that a segment was told (`known_vdl`) was true when it was told; everything at or below
   the highest of them, the floor, stands on a write quorum.
 - Above the floor, walk the volume's back-links over all records that any fenced segment holds. Where
@@ -17,10 +18,10 @@ Pure: reports in, a plan or a refusal out. The argument, step by step:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.errors import QuorumLost, RecoveryBlocked
-from engine.types import LSN, CommitMark, Epoch, Membership, NodeId, PgNo, Truncation
+from engine.types import LAL, LSN, CommitMark, Epoch, Membership, NodeId, PgNo, Truncation
 from engine.volume.quorum import READ, write_quorum
 
 
@@ -76,6 +77,15 @@ class RecoveryPlan:
     """Those made by earlier recoveries, oldest first."""
     groups: Mapping[PgNo, GroupPlan]
 
+    def truncation(self, epoch: Epoch) -> Truncation:
+        """What the recovery under `epoch` annuls: every LSN an older writer can have allotted.
+
+        The writer before began above the last truncation, so where VDL has not moved since, LAL
+        counts from there and not from VDL.
+        """
+        base = max([self.vdl.lsn, *(t.high for t in self.truncations)])
+        return Truncation(epoch, self.vdl.lsn, base + LAL)
+
 
 Reports = Mapping[PgNo, Mapping[NodeId, SegmentReport]]
 
@@ -88,10 +98,10 @@ def plan_recovery(
     Raises QuorumLost if a group has no fenced write quorum, RecoveryBlocked if going on could
     discard a record that was acknowledged.
     """
-    reports = {group.pg: _counted(group, states) for group in groups}
+    truncations = tuple(sorted({t for state in states.values() for t in state.truncations}))
+    reports = {group.pg: _counted(group, states, truncations) for group in groups}
     for group in groups:
         _require_quorum(group, reports[group.pg])
-    truncations = tuple(sorted({t for state in states.values() for t in state.truncations}))
     floor = max((r.known_vdl for r in _every(reports)), default=0)
     vcl = _walk(floor, (run for report in _every(reports) for run in report.runs))
     for group in groups:
@@ -106,16 +116,30 @@ def plan_recovery(
 
 
 def _counted(
-    group: Membership, states: Mapping[NodeId, FencedNode]
+    group: Membership, states: Mapping[NodeId, FencedNode], truncations: Sequence[Truncation]
 ) -> dict[NodeId, SegmentReport]:
-    """The members' reports that count: of the incarnation that the catalog knows."""
+    """The members' reports that count: of the incarnation that the catalog knows, less the annulled."""
     counted = {}
     for member in group.members:
         state = states.get(member.node)
         report = state.segments.get(group.pg) if state is not None else None
         if report is not None and report.incarnation == member.incarnation:
-            counted[member.node] = report
+            counted[member.node] = _without_annulled(report, truncations)
     return counted
+
+
+def _without_annulled(
+    report: SegmentReport, truncations: Sequence[Truncation]
+) -> SegmentReport:
+    """The report less what lies in a truncated range: LSNs there are never used again."""
+    runs = list(report.runs)
+    commits = report.commits
+    for t in truncations:
+        below = [LsnRun(r.first, min(r.last, t.low), r.prev) for r in runs if r.first <= t.low]
+        above = [r for r in runs if r.first > t.high]
+        runs = below + above
+        commits = tuple(c for c in commits if not t.low < c.lsn <= t.high)
+    return replace(report, runs=tuple(runs), commits=commits)
 
 
 def _every(reports: Reports) -> Iterator[SegmentReport]:
