@@ -1,0 +1,65 @@
+"""A node's background tasks: named, watched, and never failing in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+OnFailure = Callable[[str, BaseException], None]
+
+
+class Background:
+    """Tasks that live as long as their node.
+
+    One that raises is logged and given to `on_failure` (by default a crash of nothing else: the
+    owner decides). `stop` cancels all and waits until they have ended.
+    """
+
+    def __init__(self, on_failure: OnFailure | None = None) -> None:
+        self._on_failure = on_failure
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+
+    def spawn(self, coro: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+        """Run `coro` as a task called `name`. After `stop` nothing starts any more."""
+        if self._stopping:
+            coro.close()
+            raise RuntimeError(f"{name}: its node is stopping")
+        task = asyncio.get_running_loop().create_task(coro, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            log.error("%s failed", task.get_name(), exc_info=error)
+            if self._on_failure is not None and not self._stopping:
+                self._on_failure(task.get_name(), error)
+
+    async def stop(self) -> None:
+        """Cancel everything and wait for it."""
+        self._stopping = True
+        tasks = sorted(self._tasks, key=lambda task: task.get_name())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def backoff(rng: random.Random, first: float, limit: float) -> Iterator[float]:
+    """Seconds to wait before each next try: doubling from `first` to `limit`, 50 to 100 % of it.
+
+    Never ends; the caller bounds the number of tries, or means to try for ever.
+    """
+    delay = first
+    while True:
+        yield delay * (0.5 + rng.random() / 2)
+        delay = min(limit, delay * 2)
