@@ -1,0 +1,24 @@
+"""The real bindings of all ports, for a node that is a process."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.net.clock import LoopClock
+from engine.net.disk import OsDisk
+from engine.net.grpc_transport import GrpcTransport
+from engine.net.process import end_process
+from engine.ports import Runtime
+
+
+def real_runtime(folder: Path, *, stop_node: Callable[[str], None] = end_process) -> Runtime:
+    """Operating system, gRPC and true randomness; `folder` is the node's disk."""
+    return Runtime(
+        clock=LoopClock(),
+        disk=OsDisk(folder),
+        transport=GrpcTransport(),
+        rng=random.Random(random.SystemRandom().getrandbits(64)),
+        stop_node=stop_node,
+    )
