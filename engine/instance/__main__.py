@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import os
 from pathlib import Path
-
-from engine.instance.node import Instance, InstanceIdentity
-from engine.net.process import run_node
-from engine.net.real import real_runtime
 
 
 def _arguments() -> argparse.Namespace:
@@ -20,5 +14,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--az", required=True)
     parser.add_argument("--listen", required=True, help="gRPC host:port")
     parser.add_argument("--control", required=True, help="the control plane's host:port")
-    parser.add_argument("--socket", type=Path, required=True, help="where the endpoint hands clients")
+    parser.add_argument(
+        "--socket", type=Path, required=True, help="where the endpoint hands clients"
+    )
     return parser.parse_args()

@@ -161,5 +161,7 @@ class Feed:
                 pb.PgTail(pg=pg, lsn=volume.tails.at(pg, vdl.lsn))
                 for pg in sorted(volume.memberships)
             ],
-            memberships=[membership_to_pb(volume.memberships[pg]) for pg in sorted(volume.memberships)],
+            memberships=[
+                membership_to_pb(volume.memberships[pg]) for pg in sorted(volume.memberships)
+            ],
         )

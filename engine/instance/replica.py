@@ -26,8 +26,8 @@ from engine.sql.pool import BufferPool
 from engine.tasks import backoff
 from engine.types import LSN, CommitMark, Membership, PgNo
 from engine.volume.channels import Channels
-from engine.volume.geometry import pg_of
 from engine.volume.fencing import membership_from_pb
+from engine.volume.geometry import pg_of
 from engine.volume.reader import PageReader
 from engine.volume.tails import PgTails
 
@@ -107,7 +107,9 @@ class Replica:
 
     def _delays(self) -> Iterator[float]:
         return backoff(
-            self._runtime.rng, self._volume_config.backoff_first_s, self._volume_config.backoff_limit_s
+            self._runtime.rng,
+            self._volume_config.backoff_first_s,
+            self._volume_config.backoff_limit_s,
         )
 
     async def _follow(self, channel: Channel) -> None:
@@ -166,9 +168,7 @@ class Replica:
                 scls=lambda _pg: {},  # only the writer hears acks; segments refuse if too far back
                 connect=self._channels.to,
             )
-            self.pool = BufferPool(
-                self.reader, capacity_pages=self._config.pool_pages, start=mark
-            )
+            self.pool = BufferPool(self.reader, capacity_pages=self._config.pool_pages, start=mark)
             self.engine = SqlEngine(self.pool, None, self._runtime.clock)
         else:
             assert self.pool is not None

@@ -40,9 +40,7 @@ def _refuse_unless_empty(writer: Writer) -> None:
         )
 
 
-async def _receive(
-    stream: Stream[pb.ImportReply, pb.ImportChunk], bytes_max: int
-) -> list[bytes]:
+async def _receive(stream: Stream[pb.ImportReply, pb.ImportChunk], bytes_max: int) -> list[bytes]:
     pages: list[bytes] = []
     expected = 0
     while (chunk := await stream.recv()) is not None:
@@ -54,7 +52,9 @@ async def _receive(
         if len(pages) * PAGE_SIZE > bytes_max:
             raise ConfigError(f"the file is larger than the {bytes_max} bytes an import may have")
     if not pages or len(pages) != expected:
-        raise ProtocolError(f"{len(pages)} pages came, {expected} were announced; nothing is changed")
+        raise ProtocolError(
+            f"{len(pages)} pages came, {expected} were announced; nothing is changed"
+        )
     if not pages[0].startswith(b"SQLite format 3\0"):
         raise ConfigError("that is not a SQLite database: its first page has no SQLite header")
     return pages

@@ -147,11 +147,8 @@ async def _open_in_catalog(
     request = cpb.OpenVolumeRequest(cluster=cluster, instance=name)
     for delay in backoff(runtime.rng, 0.05, 1.0):
         try:
-            return await channels.to(address).call(
-                OPEN_VOLUME, request, timeout=CONTROL_TIMEOUT_S
-            )
+            return await channels.to(address).call(OPEN_VOLUME, request, timeout=CONTROL_TIMEOUT_S)
         except SextetError as error:
             log.warning("no volume epoch yet: %s: %s", type(error).__name__, error)
             await asyncio.sleep(delay)
     raise AssertionError("backoff never ends")
-

@@ -228,7 +228,10 @@ class _ClientStream:
         if not self._call.done():
             return ProtocolError(f"{self._what}: {cause}")
         error = grpc.aio.AioRpcError(
-            await self._call.code(), None, None, details=await self._call.details()  # type: ignore[arg-type]
+            await self._call.code(),
+            None,
+            None,
+            details=await self._call.details(),
         )
         return _raised(error, self._what)
 

@@ -14,7 +14,9 @@ Req = TypeVar("Req", bound=Message)
 Rep = TypeVar("Rep", bound=Message)
 
 
-def _method(file: FileDescriptor, name: str, request: type[Req], reply: type[Rep]) -> Method[Req, Rep]:
+def _method(
+    file: FileDescriptor, name: str, request: type[Req], reply: type[Rep]
+) -> Method[Req, Rep]:
     """The method `name` of the file's only service, checked against what the file declares."""
     (service,) = file.services_by_name.values()
     declared = service.methods_by_name[name]

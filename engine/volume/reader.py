@@ -70,7 +70,9 @@ class PageReader:
         self.counters["page_reads"] += 1
         self.counters["pages_read"] += len(pages)
         started = self._runtime.clock.monotonic()
-        delays = backoff(self._runtime.rng, self._config.backoff_first_s, self._config.backoff_limit_s)
+        delays = backoff(
+            self._runtime.rng, self._config.backoff_first_s, self._config.backoff_limit_s
+        )
         while True:
             request = pb.ReadPagesRequest(
                 volume=self._volume,

@@ -128,9 +128,7 @@ def _counted(
     return counted
 
 
-def _without_annulled(
-    report: SegmentReport, truncations: Sequence[Truncation]
-) -> SegmentReport:
+def _without_annulled(report: SegmentReport, truncations: Sequence[Truncation]) -> SegmentReport:
     """The report less what lies in a truncated range: LSNs there are never used again."""
     runs = list(report.runs)
     commits = report.commits
@@ -157,9 +155,7 @@ def _require_quorum(group: Membership, reports: Mapping[NodeId, SegmentReport]) 
         )
 
 
-def _require_denials(
-    group: Membership, reports: Mapping[NodeId, SegmentReport], vcl: LSN
-) -> None:
+def _require_denials(group: Membership, reports: Mapping[NodeId, SegmentReport], vcl: LSN) -> None:
     denying = [node for node in sorted(reports) if not reports[node].damaged]
     if len(denying) < READ:
         silent = sorted({m.node for m in group.members} - set(denying))

@@ -151,9 +151,7 @@ class VolumeWriter:
         Returns the commit's mark and each page's new LSN; durable once `wait_durable(mark.lsn)`.
         """
         assert changes, "a commit without changes has no redo"
-        mark = CommitMark(
-            self._next_lsn + len(changes) - 1, self._runtime.clock.wall_us(), pages
-        )
+        mark = CommitMark(self._next_lsn + len(changes) - 1, self._runtime.clock.wall_us(), pages)
         lsns: dict[PageNo, LSN] = {}
         for change in changes:
             lsn = self._next_lsn

@@ -1,0 +1,46 @@
+"""One storage node as a process: `python -m engine.storage --help`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from pathlib import Path
+
+from engine.net.process import run_node
+from engine.net.real import real_runtime
+from engine.storage.node import StorageNode
+from engine.storage.pagestore_sqlite import SqlitePageStore
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="engine.storage", description=__doc__)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--az", required=True)
+    parser.add_argument("--listen", required=True, help="gRPC host:port")
+    parser.add_argument("--control", required=True, help="the control plane's host:port")
+    parser.add_argument("--folder", type=Path, required=True, help="this node's disk")
+    return parser.parse_args()
+
+
+async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
+    """Run one node until `stop` is set."""
+    runtime = real_runtime(arguments.folder)
+    store = SqlitePageStore(runtime.disk.local_path("node.db"))
+    node = StorageNode(runtime, name=arguments.name, az=arguments.az, store=store, pid=os.getpid())
+    await node.open()
+    server = await runtime.transport.serve(arguments.listen, node.handlers)
+    node.start()
+    node.register_with(arguments.control, address=server.address)
+    await stop.wait()
+    await server.stop()
+    await node.stop()
+
+
+def main() -> None:
+    arguments = _arguments()
+    run_node(lambda stop: serve(arguments, stop), name=arguments.name)
+
+
+if __name__ == "__main__":
+    main()

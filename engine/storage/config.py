@@ -1,0 +1,41 @@
+"""What a storage node may be tuned with. Units are in the names: `_s` seconds, `_bytes` bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StorageConfig:
+    wal_file_bytes: int = 16 * MIB
+    """A WAL file is closed at the first sync past this size."""
+
+    frame_cache_bytes: int = 32 * MIB
+    """Frames kept in memory; others are read back from the log when a page needs them."""
+
+    acks_queued_max: int = 256
+    """Append requests of one stream received and not acked yet; beyond it the stream waits."""
+
+    pending_frames_max: int = 4096
+    """Frames of one segment waiting ahead of a gap; beyond it redo is refused, gossip fills."""
+
+    gossip_s: float = 0.5
+    gossip_hurry_s: float = 0.05
+    """Pause between gossip rounds, normally and while a segment has a gap."""
+
+    coalesce_s: float = 1.0
+    coalesce_bytes: int = 4 * MIB
+    """Redo becomes pages when it has gathered this much, or has waited ten pauses."""
+
+    coalesce_pages_per_batch: int = 128
+
+    scrub_s: float = 0.5
+    scrub_items: int = 64
+    """Every pause, this many page versions and frames are checked."""
+
+    register_limit_s: float = 2.0
+    peer_timeout_s: float = 5.0
+    chunk_bytes: int = MIB
+    """Bytes per message when frames or pages are streamed."""
