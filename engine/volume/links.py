@@ -143,7 +143,7 @@ class NodeLink:
     async def _converse(self) -> None:
         stream: AppendStream = self._channel.stream(APPEND)
         self._sent = 0
-        self._points_due = True  # says hello: the node answers with its epoch and SCLs
+        self.offer_points()  # says hello: the node answers with its epoch and SCLs
         progressed = False
         sender = asyncio.create_task(self._send_all(stream), name=f"append to {self.node}")
         try:

@@ -1,0 +1,180 @@
+"""Six real storage nodes in one process: gRPC on loopback, real files, no control plane."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.config import VolumeConfig
+from engine.net.clock import LoopClock
+from engine.net.disk import OsDisk
+from engine.net.grpc_transport import GrpcTransport
+from engine.net.pb import control_pb2 as cpb
+from engine.net.pb import storage_pb2 as pb
+from engine.ports import Runtime, Server
+from engine.storage.config import StorageConfig
+from engine.storage.node import StorageNode
+from engine.storage.pagestore_sqlite import SqlitePageStore
+from engine.tasks import Background
+from engine.types import Membership
+from engine.volume.channels import Channels
+from engine.volume.fencing import membership_from_pb, membership_to_pb, open_volume
+from engine.volume.reader import PageReader
+from engine.volume.writer import VolumeWriter
+
+VOLUME = 1
+NODES = [f"storage-{n}" for n in range(1, 7)]
+AZ = {name: f"az{(n // 2) + 1}" for n, name in enumerate(NODES)}
+
+FAST = StorageConfig(gossip_s=0.05, coalesce_s=0.05, scrub_s=0.05, coalesce_bytes=64 * 1024)
+
+
+@dataclass
+class FleetNode:
+    name: str
+    folder: Path
+    runtime: Runtime
+    node: StorageNode | None = None
+    server: Server | None = None
+    address: str = "127.0.0.1:0"
+    stopped: list[str] = field(default_factory=list)
+
+
+@dataclass
+class OpenedWriter:
+    volume: VolumeWriter
+    reader: PageReader
+    background: Background
+    channels: Channels
+    fenced: list[str]
+
+    async def close(self) -> None:
+        await self.background.stop()
+        await self.channels.close()
+
+
+class Fleet:
+    """`await start()`; `open_writer()` recovers and opens under the next epoch."""
+
+    def __init__(self, root: Path, config: StorageConfig = FAST, *, seed: int = 7) -> None:
+        self.root = root
+        self.config = config
+        self.rng = random.Random(seed)
+        self.nodes = {name: self._fresh(name) for name in NODES}
+        self.memberships: list[Membership] = []
+        self.epoch = 0
+        self.max_pages = 64 * 2560
+
+    def _fresh(self, name: str) -> FleetNode:
+        folder = self.root / name
+        stopped: list[str] = []
+        runtime = Runtime(
+            clock=LoopClock(),
+            disk=OsDisk(folder),
+            transport=GrpcTransport(),
+            rng=random.Random(self.rng.getrandbits(32)),
+            stop_node=stopped.append,
+        )
+        return FleetNode(name, folder, runtime, stopped=stopped)
+
+    async def start(self, *names: str) -> None:
+        """Start the named nodes (default all), as after a crash or for the first time."""
+        for name in names or NODES:
+            slot = self.nodes[name]
+            store = SqlitePageStore(slot.runtime.disk.local_path("node.db"))
+            slot.node = StorageNode(
+                slot.runtime, name=name, az=AZ[name], store=store, config=self.config
+            )
+            await slot.node.open()
+            slot.server = await slot.runtime.transport.serve(slot.address, slot.node.handlers)
+            slot.address = slot.server.address
+            slot.node.start()
+        if not self.memberships:
+            await self.add_group()
+
+    async def stop(self, *names: str) -> None:
+        """Stop nodes without any goodbye to disk beyond what they have synced already."""
+        for name in names or NODES:
+            slot = self.nodes[name]
+            if slot.node is not None and slot.server is not None:
+                await slot.server.stop(0)
+                await slot.node.stop()
+                slot.node = slot.server = None
+
+    async def wipe(self, name: str) -> None:
+        await self.stop(name)
+        shutil.rmtree(self.nodes[name].folder)
+        address = self.nodes[name].address
+        self.nodes[name] = self._fresh(name)
+        self.nodes[name].address = address
+
+    def node(self, name: str) -> StorageNode:
+        found = self.nodes[name].node
+        assert found is not None
+        return found
+
+    async def add_group(self, *_args: object) -> list[Membership]:
+        pg = len(self.memberships)
+        members = [
+            pb.MemberInfo(
+                node=name,
+                az=AZ[name],
+                address=self.nodes[name].address,
+                incarnation=self.node(name).state.incarnation,
+            )
+            for name in NODES
+        ]
+        membership = pb.PgMembership(pg=pg, epoch=1, members=members)
+        for name in NODES:
+            assignment = pb.SegmentAssignment(
+                volume=VOLUME,
+                membership=membership,
+                incarnation=self.node(name).state.incarnation,
+                create=True,
+            )
+            assert not await self.node(name).assign([assignment])
+        self.memberships.append(membership_from_pb(membership))
+        return self.memberships
+
+    async def open_writer(self, config: VolumeConfig | None = None) -> OpenedWriter:
+        config = config or VolumeConfig()
+        self.epoch += 1
+        fenced: list[str] = []
+        runtime = self._fresh("writer").runtime
+        channels = Channels(runtime.transport)
+        background = Background()
+        reply = cpb.OpenVolumeReply(
+            volume=VOLUME,
+            epoch=self.epoch,
+            max_pages=self.max_pages,
+            memberships=[membership_to_pb(m) for m in self.memberships],
+        )
+        try:
+            opened = await open_volume(runtime, config, reply, connect=channels.to)
+        except BaseException:
+            await channels.close()
+            raise
+        volume = VolumeWriter(
+            runtime,
+            config,
+            opened,
+            connect=channels.to,
+            background=background,
+            grow=self.add_group,
+            on_fenced=fenced.append,
+        )
+        volume.start()
+        reader = PageReader(
+            runtime,
+            config,
+            volume=VOLUME,
+            epoch=self.epoch,
+            az="az1",
+            memberships=volume.memberships,
+            tails=volume.tails,
+            scls=volume.scls,
+            connect=channels.to,
+        )
+        return OpenedWriter(volume, reader, background, channels, fenced)

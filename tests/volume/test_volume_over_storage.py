@@ -1,0 +1,183 @@
+"""The volume's writer and reader over six real storage nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from engine.errors import QuorumLost, StaleEpoch
+from engine.log.record import PageChange
+from engine.types import PAGE_SIZE
+from tests.support.fleet import Fleet, OpenedWriter
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
+    fleet = Fleet(tmp_path)
+    await fleet.start()
+    yield fleet
+    await fleet.stop()
+
+
+class Model:
+    """The pages as a writer knows them; commits random changes."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.rng = random.Random(seed)
+        self.pages: dict[int, bytes] = {}
+
+    def change(self, count: int = 3, span: int = 40) -> list[PageChange]:
+        changes = []
+        for page in sorted(self.rng.sample(range(span), count)):
+            before = self.pages.get(page)
+            image = bytearray(before or bytes(PAGE_SIZE))
+            at = self.rng.randrange(PAGE_SIZE - 64)
+            image[at : at + 64] = self.rng.randbytes(64)
+            changes.append(PageChange(page, before, bytes(image)))
+            self.pages[page] = bytes(image)
+        return changes
+
+    async def commit(self, writer: OpenedWriter, **size: int) -> int:
+        changes = self.change(**size)
+        mark, _ = writer.volume.commit(changes, max(self.pages) + 1)
+        async with asyncio.timeout(20):
+            await writer.volume.wait_durable(mark.lsn)
+        return mark.lsn
+
+
+async def check(writer: OpenedWriter, pages: dict[int, bytes]) -> None:
+    lsn = writer.volume.vdl.lsn
+    for page, image in sorted(pages.items()):
+        [(_, found)] = await writer.reader.read_pages([page], lsn)
+        assert found == image, f"page {page} at {lsn}"
+
+
+async def test_commits_are_durable_and_readable(fleet: Fleet) -> None:
+    writer = await fleet.open_writer()
+    model = Model()
+    for _ in range(50):
+        await model.commit(writer)
+    await check(writer, model.pages)
+    await writer.close()
+
+
+async def test_recovery_keeps_every_acknowledged_commit(fleet: Fleet) -> None:
+    model = Model()
+    for _ in range(3):
+        writer = await fleet.open_writer()
+        await check(writer, model.pages)
+        for _ in range(20):
+            last = await model.commit(writer)
+        assert writer.volume.vdl.lsn == last
+        await writer.close()
+    writer = await fleet.open_writer()
+    assert writer.volume.vdl.lsn == last
+    await check(writer, model.pages)
+    await writer.close()
+
+
+async def test_two_nodes_of_one_zone_down_no_commit_waits(fleet: Fleet) -> None:
+    writer = await fleet.open_writer()
+    model = Model()
+    await model.commit(writer)
+    await fleet.stop("storage-1", "storage-2")
+    for _ in range(20):
+        await model.commit(writer)
+    await check(writer, model.pages)
+    await fleet.start("storage-1", "storage-2")
+    for _ in range(20):
+        await model.commit(writer)
+    await writer.close()
+
+
+async def test_three_nodes_down_commits_wait_and_resume(fleet: Fleet) -> None:
+    writer = await fleet.open_writer()
+    model = Model()
+    await model.commit(writer)
+    settled = dict(model.pages)
+    before = writer.volume.vdl.lsn
+    await fleet.stop("storage-1", "storage-3", "storage-5")
+    mark, _ = writer.volume.commit(model.change(), 40)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await writer.volume.wait_durable(mark.lsn)
+    assert writer.volume.vdl.lsn == before
+    await check(writer, settled)
+    await fleet.start("storage-3")
+    async with asyncio.timeout(20):
+        await writer.volume.wait_durable(mark.lsn)
+    await check(writer, model.pages)
+    await writer.close()
+
+
+async def test_old_writer_is_fenced_and_persists_nothing(fleet: Fleet) -> None:
+    old = await fleet.open_writer()
+    model = Model()
+    await model.commit(old)
+    new = await fleet.open_writer()
+    appended = {n: fleet.node(n).state.counters["frames"] for n in fleet.nodes}
+    mark, _ = old.volume.commit(model.change(), 40)
+    with pytest.raises(StaleEpoch):
+        async with asyncio.timeout(20):
+            await old.volume.wait_durable(mark.lsn)
+    assert old.fenced
+    assert appended == {n: fleet.node(n).state.counters["frames"] for n in fleet.nodes}
+    await old.close()
+    await new.close()
+
+
+async def test_undurable_commits_of_a_dead_writer_never_come_back(fleet: Fleet) -> None:
+    writer = await fleet.open_writer()
+    model = Model()
+    await model.commit(writer)
+    kept = dict(model.pages)
+    await fleet.stop("storage-1", "storage-3", "storage-4", "storage-5")
+    writer.volume.commit(model.change(), 40)  # reaches storage-2 and storage-6 only
+    while not all(
+        fleet.node(n).state.segment(1, 0).scl > writer.volume.vdl.lsn
+        for n in ("storage-2", "storage-6")
+    ):
+        await asyncio.sleep(0.01)
+    await writer.close()
+    await fleet.stop("storage-2", "storage-6")
+    await fleet.start("storage-1", "storage-3", "storage-4", "storage-5")
+    model.pages = dict(kept)
+    second = await fleet.open_writer()
+    await check(second, kept)
+    await model.commit(second)
+    await fleet.start("storage-2", "storage-6")  # they hold the annulled record and missed it all
+    for _ in range(10):
+        await model.commit(second)
+    async with asyncio.timeout(20):
+        while {s for s in second.volume.scls(0).values()} != {second.volume.vdl.lsn}:
+            await asyncio.sleep(0.02)
+            await model.commit(second)
+    await check(second, model.pages)
+    await second.close()
+    third = await fleet.open_writer()
+    await check(third, model.pages)
+    await third.close()
+
+
+async def test_no_write_quorum_no_opening(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.volume.fencing.ROUNDS_MAX", 2)
+    await fleet.stop("storage-1", "storage-2", "storage-3")
+    with pytest.raises(QuorumLost, match="storage-1"):
+        await fleet.open_writer()
+
+
+async def test_volume_grows_by_groups(fleet: Fleet) -> None:
+    writer = await fleet.open_writer()
+    model = Model()
+    await writer.volume.reserve(6000)
+    assert len(writer.volume.memberships) == 3
+    await model.commit(writer, count=200, span=6000)
+    await check(writer, model.pages)
+    await writer.close()
+    writer = await fleet.open_writer()
+    await check(writer, model.pages)
+    await writer.close()
