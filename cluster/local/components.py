@@ -1,0 +1,69 @@
+"""Which processes an installation consists of: names, command lines, and the order to stop them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from cluster.local.folder import Folder, socket_name
+from cluster.local.layout import ClusterSpec, InstanceSpec, Layout, StorageSpec, address
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One process to keep alive. Components of a lower `stage` are stopped first."""
+
+    name: str
+    stage: int
+    command: tuple[str, ...]
+
+
+ENDPOINT_STAGE, INSTANCE_STAGE, STORAGE_STAGE, CONTROL_STAGE = range(4)
+"""Clients are turned away first; a writer can still finish what it has in flight; the rest follows."""
+
+
+def components_of(folder: Folder, layout: Layout) -> tuple[Component, ...]:
+    """Every process of the installation, in the order in which to start them."""
+    found = [
+        Component("control", CONTROL_STAGE, _python("cluster.control", "--data", str(folder.data)))
+    ]
+    found += [_storage(folder, layout, node) for node in layout.storage]
+    for cluster in layout.clusters:
+        found += [_instance(layout, cluster, instance) for instance in cluster.instances]
+        found.append(_endpoint(folder, cluster))
+    return tuple(found)
+
+
+def _python(module: str, *arguments: str) -> tuple[str, ...]:
+    # -P: the working directory is the data folder and must not be searched for modules.
+    return (sys.executable, "-P", "-m", module, *arguments)
+
+
+def _storage(folder: Folder, layout: Layout, node: StorageSpec) -> Component:
+    command = _python(
+        "engine.storage",
+        *("--name", node.name, "--az", node.az),
+        *("--listen", address(node.port), "--control", layout.control_address),
+        *("--folder", str(folder.storage(node.name))),
+    )
+    return Component(node.name, STORAGE_STAGE, command)
+
+
+def _instance(layout: Layout, cluster: ClusterSpec, instance: InstanceSpec) -> Component:
+    command = _python(
+        "engine.instance",
+        *("--name", instance.name, "--number", str(instance.number)),
+        *("--cluster", cluster.name, "--az", instance.az),
+        *("--listen", address(instance.port), "--control", layout.control_address),
+        *("--socket", socket_name(instance.name)),
+    )
+    return Component(instance.name, INSTANCE_STAGE, command)
+
+
+def endpoint_name(cluster: str) -> str:
+    return f"endpoint-{cluster}"
+
+
+def _endpoint(folder: Folder, cluster: ClusterSpec) -> Component:
+    command = _python("cluster.endpoint", "--data", str(folder.data), "--cluster", cluster.name)
+    return Component(endpoint_name(cluster.name), ENDPOINT_STAGE, command)

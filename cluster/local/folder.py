@@ -1,0 +1,62 @@
+"""Where everything of a local installation lies below its data folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The data folder of `--data`, absolute."""
+
+    data: Path
+
+    @classmethod
+    def at(cls, data: Path) -> Folder:
+        return cls(data.expanduser().absolute())
+
+    @property
+    def run(self) -> Path:
+        """Sockets and state of the running processes; worth nothing once they have ended."""
+        return self.data / "run"
+
+    @property
+    def lock(self) -> Path:
+        return self.run / "lock"
+
+    @property
+    def supervisor_state(self) -> Path:
+        return self.run / "supervisor.json"
+
+    @property
+    def catalog(self) -> Path:
+        return self.data / "control" / "catalog.db"
+
+    @property
+    def history(self) -> Path:
+        """The SQL shell's."""
+        return self.data / "history"
+
+    def log(self, component: str) -> Path:
+        return self.data / "logs" / f"{component}.log"
+
+    def storage(self, node: str) -> Path:
+        return self.data / node
+
+    def endpoint_view(self, cluster: str) -> Path:
+        return self.run / f"endpoint-{cluster}-view.json"
+
+    def make(self) -> None:
+        """Create the folders that every component may rely on."""
+        for folder in (self.data, self.run, self.data / "logs", self.catalog.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def socket_name(instance: str) -> str:
+    """An instance's Unix socket, relative to the data folder.
+
+    Relative on purpose: a socket's path may have 107 bytes at most, and every process of an
+    installation has the data folder as its working directory.
+    """
+    return f"run/{instance}.sock"

@@ -1,0 +1,230 @@
+"""What a local installation consists of: DATA/cluster.json as frozen dataclasses.
+
+The layout says who should exist and where they listen: one control plane, a storage fleet, and any
+number of clusters with their instances. It is the supervisor's list of processes and what the
+control plane's catalog starts from. Who is writer *now* and which volume epoch counts is the
+catalog's business and never here: `writer_first` only names the writer of a cluster's first start.
+
+Invariants
+- Every name and every port occurs once; an instance's number occurs once in its cluster.
+- A file of an unknown format version is refused, not guessed.
+- Everything here is a value; `load` and `save` are the only I/O. Growing means making a new layout
+  with `with_instance`, `with_storage` or `with_cluster` and saving it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.local.files import read_json, write_json
+from engine.errors import ConfigError
+from engine.types import PAGE_SIZE
+from engine.volume.geometry import max_pages_for
+
+FORMAT = 1
+FILE = "cluster.json"
+HOST = "127.0.0.1"
+MAIN = "main"
+AZS = ("az1", "az2", "az3")
+STORAGE_PER_AZ = 2
+READERS_MAX = 15
+"""As many replicas as Aurora allows."""
+
+DEFAULT_PORT = 25432
+DEFAULT_READERS = 2
+DEFAULT_MAX_STORAGE = 10 * 1024**3
+"""Bytes of database; six copies of what is really used are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorageSpec:
+    """One storage node."""
+
+    name: str
+    az: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSpec:
+    """One compute instance. `number` is unique in its cluster and part of cancel keys."""
+
+    name: str
+    number: int
+    az: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSpec:
+    """One cluster: a volume, its instances (the first starts as writer) and two endpoint ports."""
+
+    name: str
+    writer_port: int
+    reader_port: int
+    max_storage_bytes: int
+    instances: tuple[InstanceSpec, ...]
+
+    @property
+    def max_pages(self) -> int:
+        return max_pages_for(self.max_storage_bytes)
+
+    @property
+    def writer_first(self) -> str:
+        """Who is writer when the catalog does not know this cluster yet."""
+        return self.instances[0].name
+
+    @property
+    def writer_url(self) -> str:
+        return f"postgresql://postgres@{HOST}:{self.writer_port}/{self.name}"
+
+    @property
+    def reader_url(self) -> str:
+        return f"postgresql://postgres@{HOST}:{self.reader_port}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The whole installation."""
+
+    control_port: int
+    storage: tuple[StorageSpec, ...]
+    clusters: tuple[ClusterSpec, ...]
+
+    def __post_init__(self) -> None:
+        _once("port", sorted(self.ports))
+        _once("name", [*(s.name for s in self.storage), *self._instance_names()])
+        for cluster in self.clusters:
+            if not cluster.instances:
+                raise ConfigError(f"cluster {cluster.name} has no instance")
+            _once(f"instance number of {cluster.name}", [i.number for i in cluster.instances])
+
+    def _instance_names(self) -> list[str]:
+        return [instance.name for cluster in self.clusters for instance in cluster.instances]
+
+    @property
+    def control_address(self) -> str:
+        return address(self.control_port)
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Every port of every process."""
+        found = [self.control_port, *(s.port for s in self.storage)]
+        for cluster in self.clusters:
+            found += [cluster.writer_port, cluster.reader_port]
+            found += [instance.port for instance in cluster.instances]
+        return tuple(found)
+
+    def cluster(self, name: str) -> ClusterSpec:
+        """Raises ConfigError naming the clusters there are."""
+        for cluster in self.clusters:
+            if cluster.name == name:
+                return cluster
+        known = ", ".join(c.name for c in self.clusters)
+        raise ConfigError(f"there is no cluster {name} here; there is: {known}")
+
+    def storage_node(self, name: str) -> StorageSpec:
+        """Raises ConfigError naming the storage nodes there are."""
+        for node in self.storage:
+            if node.name == name:
+                return node
+        known = ", ".join(s.name for s in self.storage)
+        raise ConfigError(f"there is no storage node {name} here; there is: {known}")
+
+    # -- growing
+
+    def with_cluster(self, cluster: ClusterSpec) -> Layout:
+        """With `cluster` added, or put in the place of the one of its name."""
+        if any(c.name == cluster.name for c in self.clusters):
+            changed = tuple(cluster if c.name == cluster.name else c for c in self.clusters)
+            return replace(self, clusters=changed)
+        return replace(self, clusters=(*self.clusters, cluster))
+
+    def with_storage(self, node: StorageSpec) -> Layout:
+        return replace(self, storage=(*self.storage, node))
+
+    def with_instance(self, cluster: str, *, port: int) -> Layout:
+        """With one more instance in `cluster`, in the AZ that has the fewest."""
+        old = self.cluster(cluster)
+        number = 1 + max(i.number for i in old.instances)
+        az = min(AZS, key=lambda name: sum(i.az == name for i in old.instances))
+        instance = InstanceSpec(f"{cluster}-{number}", number, az, port)
+        return self.with_cluster(replace(old, instances=(*old.instances, instance)))
+
+
+def address(port: int) -> str:
+    return f"{HOST}:{port}"
+
+
+def _once(what: str, values: list[Any]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise ConfigError(f"{what} {value} is given twice")
+
+
+# -- the file
+
+
+def to_json(layout: Layout) -> dict[str, Any]:
+    return {"format": FORMAT, **asdict(layout)}
+
+
+def from_json(value: Any, *, source: str = FILE) -> Layout:
+    """Raises ConfigError if the version is unknown or a field is missing."""
+    if not isinstance(value, dict) or "format" not in value:
+        raise ConfigError(f"{source} is no layout of a Sextet installation")
+    if value["format"] != FORMAT:
+        raise ConfigError(
+            f"{source} has format {value['format']}, this Sextet knows {FORMAT}; "
+            "use the version that made it, or another --data folder"
+        )
+    try:
+        return Layout(
+            control_port=int(value["control_port"]),
+            storage=tuple(StorageSpec(**node) for node in value["storage"]),
+            clusters=tuple(
+                ClusterSpec(
+                    **{
+                        **cluster,
+                        "instances": tuple(InstanceSpec(**i) for i in cluster["instances"]),
+                    }
+                )
+                for cluster in value["clusters"]
+            ),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{source} is damaged: {type(error).__name__}: {error}") from error
+
+
+def load(data: Path) -> Layout | None:
+    """The layout of folder `data`, None if there is none yet. Raises ConfigError."""
+    path = data / FILE
+    value = read_json(path)
+    return None if value is None else from_json(value, source=str(path))
+
+
+def save(data: Path, layout: Layout) -> None:
+    """Durably, in one step."""
+    write_json(data / FILE, to_json(layout), durable=True)
+
+
+# -- sizes as users write them
+
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "512M", "10GiB", "1073741824"; units are powers of 1024. Raises ConfigError."""
+    cleaned = text.strip().upper().removesuffix("B").removesuffix("I")
+    number = cleaned.rstrip("KMGT")
+    unit = cleaned[len(number) :]
+    try:
+        value = int(float(number) * _UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        raise ConfigError(f"{text!r} is no size; write it like 512M or 10G") from None
+    smallest = max_pages_for(0) * PAGE_SIZE
+    if value < smallest:
+        raise ConfigError(f"{text} is too small; the least is {smallest // 1024**2}M")
+    return value

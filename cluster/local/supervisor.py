@@ -1,0 +1,294 @@
+"""The parent of every process of an installation: starts them, restarts what dies, stops them.
+
+It knows nothing else. It speaks no gRPC and reads no catalog, so it shares no failure with what it
+restarts: a dead control plane or an exhausted port cannot keep it from doing its work.
+
+Invariants
+- One supervisor per data folder, and none while a process of an earlier one is left: the lock is
+  inherited by every child (`cluster.local.state`).
+- Children are ended by pid while they are our unreaped children, so a pid is never a stranger's.
+- A child that keeps dying is started less and less often, but never given up: what is wrong may be
+  put right meanwhile. One that lived for UP_S counts as healthy again.
+- Nobody outlives it: children ask the kernel for SIGTERM when their parent dies.
+
+`python -m cluster.local.supervisor --data DIR`. SIGTERM and SIGINT stop everything in order; SIGHUP
+reads cluster.json again, starts what is new there and stops what is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from cluster.local.components import Component, components_of
+from cluster.local.folder import Folder
+from cluster.local.layout import load
+from cluster.local.processes import ProcessId, end_all
+from cluster.local.signals import SignalQueue
+from cluster.local.state import (
+    ChildState,
+    SupervisorState,
+    load_state,
+    running_state,
+    save_state,
+    take_lock,
+)
+from engine.errors import ConfigError, SextetError
+
+log = logging.getLogger("supervisor")
+
+RESTART_FIRST_S = 0.05
+RESTART_LIMIT_S = 5.0
+UP_S = 1.0
+"""A child that lived this long starts again without delay: it costs at most one start a second."""
+
+STOP_GRACE_S = 7.0
+"""From SIGTERM to SIGKILL; longer than a node's own STOP_S."""
+
+LOCK_WAIT_S = 15.0
+LOG_BYTES_MAX = 16 * 1024 * 1024
+"""A component's log above this is set aside as NAME.log.1 when it starts again."""
+
+SUPERVISED = "SEXTET_SUPERVISED"  # engine.net.process reads it; importing that would cost grpc
+
+
+class _Child:
+    """One component: a process, or the time of its next start."""
+
+    def __init__(self, component: Component) -> None:
+        self.component = component
+        self.popen: subprocess.Popen[bytes] | None = None
+        self.identity: ProcessId | None = None
+        self.started_at = 0.0
+        self.start_at = 0.0
+        self.delay = RESTART_FIRST_S
+        self.restarts = -1
+        self.exit_status: int | None = None
+        self.kill_at: float | None = None  # set once it has been told to stop
+
+    @property
+    def name(self) -> str:
+        return self.component.name
+
+    @property
+    def running(self) -> bool:
+        return self.popen is not None
+
+    def signal(self, number: signal.Signals) -> None:
+        # Not reaped yet, so the pid is still ours even if the process has just died.
+        if self.popen is not None:
+            self.popen.send_signal(number)
+
+    def state(self) -> ChildState:
+        return ChildState(self.name, self.identity, max(0, self.restarts), self.exit_status)
+
+
+class Supervisor:
+    """Keeps `components` running until SIGTERM. `lock` is inherited by every child."""
+
+    def __init__(self, folder: Folder, components: Iterable[Component], *, lock: int) -> None:
+        self._folder = folder
+        self._lock = lock
+        self._children = {c.name: _Child(c) for c in components}
+        self._stopping = False
+        self._me = ProcessId.of(os.getpid())
+        self._signals = SignalQueue((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+
+    def run(self) -> None:
+        """Start everything and keep it running; returns once all of it has been stopped."""
+        while not self._stopping:
+            self._start_due()
+            self._publish()
+            self._handle(self._signals.wait(self._next_wake()))
+        self._stop_all()
+
+    # -- the loop's steps
+
+    def _handle(self, came: set[signal.Signals]) -> None:
+        self._reap()
+        if signal.SIGTERM in came or signal.SIGINT in came:
+            self._stopping = True
+        if signal.SIGHUP in came:
+            self._reload()
+
+    def _next_wake(self) -> float | None:
+        """Seconds until the next start or kill is due, None if only a signal can matter."""
+        times = [c.start_at for c in self._children.values() if not c.running]
+        times += [c.kill_at for c in self._children.values() if c.kill_at is not None]
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for child in self._children.values():
+            if not child.running and child.start_at <= now:
+                self._start(child)
+            elif child.kill_at is not None and child.kill_at <= now:
+                child.signal(signal.SIGKILL)
+                child.kill_at = now + STOP_GRACE_S
+
+    def _start(self, child: _Child) -> None:
+        child.restarts += 1
+        child.started_at = time.monotonic()
+        try:
+            with self._open_log(child.name) as output:
+                child.popen = subprocess.Popen(
+                    child.component.command,
+                    cwd=self._folder.data,
+                    env={**os.environ, SUPERVISED: str(os.getpid())},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(self._lock,),
+                )
+        except OSError as error:
+            log.error("! %s cannot be started: %s", child.name, error)
+            self._again_later(child)
+            return
+        child.identity = ProcessId.of(child.popen.pid)
+        log.info("> %s started, pid %d", child.name, child.popen.pid)
+
+    def _open_log(self, name: str) -> BinaryIO:
+        path = self._folder.log(name)
+        if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
+            path.replace(path.with_suffix(".log.1"))
+        return path.open("ab")
+
+    def _reap(self) -> None:
+        for child in list(self._children.values()):
+            if child.popen is None or child.popen.poll() is None:
+                continue
+            child.exit_status = child.popen.returncode
+            log.info("< %s, pid %d, %s", child.name, child.popen.pid, _how(child.exit_status))
+            child.popen = child.identity = None
+            if child.kill_at is not None:
+                del self._children[child.name]  # it was told to go
+            else:
+                self._again_later(child)
+
+    def _again_later(self, child: _Child) -> None:
+        now = time.monotonic()
+        if now - child.started_at >= UP_S:
+            child.delay = RESTART_FIRST_S
+        child.start_at = now + child.delay
+        if not self._stopping:
+            log.info("= %s starts again in %.2f s", child.name, child.delay)
+        child.delay = min(RESTART_LIMIT_S, child.delay * 2)
+
+    def _reload(self) -> None:
+        try:
+            layout = load(self._folder.data)
+            if layout is None:
+                raise ConfigError(f"{self._folder.data} has no layout any more")
+        except SextetError as error:
+            log.error("! cannot read the layout, nothing changes: %s", error)
+            return
+        wanted = {c.name: c for c in components_of(self._folder, layout)}
+        for name, component in wanted.items():
+            if name in self._children:
+                self._children[name].component = component  # counts from its next start
+            else:
+                self._children[name] = _Child(component)
+        for child in [c for name, c in self._children.items() if name not in wanted]:
+            self._dismiss(child)
+
+    def _dismiss(self, child: _Child) -> None:
+        if not child.running:
+            del self._children[child.name]
+        elif child.kill_at is None:
+            child.kill_at = time.monotonic() + STOP_GRACE_S
+            child.signal(signal.SIGTERM)
+
+    # -- the end
+
+    def _stop_all(self) -> None:
+        self._publish()
+        for stage in sorted({c.component.stage for c in self._children.values()}):
+            self._stop([c for c in self._children.values() if c.component.stage == stage])
+        self._publish()
+        log.info("= all stopped")
+
+    def _stop(self, children: list[_Child]) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for child in children:
+                child.signal(number)
+            deadline = time.monotonic() + STOP_GRACE_S
+            while any(c.running for c in children) and time.monotonic() < deadline:
+                self._signals.wait(deadline - time.monotonic())
+                self._reap()
+            for child in [c for c in children if c.running]:
+                log.warning("! %s is still there after %s", child.name, number.name)
+
+    def _publish(self) -> None:
+        assert self._me is not None
+        children = tuple(child.state() for child in self._children.values())
+        save_state(self._folder, SupervisorState(self._me, self._stopping, children))
+
+
+def _how(status: int) -> str:
+    return f"exited with {status}" if status >= 0 else f"was killed by {_signal_name(-status)}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+# -- starting it
+
+
+def acquire(folder: Folder, wait: float = LOCK_WAIT_S) -> int:
+    """The installation's lock, after the remains of a supervisor that was killed are gone.
+
+    Raises ConfigError if another supervisor is at work, or if leftovers will not go.
+    """
+    deadline = time.monotonic() + wait
+    while (lock := take_lock(folder)) is None:
+        if (running := running_state(folder)) is not None:
+            raise ConfigError(
+                f"{folder.data} is already running under supervisor {running.process.pid}"
+            )
+        previous = load_state(folder)
+        if previous is not None:
+            end_all(previous.living(), STOP_GRACE_S)
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"a process of an earlier run still holds {folder.lock}; find it with "
+                f"`fuser {folder.lock}` and end it"
+            )
+        time.sleep(0.05)
+    return lock
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="cluster.local.supervisor", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    folder = Folder.at(parser.parse_args().data)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level="INFO",
+        format="%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+    try:
+        layout = load(folder.data)
+        if layout is None:
+            raise ConfigError(f"{folder.data} has no installation; make one with `sextet up`")
+        folder.make()
+        lock = acquire(folder)
+        Supervisor(folder, components_of(folder, layout), lock=lock).run()
+    except SextetError as error:
+        sys.exit(f"supervisor: {error}")
+
+
+if __name__ == "__main__":
+    main()
