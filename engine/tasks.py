@@ -46,9 +46,10 @@ class Background:
                 self._on_failure(task.get_name(), error)
 
     async def stop(self) -> None:
-        """Cancel everything and wait for it."""
+        """Cancel everything and wait for it, except for the task that calls this, if it is ours."""
         self._stopping = True
-        tasks = sorted(self._tasks, key=lambda task: task.get_name())
+        others = self._tasks - {asyncio.current_task()}
+        tasks = sorted(others, key=lambda task: task.get_name())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

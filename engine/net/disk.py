@@ -1,30 +1,36 @@
 """The real disk: one folder, files that grow at the end, fdatasync.
 
-`sync` runs in a worker thread of the file's own. An inline fdatasync would be a little faster for a
-lone writer, but the loop could receive nothing meanwhile, and what arrives during one sync is what
-the next one covers: grouping needs the loop to go on.
+`sync` runs in a worker thread of the file's own, not on the loop. Measured on two shared cores (ext4,
+appends of 1.5 KB, one fdatasync for all that wait): alone, a thread costs 0.1 ms more per sync (0.30
+against 0.20 ms); with 16 waiting it carries 95 % of the appends and with 64 98 %, and the loop
+answers others three to five times sooner (p50 1.1 against 5.0 ms with 16). A disk that takes 50 ms
+would stop an inline node's heartbeats; here what arrives meanwhile shares the next sync.
+
+Reads, folder changes and truncations are on the loop: they are rare or small.
+
+Invariants
+- Of an append that failed nothing is left: the file is cut back before DiskFull is raised.
+- After DiskFailed an append file refuses everything. The kernel may have dropped the dirty pages and
+  cleared the error, so that a second fsync would lie. This holds even when nobody waits for the
+  failed sync any more: the worker itself closes the gate.
+- A name is durable once the call that made it returns, with every folder made on the way.
+
+Names that begin with a dot are the disk's own (files not yet renamed) and are not listed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from engine.errors import DiskFailed, DiskFull
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make names created, renamed or removed in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class OsAppendFile:
@@ -42,8 +48,7 @@ class OsAppendFile:
         return self._size
 
     def append(self, data: bytes) -> int:
-        if self._failed:
-            raise DiskFailed(self._failed)
+        self._check()
         offset = self._size
         view = memoryview(data)
         written = 0
@@ -57,7 +62,8 @@ class OsAppendFile:
                     f"no room for {len(data)} bytes in {self._path}: {error.strerror}; "
                     "free space on this disk"
                 ) from error
-            raise DiskFailed(f"cannot write {self._path}: {error}") from error
+            self._failed = f"cannot write {self._path}: {error}"
+            raise DiskFailed(self._failed) from error
         self._size = offset + len(data)
         return offset
 
@@ -70,15 +76,21 @@ class OsAppendFile:
             raise DiskFailed(self._failed) from error
 
     async def sync(self) -> None:
-        if self._failed:
-            raise DiskFailed(self._failed)
-        loop = asyncio.get_running_loop()
+        self._check()
+        await asyncio.get_running_loop().run_in_executor(self._worker, self._sync)
+
+    def _sync(self) -> None:
+        """In the worker thread, one at a time."""
+        self._check()
         try:
-            await loop.run_in_executor(self._worker, os.fdatasync, self._handle)
+            os.fdatasync(self._handle)
         except OSError as error:
-            # The kernel may have dropped the pages and cleared the error: a second fsync would lie.
             self._failed = f"fdatasync of {self._path} failed: {error}"
             raise DiskFailed(self._failed) from error
+
+    def _check(self) -> None:
+        if self._failed:
+            raise DiskFailed(self._failed)
 
     def close(self) -> None:
         if self._handle >= 0:
@@ -88,41 +100,39 @@ class OsAppendFile:
 
 
 class OsDisk:
-    """Disk port over one folder."""
+    """Disk port over one folder, which is created if it is missing."""
 
     def __init__(self, folder: Path) -> None:
         self._root = folder.absolute()
-        self._root.mkdir(parents=True, exist_ok=True)
+        with _mapped(self._root):
+            _make_folder(self._root)
 
     def _path(self, path: str) -> Path:
         return self._root / path
 
     def list(self, folder: str) -> list[str]:
         try:
-            return sorted(os.listdir(self._path(folder)))
+            return sorted(n for n in os.listdir(self._path(folder)) if not n.startswith("."))
         except FileNotFoundError:
             return []
 
     def size(self, path: str) -> int:
-        return self._path(path).stat().st_size
+        with _mapped(self._path(path)):
+            return self._path(path).stat().st_size
 
     def read(self, path: str, offset: int = 0, length: int = -1) -> bytes:
-        try:
-            with self._path(path).open("rb", buffering=0) as file:
-                file.seek(offset)
-                return file.read() if length < 0 else file.read(length)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise DiskFailed(f"cannot read {self._path(path)}: {error}") from error
+        with _mapped(self._path(path)), self._path(path).open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
 
     def open_append(self, path: str) -> OsAppendFile:
         target = self._path(path)
         with _mapped(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(target.parent)
+            new = not target.exists()
             file = OsAppendFile(target)
-            _sync_folder(target.parent)
-            _sync_folder(target.parent.parent)
+            if new:
+                _sync_folder(target.parent)
         return file
 
     def truncate(self, path: str, size: int) -> None:
@@ -132,22 +142,25 @@ class OsDisk:
 
     def write_atomic(self, path: str, data: bytes) -> None:
         target = self._path(path)
+        unnamed = target.with_name(f".{target.name}.new")
         with _mapped(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(target.name + ".new")
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
+            _make_folder(target.parent)
+            try:
+                with unnamed.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                unnamed.replace(target)
+            except OSError:
+                unnamed.unlink(missing_ok=True)
+                raise
             _sync_folder(target.parent)
 
     def delete(self, path: str) -> None:
         target = self._path(path)
-        with _mapped(target):
-            target.unlink(missing_ok=True)
-            if target.parent.exists():
-                _sync_folder(target.parent)
+        with _mapped(target), contextlib.suppress(FileNotFoundError):
+            target.unlink()
+            _sync_folder(target.parent)
 
     def free_bytes(self) -> int:
         stats = os.statvfs(self._root)
@@ -157,18 +170,34 @@ class OsDisk:
         return str(self._path(path))
 
 
-class _mapped:  # noqa: N801 - reads as a statement: with _mapped(path)
+def _make_folder(folder: Path) -> None:
+    """Create `folder` and those above it that are missing, durably."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make names created, renamed or removed in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _mapped(path: Path) -> Iterator[None]:
     """Turns OSError into DiskFull or DiskFailed; a missing file stays FileNotFoundError."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
-            return
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
         if error.errno in _FULL:
-            raise DiskFull(f"no room for {self._path}: free space on this disk") from error
-        raise DiskFailed(f"{self._path}: {error}") from error
+            raise DiskFull(
+                f"no room for {path}: {error.strerror}; free space on this disk"
+            ) from error
+        raise DiskFailed(f"{path}: {error}") from error

@@ -1,4 +1,8 @@
-"""What every node process does around its work: logging, signals, dying with its supervisor."""
+"""What every node process does around its work: logging, signals, dying with its supervisor.
+
+A stop is graceful for STOP_S seconds and certain after that. A node needs no goodbye to be safe (it
+may be killed at any time), so being late costs nothing but a warning in the log.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,14 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 from engine.errors import SextetError
 
 log = logging.getLogger(__name__)
 
 SUPERVISED = "SEXTET_SUPERVISED"
-"""Environment variable: the supervisor's pid, when there is one."""
+"""Environment variable: the supervisor's pid, when there is one ("1": there is one, pid unsaid)."""
 
 STOP_S = 5.0
 """A graceful stop takes at most this long; then the process ends anyway."""
@@ -25,11 +30,14 @@ FENCED_EXIT = 70
 
 _PR_SET_PDEATHSIG = 1
 
+Main = Callable[[asyncio.Event], Awaitable[None]]
 
-def run_node(main: Callable[[asyncio.Event], Awaitable[None]], *, name: str) -> None:
-    """Run `main(stop)` until it returns; SIGTERM and SIGINT set `stop`. Never returns.
 
-    A SextetError from `main` is one line in the log and exit status 1.
+def run_node(main: Main, *, name: str) -> NoReturn:
+    """Run `main(stop)` until it returns; SIGTERM and SIGINT set `stop`. Never returns itself.
+
+    Exit status 0: `main` returned. 1: it raised, a SextetError as one line in the log and anything
+    else with its traceback, or it did not return within STOP_S of the signal.
     """
     logging.basicConfig(
         stream=sys.stderr,
@@ -38,45 +46,61 @@ def run_node(main: Callable[[asyncio.Event], Awaitable[None]], *, name: str) -> 
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
     _die_with_supervisor()
-    status = asyncio.run(_run(main, name))
-    logging.shutdown()
-    # Not sys.exit: gRPC's threads may still hold the interpreter for seconds.
-    os._exit(status)
+    asyncio.run(_run(main, name))
+    raise AssertionError("_run ends the process")
 
 
-async def _run(main: Callable[[asyncio.Event], Awaitable[None]], name: str) -> int:
+async def _run(main: Main, name: str) -> NoReturn:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, _begin_stop, stop)
     log.info("%s starts, pid %d", name, os.getpid())
     work = asyncio.ensure_future(main(stop))
-    stopped = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            await asyncio.wait({work}, timeout=STOP_S)
-        if not work.done():
-            log.warning("%s did not stop within %.0f s", name, STOP_S)
-            return 1
-        work.result()
-    except SextetError as error:
-        log.error("%s cannot go on: %s", name, error)
-        return 1
-    except Exception:
-        log.exception("%s failed", name)
-        return 1
-    finally:
-        stopped.cancel()
-    log.info("%s ends", name)
-    return 0
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not work.done():
+        await asyncio.wait({work}, timeout=STOP_S)
+    _end(
+        _status_of(work, name)
+    )  # here and not after asyncio.run, which waits for what is left over
 
 
-def end_process(reason: str) -> None:
+def _begin_stop(stop: asyncio.Event) -> None:
+    if not stop.is_set():
+        # The kernel's own end to it, should the loop never come round again.
+        signal.setitimer(signal.ITIMER_REAL, STOP_S + 1)
+        stop.set()
+
+
+def _status_of(work: asyncio.Future[None], name: str) -> int:
+    if not work.done():
+        log.warning("%s did not stop within %.1f s: ending it", name, STOP_S)
+        return 1
+    if work.cancelled():
+        log.error("%s was cancelled", name)
+        return 1
+    match work.exception():
+        case None:
+            log.info("%s ends", name)
+            return 0
+        case SextetError() as error:
+            log.error("%s cannot go on: %s", name, error)
+        case error:
+            log.error("%s failed", name, exc_info=error)
+    return 1
+
+
+def end_process(reason: str) -> NoReturn:
     """Runtime.stop_node of a real process: nothing is flushed or said goodbye to."""
     log.critical("this node ends itself: %s", reason)
+    _end(FENCED_EXIT)
+
+
+def _end(status: int) -> NoReturn:
+    """Not sys.exit: gRPC's and aiosqlite's threads may hold the interpreter for seconds."""
     logging.shutdown()
-    os._exit(FENCED_EXIT)
+    os._exit(status)
 
 
 def _die_with_supervisor() -> None:
@@ -85,5 +109,6 @@ def _die_with_supervisor() -> None:
     if supervisor is None or not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if supervisor.isdigit() and int(supervisor) > 1 and os.getppid() != int(supervisor):
-        sys.exit("the supervisor has gone already")
+    # It may have died before we asked.
+    if supervisor != "1" and supervisor != str(os.getppid()):
+        sys.exit(f"the supervisor, pid {supervisor}, has gone already")
