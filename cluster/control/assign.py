@@ -1,0 +1,132 @@
+"""Getting segments created on the nodes that are to keep them.
+
+The catalog says who keeps what before anybody creates anything, and remembers who has confirmed.
+Whoever is away is asked again when it registers and every now and then; nobody waits for the last
+of six, because four are a write quorum.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from cluster.control.catalog import Catalog
+from cluster.control.rows import Assignment
+from engine.errors import SextetError, Unavailable
+from engine.net.methods import ASSIGN_SEGMENTS
+from engine.net.pb import storage_pb2 as pb
+from engine.ports import Runtime
+from engine.tasks import Background, backoff
+from engine.types import Membership, NodeId, VolumeId
+from engine.volume.channels import Channels
+from engine.volume.fencing import membership_to_pb
+from engine.volume.quorum import write_quorum
+
+log = logging.getLogger(__name__)
+
+CALL_TIMEOUT_S = 2.0
+ALL_SIX_S = 0.5
+"""How long a new group waits for more members once it has a write quorum of them."""
+
+QUORUM_S = 5.0
+"""How long it waits for a write quorum before the caller is told to try again."""
+
+RETRY_FIRST_S, RETRY_LIMIT_S = 0.2, 5.0
+
+
+def assignment_to_pb(assignment: Assignment) -> pb.SegmentAssignment:
+    return pb.SegmentAssignment(
+        volume=assignment.volume,
+        membership=membership_to_pb(assignment.membership),
+        incarnation=assignment.incarnation,
+        create=assignment.create,
+    )
+
+
+class Assigner:
+    """Tells storage nodes what they are to keep and records what they confirm."""
+
+    def __init__(
+        self, runtime: Runtime, catalog: Catalog, channels: Channels, background: Background
+    ) -> None:
+        self._runtime = runtime
+        self._catalog = catalog
+        self._channels = channels
+        self._background = background
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Somebody registered, or a group is new: look for unconfirmed segments now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Ask again for whatever is unconfirmed, for ever; sleeps when nothing is."""
+        delays = backoff(self._runtime.rng, RETRY_FIRST_S, RETRY_LIMIT_S)
+        while True:
+            self._wake.clear()
+            nodes = await self._catalog.unconfirmed_nodes()
+            await asyncio.gather(*(self._ask(node) for node in nodes))
+            left = await self._catalog.unconfirmed_nodes()
+            if not left:
+                delays = backoff(self._runtime.rng, RETRY_FIRST_S, RETRY_LIMIT_S)
+            try:
+                async with asyncio.timeout(next(delays) if left else None):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass  # time to ask again
+
+    async def establish(self, volume: VolumeId, membership: Membership) -> None:
+        """Have the group's segments created on a write quorum, better on all six.
+
+        Raises Unavailable if too few nodes confirm in time; asking again goes on from there.
+        """
+        if await self._standing(volume, membership):
+            return
+        asked = {
+            self._background.spawn(self._ask(member.node), name=f"assign to {member.node}")
+            for member in membership.members
+            if member.incarnation
+        }
+        if asked:
+            await asyncio.wait(asked, timeout=ALL_SIX_S)
+        try:
+            async with asyncio.timeout(QUORUM_S):
+                while not await self._standing(volume, membership):
+                    asked = {task for task in asked if not task.done()}
+                    if not asked:
+                        break
+                    await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            pass  # decided below
+        if not await self._standing(volume, membership):
+            self.wake()
+            raise Unavailable(
+                f"protection group {membership.pg} does not stand on a write quorum of storage "
+                "nodes yet; see which of them are down with `sextet status`"
+            )
+
+    async def _standing(self, volume: VolumeId, membership: Membership) -> bool:
+        created = (await self._catalog.created(volume)).get(membership.pg, set())
+        return write_quorum(membership).satisfied(created)
+
+    async def _ask(self, node: NodeId) -> None:
+        """Have one node create what it has not confirmed; failures are left to the next time."""
+        wanted = [a for a in await self._catalog.assignments(node) if a.create]
+        if not wanted:
+            return
+        (member,) = (m for m in wanted[0].membership.members if m.node == node)
+        request = pb.AssignSegmentsRequest(segments=[assignment_to_pb(a) for a in wanted])
+        try:
+            reply = await self._channels.to(member.address).call(
+                ASSIGN_SEGMENTS, request, timeout=CALL_TIMEOUT_S
+            )
+        except SextetError as error:
+            log.info("%s cannot be told what to keep yet: %s", node, error)
+            return
+        refused = {(r.volume, r.membership.pg) for r in reply.refused}
+        if refused:
+            log.error("%s refuses to keep %s", node, sorted(refused))
+        kept = [(a.volume, a.membership.pg) for a in wanted]
+        await self._catalog.confirm(
+            node, wanted[0].incarnation, [key for key in kept if key not in refused]
+        )

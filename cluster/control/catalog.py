@@ -1,0 +1,329 @@
+"""The control plane's memory: one SQLite file, every transition a transaction.
+
+Invariants
+- A transition that depends on what was read before compares and sets: it names the old value, and
+  returns False instead of changing anything if somebody was faster. So nothing here relies on there
+  being one control plane only.
+- A volume's epoch and a group's membership epoch never fall.
+- A segment is created once in its life: a member row belongs to one incarnation of its node for
+  ever (`''` until the node first registers), and `assignments` says "create" only to that
+  incarnation and only until it has confirmed. A wiped node is another incarnation and is never told
+  to create what it lost (four acks less one amnesiac are three, and the other three are a read quorum).
+- `version` grows with every change that a `ClusterView` shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from cluster.control.rows import Assignment, ClusterRow, InstanceRow, StorageRow
+from cluster.control.schema import FORMAT, SCHEMA
+from cluster.local.folder import socket_name
+from cluster.local.layout import ClusterSpec, Layout, address
+from engine.errors import ConfigError
+from engine.types import Member, Membership, NodeId, PgNo, VolumeId
+
+EVENTS_KEPT = 10_000
+
+
+class Catalog:
+    """Made by `open`. Every method is one transaction, durable when it returns."""
+
+    def __init__(self, db: aiosqlite.Connection) -> None:
+        self._db = db
+        self._turn = asyncio.Lock()  # one connection: transactions must not mix
+
+    @classmethod
+    async def open(cls, path: Path) -> Catalog:
+        """Open or create. Raises ConfigError if the file is of a format this code does not know."""
+        db = await aiosqlite.connect(path, isolation_level=None)
+        try:
+            await db.execute("PRAGMA journal_mode = WAL")
+            await db.execute("PRAGMA synchronous = FULL")
+            await db.execute("PRAGMA foreign_keys = ON")
+            (found,) = await _row(db, "PRAGMA user_version")
+            if found == 0:
+                await db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+            elif found != FORMAT:
+                raise ConfigError(f"{path} has format {found}, this Sextet knows {FORMAT}")
+        except sqlite3.DatabaseError as error:
+            await db.close()
+            raise ConfigError(f"{path} cannot be used: {error}") from error
+        except BaseException:
+            await db.close()
+            raise
+        return cls(db)
+
+    async def close(self) -> None:
+        await self._db.close()
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[aiosqlite.Connection]:
+        async with self._turn:
+            await self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                await self._db.rollback()
+                raise
+            await self._db.commit()
+
+    async def _all(self, sql: str, *values: Any) -> list[aiosqlite.Row]:
+        async with self._turn, self._db.execute(sql, values) as cursor:
+            return list(await cursor.fetchall())
+
+    # -- reading
+
+    async def version(self) -> int:
+        ((version,),) = await self._all("SELECT version FROM revision")
+        return int(version)
+
+    async def cluster(self, name: str) -> ClusterRow:
+        """Raises ConfigError if there is none of that name."""
+        rows = await self._all(
+            "SELECT name, volume, writer, epoch, max_pages FROM clusters JOIN volumes USING (volume)"
+            " WHERE name = ?",
+            name,
+        )
+        if not rows:
+            raise ConfigError(f"there is no cluster {name}")
+        return ClusterRow(*rows[0])
+
+    async def instances(self, cluster: str) -> list[InstanceRow]:
+        """By number."""
+        rows = await self._all(
+            "SELECT name, cluster, number, az, address, socket FROM instances"
+            " WHERE cluster = ? ORDER BY number",
+            cluster,
+        )
+        return [InstanceRow(*row) for row in rows]
+
+    async def storage_nodes(self) -> list[StorageRow]:
+        """By name."""
+        rows = await self._all(
+            "SELECT n.name, n.az, n.address, n.incarnation, count(m.node),"
+            " count(CASE WHEN m.incarnation NOT IN ('', n.incarnation) THEN 1 END)"
+            " FROM storage_nodes n LEFT JOIN members m ON m.node = n.name"
+            " GROUP BY n.name ORDER BY n.name"
+        )
+        return [StorageRow(*row) for row in rows]
+
+    async def memberships(self, volume: VolumeId) -> list[Membership]:
+        """Every protection group of the volume, by number."""
+        rows = await self._all(
+            "SELECT pg, membership_epoch, node, az, address, m.incarnation"
+            " FROM groups JOIN members m USING (volume, pg) JOIN storage_nodes n ON n.name = m.node"
+            " WHERE volume = ? ORDER BY pg, node",
+            volume,
+        )
+        found: dict[tuple[PgNo, int], list[Member]] = {}
+        for pg, epoch, node, az, where, incarnation in rows:
+            found.setdefault((pg, epoch), []).append(Member(node, az, where, incarnation))
+        return [Membership(pg, epoch, tuple(members)) for (pg, epoch), members in found.items()]
+
+    async def created(self, volume: VolumeId) -> dict[PgNo, set[NodeId]]:
+        """Per group the nodes that have confirmed their segment."""
+        rows = await self._all(
+            "SELECT pg, node FROM members WHERE volume = ? AND created = 1", volume
+        )
+        found: dict[PgNo, set[NodeId]] = {}
+        for pg, node in rows:
+            found.setdefault(pg, set()).add(node)
+        return found
+
+    async def assignments(self, node: NodeId) -> list[Assignment]:
+        """What the node is to keep. Segments of a lost incarnation are in it, never to be created."""
+        rows = await self._all(
+            "SELECT m.volume, m.pg, m.incarnation, m.created = 0 AND m.incarnation = n.incarnation"
+            " FROM members m JOIN storage_nodes n ON n.name = m.node"
+            " WHERE m.node = ? ORDER BY m.volume, m.pg",
+            node,
+        )
+        groups = {
+            (volume, membership.pg): membership
+            for volume in sorted({row[0] for row in rows})
+            for membership in await self.memberships(volume)
+        }
+        return [
+            Assignment(volume, groups[volume, pg], incarnation, bool(create))
+            for volume, pg, incarnation, create in rows
+        ]
+
+    async def unconfirmed_nodes(self) -> list[NodeId]:
+        """Registered nodes with segments that they have not confirmed yet, by name."""
+        rows = await self._all(
+            "SELECT DISTINCT n.name FROM members m JOIN storage_nodes n ON n.name = m.node"
+            " WHERE m.created = 0 AND n.incarnation != '' AND m.incarnation = n.incarnation"
+            " ORDER BY n.name"
+        )
+        return [row[0] for row in rows]
+
+    async def events(self) -> list[tuple[int, str, str]]:
+        """(Unix microseconds, subject, what happened), oldest first."""
+        rows = await self._all("SELECT time_us, subject, what FROM events ORDER BY id")
+        return [(row[0], row[1], row[2]) for row in rows]
+
+    # -- transitions
+
+    async def adopt(self, layout: Layout) -> None:
+        """Add what the layout has and the catalog has not; take over changed addresses and limits.
+
+        Whatever the catalog knows better (writer, epochs, members) stays.
+        """
+        async with self._transaction() as db:
+            before = db.total_changes
+            await db.executemany(
+                "INSERT INTO storage_nodes (name, az, address) VALUES (?, ?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET address = excluded.address"
+                " WHERE address != excluded.address",
+                [(node.name, node.az, address(node.port)) for node in layout.storage],
+            )
+            for spec in layout.clusters:
+                await _adopt_cluster(db, spec)
+            if db.total_changes != before:
+                await _bump(db)
+
+    async def register_storage(
+        self, name: NodeId, *, address: str, pid: int, incarnation: str, time_us: int
+    ) -> bool:
+        """A storage node has started. Returns whether the view changed.
+
+        Members that waited for its first incarnation get it. A second incarnation is recorded as an
+        event: what the first one kept is lost until repaired. Raises ConfigError if it is unknown.
+        """
+        async with self._transaction() as db:
+            row = await _one_or_none(
+                db, "SELECT incarnation, address FROM storage_nodes WHERE name = ?", name
+            )
+            if row is None:
+                raise ConfigError(f"no storage node {name} belongs to this installation")
+            await db.execute(
+                "UPDATE storage_nodes SET incarnation = ?, address = ?, pid = ? WHERE name = ?",
+                (incarnation, address, pid, name),
+            )
+            filled = await db.execute(
+                "UPDATE members SET incarnation = ? WHERE node = ? AND incarnation = ''",
+                (incarnation, name),
+            )
+            if row[0] not in ("", incarnation):
+                what = f"came back with another disk: incarnation {incarnation}, was {row[0]}"
+                await _event(db, time_us, name, what)
+            changed = tuple(row) != (incarnation, address) or filled.rowcount > 0
+            if changed:
+                await _bump(db)
+            return changed
+
+    async def register_instance(self, name: str, *, address: str, pid: int) -> bool:
+        """An instance has started. Returns whether the view changed. Raises ConfigError."""
+        async with self._transaction() as db:
+            row = await _one_or_none(db, "SELECT address FROM instances WHERE name = ?", name)
+            if row is None:
+                raise ConfigError(f"no instance {name} belongs to this installation")
+            await db.execute(
+                "UPDATE instances SET address = ?, pid = ? WHERE name = ?", (address, pid, name)
+            )
+            if row[0] != address:
+                await _bump(db)
+            return bool(row[0] != address)
+
+    async def advance_epoch(self, cluster: ClusterRow, *, time_us: int) -> bool:
+        """Let `cluster.writer` in under `cluster.epoch` + 1, if neither has changed meanwhile."""
+        async with self._transaction() as db:
+            done = await db.execute(
+                "UPDATE volumes SET epoch = epoch + 1 WHERE volume = ? AND epoch = ?"
+                " AND EXISTS (SELECT 1 FROM clusters WHERE name = ? AND writer = ?)",
+                (cluster.volume, cluster.epoch, cluster.name, cluster.writer),
+            )
+            if done.rowcount != 1:
+                return False
+            what = f"{cluster.writer} opens the volume under epoch {cluster.epoch + 1}"
+            await _event(db, time_us, cluster.name, what)
+            await _bump(db)
+            return True
+
+    async def add_group(
+        self, volume: VolumeId, pg: PgNo, nodes: Sequence[NodeId], *, time_us: int
+    ) -> bool:
+        """Add group `pg`, if it is the next one. Its segments are not created anywhere yet."""
+        async with self._transaction() as db:
+            (count,) = await _row(db, "SELECT count(*) FROM groups WHERE volume = ?", volume)
+            if count != pg:
+                return False
+            await db.execute("INSERT INTO groups VALUES (?, ?, 1)", (volume, pg))
+            await db.executemany(
+                "INSERT INTO members SELECT ?, ?, name, incarnation, 0 FROM storage_nodes"
+                " WHERE name = ?",
+                [(volume, pg, node) for node in nodes],
+            )
+            await _event(db, time_us, f"volume {volume}", f"protection group {pg} added")
+            await _bump(db)
+            return True
+
+    async def confirm(
+        self, node: NodeId, incarnation: str, segments: Iterable[tuple[VolumeId, PgNo]]
+    ) -> None:
+        """The node has said that it keeps these, under that incarnation."""
+        async with self._transaction() as db:
+            await db.executemany(
+                "UPDATE members SET created = 1"
+                " WHERE volume = ? AND pg = ? AND node = ? AND incarnation = ?",
+                [(volume, pg, node, incarnation) for volume, pg in segments],
+            )
+
+
+# -- parts of transactions
+
+
+async def _one_or_none(db: aiosqlite.Connection, sql: str, *values: Any) -> aiosqlite.Row | None:
+    async with db.execute(sql, values) as cursor:
+        return await cursor.fetchone()
+
+
+async def _row(db: aiosqlite.Connection, sql: str, *values: Any) -> aiosqlite.Row:
+    row = await _one_or_none(db, sql, *values)
+    assert row is not None, sql
+    return row
+
+
+async def _bump(db: aiosqlite.Connection) -> None:
+    await db.execute("UPDATE revision SET version = version + 1")
+
+
+async def _event(db: aiosqlite.Connection, time_us: int, subject: str, what: str) -> None:
+    done = await db.execute(
+        "INSERT INTO events (time_us, subject, what) VALUES (?, ?, ?)", (time_us, subject, what)
+    )
+    assert done.lastrowid is not None
+    await db.execute("DELETE FROM events WHERE id <= ?", (done.lastrowid - EVENTS_KEPT,))
+
+
+async def _adopt_cluster(db: aiosqlite.Connection, spec: ClusterSpec) -> None:
+    known = await _one_or_none(db, "SELECT volume FROM clusters WHERE name = ?", spec.name)
+    if known is None:
+        made = await db.execute(
+            "INSERT INTO volumes (epoch, max_pages) VALUES (0, ?)", (spec.max_pages,)
+        )
+        await db.execute(
+            "INSERT INTO clusters VALUES (?, ?, ?)", (spec.name, made.lastrowid, spec.writer_first)
+        )
+    else:
+        await db.execute(
+            "UPDATE volumes SET max_pages = ? WHERE volume = ? AND max_pages != ?",
+            (spec.max_pages, known[0], spec.max_pages),
+        )
+    await db.executemany(
+        "INSERT INTO instances (name, cluster, number, az, address, socket) VALUES (?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET address = excluded.address"
+        " WHERE address != excluded.address",
+        [
+            (i.name, spec.name, i.number, i.az, address(i.port), socket_name(i.name))
+            for i in spec.instances
+        ],
+    )

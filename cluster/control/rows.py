@@ -1,0 +1,50 @@
+"""What the catalog's questions are answered with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.types import Epoch, Membership, VolumeId
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRow:
+    """A cluster and its volume."""
+
+    name: str
+    volume: VolumeId
+    writer: str
+    epoch: Epoch
+    max_pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRow:
+    name: str
+    cluster: str
+    number: int
+    az: str
+    address: str
+    socket: str
+
+
+@dataclass(frozen=True, slots=True)
+class StorageRow:
+    """`lost` counts segments that belonged to an earlier incarnation of the node's disk."""
+
+    name: str
+    az: str
+    address: str
+    incarnation: str
+    segments: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One segment that a node is to keep. `create`: it has never confirmed that it does."""
+
+    volume: VolumeId
+    membership: Membership
+    incarnation: str
+    create: bool

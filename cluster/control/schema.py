@@ -1,0 +1,60 @@
+"""The catalog's tables. Open DATA/control/catalog.db with the sqlite3 shell and look."""
+
+from __future__ import annotations
+
+FORMAT = 1
+"""PRAGMA user_version of the catalog file."""
+
+SCHEMA = """
+-- One number that grows with every change that a cluster's view shows.
+CREATE TABLE revision (version INTEGER NOT NULL);
+INSERT INTO revision VALUES (0);
+
+CREATE TABLE volumes (
+    volume INTEGER PRIMARY KEY,
+    epoch INTEGER NOT NULL,               -- of the last writer that was let in; 0: none yet
+    max_pages INTEGER NOT NULL
+);
+CREATE TABLE clusters (
+    name TEXT PRIMARY KEY,
+    volume INTEGER NOT NULL REFERENCES volumes,
+    writer TEXT NOT NULL                  -- the instance that may open the volume
+);
+CREATE TABLE instances (
+    name TEXT PRIMARY KEY,
+    cluster TEXT NOT NULL REFERENCES clusters (name),
+    number INTEGER NOT NULL,
+    az TEXT NOT NULL,
+    address TEXT NOT NULL,
+    socket TEXT NOT NULL,
+    pid INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE storage_nodes (
+    name TEXT PRIMARY KEY,
+    az TEXT NOT NULL,
+    address TEXT NOT NULL,
+    incarnation TEXT NOT NULL DEFAULT '', -- of the disk it last registered with; '': never
+    pid INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE groups (
+    volume INTEGER NOT NULL REFERENCES volumes,
+    pg INTEGER NOT NULL,
+    membership_epoch INTEGER NOT NULL,
+    PRIMARY KEY (volume, pg)
+) WITHOUT ROWID;
+CREATE TABLE members (
+    volume INTEGER NOT NULL,
+    pg INTEGER NOT NULL,
+    node TEXT NOT NULL REFERENCES storage_nodes (name),
+    incarnation TEXT NOT NULL,            -- the only life of the node that may answer for it
+    created INTEGER NOT NULL,             -- 1: the node has said that the segment exists
+    PRIMARY KEY (volume, pg, node),
+    FOREIGN KEY (volume, pg) REFERENCES groups
+) WITHOUT ROWID;
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    time_us INTEGER NOT NULL,
+    subject TEXT NOT NULL,
+    what TEXT NOT NULL
+);
+"""

@@ -1,0 +1,90 @@
+"""A cluster's endpoints as a process: `python -m cluster.endpoint --data DIR --cluster NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import random
+import resource
+from pathlib import Path
+
+from cluster.endpoint.balance import Kind
+from cluster.endpoint.server import Endpoint
+from cluster.endpoint.view import load_view, save_view, view_from_pb
+from cluster.local.folder import Folder
+from cluster.local.layout import HOST, load
+from engine.errors import ConfigError, SextetError
+from engine.net.grpc_transport import GrpcTransport
+from engine.net.methods import WATCH_CLUSTER
+from engine.net.pb import control_pb2 as pb
+from engine.net.process import end_process, run_node
+from engine.ports import Channel, Stream
+from engine.tasks import backoff
+
+log = logging.getLogger(__name__)
+
+RECONNECT_FIRST_S, RECONNECT_LIMIT_S = 0.05, 1.0
+
+
+async def serve(folder: Folder, cluster: str, stop: asyncio.Event) -> None:
+    """Run both endpoints of `cluster` until `stop` is set."""
+    layout = load(folder.data)
+    if layout is None:
+        raise ConfigError(f"{folder.data} has no installation; make one with `sextet up`")
+    spec = layout.cluster(cluster)
+    endpoint = Endpoint(on_failure=lambda task, error: end_process(f"{task} failed: {error}"))
+    endpoint.update(load_view(folder.endpoint_view(cluster)))
+    endpoint.listen(Kind.WRITER, HOST, spec.writer_port)
+    endpoint.listen(Kind.READER, HOST, spec.reader_port)
+    channel = GrpcTransport().connect(layout.control_address)
+    watching = asyncio.create_task(_watch(channel, folder, cluster, endpoint), name="watch")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    watching.cancel()
+    await endpoint.stop()
+    await channel.close()
+    if watching.done() and not watching.cancelled():
+        watching.result()  # it never ends by itself: this raises
+
+
+async def _watch(channel: Channel, folder: Folder, cluster: str, endpoint: Endpoint) -> None:
+    """Follow the catalog; while it is away, go on with what was last known."""
+    rng = random.Random()
+    delays = backoff(rng, RECONNECT_FIRST_S, RECONNECT_LIMIT_S)
+    while True:
+        stream: Stream[pb.WatchClusterRequest, pb.ClusterView] = channel.stream(
+            WATCH_CLUSTER, pb.WatchClusterRequest(cluster=cluster)
+        )
+        try:
+            while (message := await stream.recv()) is not None:
+                delays = backoff(rng, RECONNECT_FIRST_S, RECONNECT_LIMIT_S)
+                view = view_from_pb(message)
+                endpoint.update(view)
+                save_view(folder.endpoint_view(cluster), view)
+        except SextetError as error:
+            log.debug("control plane: %s: %s", type(error).__name__, error)
+        finally:
+            stream.close()
+        await asyncio.sleep(next(delays))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="cluster.endpoint", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--cluster", required=True)
+    arguments = parser.parse_args()
+    folder = Folder.at(arguments.data)
+    os.chdir(folder.data)  # instances' sockets are named relative to it
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    run_node(
+        lambda stop: serve(folder, arguments.cluster, stop),
+        name=f"endpoint of {arguments.cluster}",
+    )
+
+
+if __name__ == "__main__":
+    main()
