@@ -28,13 +28,13 @@ NO_PRIVILEGE: Final = "42501"
 INTERNAL: Final = "XX000"
 
 
-class SessionBusy(SqlError):  # noqa: N818
+class SessionBusy(SqlError):
     """One session is one connection: two tasks may not use it at the same time."""
 
     sqlstate = "55006"
 
 
-class SessionClosed(SqlError):  # noqa: N818
+class SessionClosed(SqlError):
     """The session, or the engine below it, was closed."""
 
     sqlstate = "57P01"

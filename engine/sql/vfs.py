@@ -27,9 +27,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import Protocol
 
 import apsw
 
@@ -38,7 +36,8 @@ from engine.log.record import PageChange
 from engine.ports import Clock
 from engine.sql.bridge import await_sync
 from engine.sql.pool import BufferPool, Snapshot
-from engine.types import LSN, PAGE_SIZE, CommitMark, PageNo
+from engine.sql.sink import CommitSink
+from engine.types import PAGE_SIZE, CommitMark, PageNo
 
 _NONE, _SHARED, _RESERVED = 0, apsw.SQLITE_LOCK_SHARED, apsw.SQLITE_LOCK_RESERVED
 _SYNC = apsw.SQLITE_FCNTL_SYNC
@@ -55,24 +54,6 @@ _EXCLUDED = {
 }
 
 _names = count(1)
-
-
-class CommitSink(Protocol):
-    """The writer's volume, as the SQL engine needs it."""
-
-    async def ready(self) -> None:
-        """Wait while back-pressure says so; called before each write transaction."""
-
-    async def reserve(self, pages: int) -> None:
-        """Make the volume hold `pages` pages. Raises VolumeFull."""
-
-    def commit(
-        self, changes: Sequence[PageChange], pages: int
-    ) -> tuple[CommitMark, Mapping[PageNo, LSN]]:
-        """One MTR. Synchronous and infallible: the last way back is `reserve`."""
-
-    async def wait_durable(self, lsn: LSN) -> None:
-        """Return once VDL >= `lsn`. The caller applies its own timeout."""
 
 
 class VolumeFile(apsw.VFSFile):

@@ -1,0 +1,130 @@
+"""One SQLite connection over the volume. Synchronous: everything here runs below `run_sync`.
+
+A connection belongs to one session and is used by one task at a time. It may be suspended anywhere
+inside SQLite (at a page that is being fetched, at the sync of a commit, at a progress callback) while
+connections of other sessions run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
+
+import apsw
+
+from engine.sql.bridge import await_sync, in_greenlet
+from engine.sql.hardening import Guard, harden
+from engine.sql.pool import BufferPool
+from engine.sql.settings import SqlSettings
+from engine.sql.sink import CommitSink
+from engine.sql.statement import Column, Row, SqlValue
+from engine.sql.vfs import VolumeFile, VolumeVfs
+
+_SETUP = (
+    ("journal_mode", "memory"),
+    ("cache_spill", 0),
+    ("temp_store", 2),
+    ("synchronous", 0),
+    ("locking_mode", "normal"),
+    ("mmap_size", 0),
+    ("auto_vacuum", 0),
+)
+_NO_VALUES = apsw._null_bindings  # type: ignore[attr-defined]  # what apsw.ext.query_info binds
+_FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+
+
+class Described:
+    """What SQLite says about the first statement of a text."""
+
+    __slots__ = ("columns", "explain", "parameters", "readonly", "text")
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.parameters = 0
+        self.columns: tuple[Column, ...] = ()
+        self.readonly = True
+        self.explain = False
+
+
+class Connection:
+    """Made lazily by its session, closed with it."""
+
+    def __init__(
+        self, vfs: VolumeVfs, pool: BufferPool, sink: CommitSink | None, settings: SqlSettings
+    ) -> None:
+        self.file = VolumeFile(pool, sink)
+        vfs.open_next(self.file)
+        self.db = apsw.Connection(
+            "volume",
+            flags=_FLAGS,
+            vfs=vfs.vfs_name,
+            statementcachesize=settings.prepared_max,
+        )
+        for name, value in _SETUP:
+            self.db.pragma(name, value)
+        self.db.pragma("cache_size", settings.cache_pages)
+        self.guard: Guard = harden(self.db, settings)
+        self.db.set_progress_handler(_turn, settings.progress_steps)
+        self._runner = self.db.cursor()
+        self._describer = self.db.cursor()
+        self._describer.exec_trace = self._trace
+        self._described = Described()
+
+    def close(self) -> None:
+        """Rolls back what is open."""
+        self.db.set_progress_handler(None)
+        self.db.close(True)
+
+    # -- preparing
+
+    def describe(self, text: str) -> Described:
+        """Prepare the first statement of `text` without running it."""
+        self._described = Described()
+        with suppress(apsw.ExecTraceAbort):  # how a statement ends that its tracer does not let run
+            self._describer.execute(text, _NO_VALUES)
+        return self._described
+
+    def _trace(self, cursor: apsw.Cursor, text: str, _bindings: object) -> bool:
+        described = self._described
+        described.text = text
+        described.parameters = cursor.bindings_count
+        described.columns = tuple(
+            Column(name, decltype) for name, decltype in cursor.get_description()
+        )
+        described.readonly = cursor.is_readonly
+        described.explain = bool(cursor.is_explain)
+        return False
+
+    # -- running
+
+    def run(self, text: str, values: Sequence[SqlValue]) -> tuple[list[Row], int]:
+        """To the end; all rows, and how many the statement inserted, updated or deleted."""
+        rows: list[Row] = self._runner.execute(text, values).fetchall()
+        return rows, self.db.changes()
+
+    def start(
+        self, text: str, values: Sequence[SqlValue], count: int
+    ) -> tuple[apsw.Cursor, list[Row]]:
+        """A cursor and its first rows: fewer than `count` if those are all."""
+        cursor = self.db.cursor()
+        cursor.execute(text, values)
+        return cursor, list(islice(cursor, count))
+
+    def vacuum(self, text: str) -> tuple[list[Row], int]:
+        """VACUUM needs what is otherwise refused: a temporary database beside the main one."""
+        self.guard.vacuuming = True
+        self.db.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
+        try:
+            return self.run(text, ())
+        finally:
+            self.db.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
+            self.guard.vacuuming = False
+
+
+def _turn() -> bool:
+    """SQLite's progress callback: let others run. A cancellation arrives here as an exception."""
+    if in_greenlet():
+        await_sync(asyncio.sleep(0))
+    return False

@@ -1,0 +1,76 @@
+"""The SQL engine of one instance: sessions over one buffer pool, one write lock, one sink or none."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from engine.ports import Clock
+from engine.sql.errors import SessionClosed
+from engine.sql.hardening import limit_heap
+from engine.sql.lock import WriteLock
+from engine.sql.pool import BufferPool
+from engine.sql.session import Session
+from engine.sql.settings import SqlSettings
+from engine.sql.sink import CommitSink
+from engine.sql.vfs import VolumeVfs
+
+__all__ = ["CommitSink", "SqlEngine", "SqlSettings"]
+
+
+class SqlEngine:
+    """`sink` is the writer's volume; without one (on a replica) every write is refused (25006)."""
+
+    def __init__(
+        self,
+        pool: BufferPool,
+        sink: CommitSink | None,
+        clock: Clock,
+        *,
+        settings: SqlSettings | None = None,
+    ) -> None:
+        self.pool = pool
+        self.sink = sink
+        self.settings = settings or SqlSettings()
+        self.lock = WriteLock()
+        self.vfs = VolumeVfs(clock)
+        self._sessions: dict[Session, None] = {}  # in the order they were made
+        self._closed = False
+        limit_heap(self.settings)
+
+    def session(self, user: str = "postgres", database: str = "main") -> Session:
+        """A new session. It costs nothing before its first statement."""
+        if self._closed:
+            raise SessionClosed("the database is shutting down")
+        session = Session(self, user=user, database=database)
+        self._sessions[session] = None
+        return session
+
+    @property
+    def sessions(self) -> int:
+        """How many are open."""
+        return len(self._sessions)
+
+    @asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[None]:
+        """The write lock for somebody who commits to the sink without SQLite (import)."""
+        await self.lock.acquire()
+        try:
+            if self.sink is not None:
+                await self.sink.ready()
+            yield
+        finally:
+            self.lock.release()
+
+    def forget(self, session: Session) -> None:
+        """A session has closed."""
+        self._sessions.pop(session, None)
+
+    async def close(self) -> None:
+        """Interrupt and close every session, then unregister from SQLite. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        for session in list(self._sessions):
+            await session.close()
+        self.vfs.unregister()

@@ -1,0 +1,344 @@
+"""One client's session: statements one after the other, by PostgreSQL's rules, on one connection.
+
+Reads outside a write transaction see the state at VDL when their snapshot was taken. A write
+transaction takes the engine's write lock first, then reads and writes at the tip, the newest
+committed state whether durable or not.
+
+Invariants
+- The lock is given back right after the commit or rollback, in the same turn of the event loop; only
+  then does the session wait for durability. The session parks, the engine goes on (P18 §2.2).
+- Nobody is shown anything above VDL. A write transaction that began on a tip above VDL returns no
+  result, not even an error, before that tip is durable; rows of RETURNING in autocommit wait for
+  the commit itself.
+- After an error inside a transaction the status is "E". Where no savepoint could bring the
+  transaction back SQLite has rolled back by then, so a failed client holds up nobody.
+- One task at a time. A second one gets SessionBusy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
+
+import apsw
+
+from engine.errors import CommitUnknown, QueryCanceled, ReadOnly, SqlError
+from engine.sql import errors
+from engine.sql.bridge import run_sync
+from engine.sql.connection import Connection
+from engine.sql.cursor import PREFETCH, Cursor, Notice
+from engine.sql.prepared import PreparedStatements
+from engine.sql.settings import SessionSettings
+from engine.sql.statement import (
+    Row,
+    SqlValue,
+    Statement,
+    check_values,
+    tag_of,
+)
+from engine.sql.transaction import Control, Verb
+from engine.sql.turn import WriteTurn
+from engine.sql.watch import Watch
+
+if TYPE_CHECKING:
+    from engine.sql.engine import SqlEngine
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Session:
+    """Made by `SqlEngine.session`. Every method that awaits raises SqlError with a SQLSTATE."""
+
+    def __init__(self, engine: SqlEngine, *, user: str, database: str) -> None:
+        self.user = user
+        self.database = database
+        self.status: Literal["I", "T", "E"] = "I"
+        """Idle, in a transaction, or in one that failed."""
+        self.settings = SessionSettings(
+            engine.settings.statement_timeout_s, engine.settings.lock_timeout_s
+        )
+        self._engine = engine
+        self._pool = engine.pool
+        self._watch = Watch(self.settings)
+        self._turn = WriteTurn(engine.pool, engine.sink, engine.lock, self._watch)
+        self._connection: Connection | None = None
+        self._prepared = PreparedStatements(engine.pool, engine.settings.prepared_max)
+        self._cursors: list[Cursor] = []  # unfinished
+        self._read_only = False  # of the running transaction
+        self._savepoints = False  # whether the running transaction has had any
+        self._closed = False
+
+    # -- what clients call
+
+    async def prepare(self, sql: str) -> Statement:
+        """The first statement of `sql`; verb "" if there is none."""
+        return await self._call(sql, self._prepare, sql)
+
+    async def execute(self, statement: Statement, params: Sequence[SqlValue] = ()) -> Cursor:
+        """Run it. A statement that writes has run to its end, and is durable if it committed."""
+        return await self._call(statement.text, self._execute, statement, params)
+
+    async def column_types(self, table: str) -> dict[str, str | None]:
+        """Column -> declared type of a table or view. Raises SqlError 42P01."""
+        quoted = table.replace('"', '""')
+        statement = await self.prepare(f'SELECT * FROM "{quoted}"')
+        return {column.name: column.decltype for column in statement.columns}
+
+    def cancel(self) -> None:
+        """End what the session is doing, from another task. It may be too late; that is no error."""
+        self._watch.interrupt(QueryCanceled("canceling statement due to user request"))
+
+    async def close(self) -> None:
+        """Interrupt what runs, roll back, free everything. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._watch.interrupt(errors.SessionClosed("the session is being closed"))
+        await self._watch.wait_idle()
+        self._watch.close()
+        self._close_cursors()
+        if self._connection is not None:
+            await run_sync(self._connection.close)
+            self._turn.end(self._connection.file)
+        self._engine.forget(self)
+
+    # -- every call: one at a time, interruptible, errors as SqlError
+
+    async def _call(
+        self, sql: str, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        if self._closed:
+            raise errors.SessionClosed("the session is closed")
+        with self._watch:
+            try:
+                return await work(*args, **kwargs)
+            except Exception as error:
+                failure = self._explain(error, sql)
+                await self._fail()
+                await self._base_durable()  # even an error tells something of the state it met
+                if failure is error:
+                    raise
+                raise failure from error
+            except BaseException:
+                await self._fail()
+                raise
+            finally:
+                if not self._turn.held:
+                    self._turn.forget_base()
+
+    def _explain(self, error: Exception, sql: str) -> SqlError:
+        connection = self._connection
+        denied = connection.guard.take() if connection is not None else None
+        if denied is not None and isinstance(error, apsw.Error):
+            return denied
+        if connection is not None and connection.file.take_committed() is not None:
+            return CommitUnknown(f"the statement failed after its commit: {error}")
+        return errors.as_sql_error(error, sql)
+
+    async def _fail(self) -> None:
+        """Roll back what PostgreSQL would, and do not hold the lock for a client that failed."""
+        self._prepared.schema_changes += 1
+        if self.status == "T":
+            self.status = "E"
+            self._close_cursors()
+        connection = self._connection
+        if connection is None:
+            return
+        if connection.db.in_transaction and not (self.status == "E" and self._savepoints):
+            await run_sync(connection.run, "ROLLBACK", ())
+        self._settle(connection)
+
+    def _settle(self, connection: Connection) -> None:
+        """SQLite's transaction may be over: then so is the turn."""
+        if not connection.db.in_transaction:
+            self._turn.end(connection.file)
+
+    async def _base_durable(self) -> None:
+        try:
+            await self._turn.base_durable()
+        except Exception as error:
+            raise errors.as_sql_error(error) from error
+
+    async def _connected(self) -> Connection:
+        if self._connection is None:
+            engine = self._engine
+            self._connection = await run_sync(
+                Connection, engine.vfs, engine.pool, engine.sink, engine.settings
+            )
+        return self._connection
+
+    async def _prepare(self, sql: str) -> Statement:
+        connection = await self._connected()
+        statement = await self._prepared.prepare(connection, sql)
+        if self.status == "E" and statement.verb:
+            self._refuse_in_failed(statement.control)
+        await self._turn.base_durable()
+        return statement
+
+    # -- executing
+
+    async def _execute(self, statement: Statement, params: Sequence[SqlValue]) -> Cursor:
+        connection = await self._connected()
+        if statement.control is not None:
+            return await self._control(connection, statement, statement.control)
+        if not statement.verb:
+            return Cursor(self, statement, rows=[])
+        if self.status == "E":
+            self._refuse_in_failed(None)
+        check_values(params, statement)
+        if statement.readonly:
+            return await self._read(connection, statement, params)
+        return await self._write(connection, statement, params)
+
+    async def _read(
+        self, connection: Connection, statement: Statement, params: Sequence[SqlValue]
+    ) -> Cursor:
+        await self._prepared.check_columns(connection, statement)
+        running, rows = await run_sync(connection.start, statement.text, params, PREFETCH)
+        if len(rows) < PREFETCH:
+            cursor = Cursor(self, statement, rows=rows)
+        else:
+            cursor = Cursor(self, statement, rows=rows, running=running)
+            self._cursors.append(cursor)
+        await self._turn.base_durable()
+        return cursor
+
+    async def _write(
+        self, connection: Connection, statement: Statement, params: Sequence[SqlValue]
+    ) -> Cursor:
+        self._refuse_if_read_only(statement.verb)
+        if self.status == "I":
+            self._close_cursors()
+        await self._turn.begin(connection.file, self.settings.lock_timeout_s)
+        if statement.columns:
+            await self._prepared.check_columns(connection, statement)
+        if statement.verb == "VACUUM":
+            rows, changes = await run_sync(connection.vacuum, statement.text)
+        else:
+            rows, changes = await run_sync(connection.run, statement.text, params)
+        if not statement.counts_changes:
+            self._prepared.schema_changes += 1
+        await self._committed(connection)
+        return Cursor(self, statement, rows=rows, tag=tag_of(statement.verb, changes))
+
+    async def _committed(self, connection: Connection) -> None:
+        """Give the lock back if the transaction is over; then wait until its result may be told."""
+        mark = connection.file.take_committed()
+        self._settle(connection)
+        if mark is not None:
+            await self._turn.durable(mark.lsn)
+        else:
+            await self._turn.base_durable()
+
+    def _refuse_if_read_only(self, verb: str) -> None:
+        chosen = self.settings.read_only if self.status == "I" else self._read_only
+        if chosen or self._engine.sink is None:
+            raise ReadOnly(f"cannot execute {verb} in a read-only transaction")
+
+    def _refuse_in_failed(self, control: Control | None) -> None:
+        if control is None or not control.ends_failed:
+            raise SqlError(
+                "current transaction is aborted, commands ignored until end of transaction block",
+                sqlstate=errors.IN_FAILED_TRANSACTION,
+            )
+
+    # -- transaction statements
+
+    async def _control(
+        self, connection: Connection, statement: Statement, control: Control
+    ) -> Cursor:
+        if self.status == "E":
+            self._refuse_in_failed(control)
+        tag, notice = control.tag, None
+        match control.verb:
+            case Verb.BEGIN:
+                notice = await self._begin(connection, control)
+            case Verb.COMMIT | Verb.ROLLBACK:
+                tag, notice = await self._finish(connection, control)
+            case Verb.SAVEPOINT | Verb.RELEASE | Verb.ROLLBACK_TO:
+                await self._savepoint(connection, control)
+        return Cursor(self, statement, rows=[], tag=tag, notice=notice)
+
+    async def _begin(self, connection: Connection, control: Control) -> Notice | None:
+        if self.status == "T":
+            return Notice(errors.ACTIVE_TRANSACTION, "there is already a transaction in progress")
+        self._close_cursors()
+        read_only = control.read_only
+        self._read_only = self.settings.read_only if read_only is None else read_only
+        if control.locks:
+            if self._read_only or self._engine.sink is None:
+                raise ReadOnly("cannot take the write lock in a read-only transaction")
+            await self._turn.begin(connection.file, self.settings.lock_timeout_s)
+            await run_sync(connection.run, "BEGIN IMMEDIATE", ())
+        else:
+            await run_sync(connection.run, "BEGIN", ())
+        self.status = "T"
+        self._savepoints = False
+        await self._turn.base_durable()
+        return None
+
+    async def _finish(self, connection: Connection, control: Control) -> tuple[str, Notice | None]:
+        if self.status == "I":
+            notice = Notice(errors.NO_ACTIVE_TRANSACTION, "there is no transaction in progress")
+            return control.tag, notice
+        commits = control.verb is Verb.COMMIT and self.status == "T"
+        self._close_cursors()
+        self.status = "I"  # also when this fails: then the transaction is rolled back
+        if connection.db.in_transaction:
+            await run_sync(connection.run, "COMMIT" if commits else "ROLLBACK", ())
+        if not commits:
+            self._prepared.schema_changes += 1
+        await self._committed(connection)
+        return "COMMIT" if commits else "ROLLBACK", None
+
+    async def _savepoint(self, connection: Connection, control: Control) -> None:
+        if self.status == "I":
+            raise SqlError(
+                f"{control.verb.value} can only be used in transaction blocks",
+                sqlstate=errors.NO_ACTIVE_TRANSACTION,
+            )
+        if not connection.db.in_transaction:
+            raise SqlError(
+                f"savepoint {control.name} is gone: the whole transaction was rolled back",
+                sqlstate=errors.INVALID_SAVEPOINT,
+            )
+        if control.verb is Verb.ROLLBACK_TO:
+            self._close_cursors()
+            self._prepared.schema_changes += 1
+        await run_sync(connection.run, f"{control.verb.value} {control.name}", ())
+        self.status = "T"
+        if control.verb is Verb.SAVEPOINT:
+            self._savepoints = True
+
+    # -- cursors
+
+    async def fetch_more(self, cursor: Cursor, count: int) -> list[Row]:
+        """For `Cursor.fetch`: `count` rows more, all if 0."""
+        return await self._call(cursor.statement.text, self._fetch, cursor, count)
+
+    async def _fetch(self, cursor: Cursor, count: int) -> list[Row]:
+        try:
+            rows = await run_sync(cursor.step, count)
+        except BaseException:
+            self._drop_cursor(cursor)
+            raise
+        if cursor.finished:
+            self._cursors.remove(cursor)
+        return rows
+
+    async def close_cursor(self, cursor: Cursor) -> None:
+        """For `Cursor.close`."""
+        if not cursor.finished:
+            with self._watch:
+                self._drop_cursor(cursor)
+
+    def _drop_cursor(self, cursor: Cursor) -> None:
+        if cursor in self._cursors:
+            self._cursors.remove(cursor)
+        cursor.abandon()
+
+    def _close_cursors(self) -> None:
+        cursors, self._cursors = self._cursors, []
+        for cursor in cursors:
+            cursor.abandon()

@@ -1,0 +1,46 @@
+"""Numbers of the SQL engine, with units and reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SqlSettings:
+    """One instance's. Sessions start with its timeouts and may change theirs."""
+
+    statement_timeout_s: float = 30.0
+    """Also how long a commit waits for its quorum before its outcome is called unknown."""
+
+    lock_timeout_s: float = 0.0
+
+    progress_steps: int = 5000
+    """SQLite VM steps between two turns of the event loop: well below a millisecond."""
+
+    cache_pages: int = 48
+    """SQLite's own page cache per connection, a copy of what the buffer pool has. It grows beyond
+    this only by the dirty pages of a running transaction."""
+
+    prepared_max: int = 128
+    """Statements remembered per session: their metadata here, SQLite's programs in APSW's cache."""
+
+    heap_bytes_max: int = 1024 * MIB
+    """SQLite's memory in this process, all sessions together; beyond it a statement fails (53200).
+    It bounds a transaction's dirty pages, temporary tables and sorts."""
+
+    value_bytes_max: int = 64 * MIB
+    """One string, blob or row."""
+
+    sql_bytes_max: int = 8 * MIB
+
+
+@dataclass(slots=True)
+class SessionSettings:
+    """What a client can SET in its session. Seconds; 0 = none."""
+
+    statement_timeout_s: float
+    lock_timeout_s: float
+    read_only: bool = False
+    """default_transaction_read_only"""

@@ -1,0 +1,95 @@
+"""A session's turn at writing: the lock before, durability after.
+
+    begin          lock, back-pressure, then: is the snapshot that was read still the newest state?
+    (SQLite writes and commits; `VolumeFile` hands the commit to the sink)
+    end            the lock goes to the next one, in the same turn of the event loop
+    durable        only now wait for the quorum
+
+A turn that began on a tip above VDL has a *base* that no client may learn about yet: `base_durable`
+comes before any result of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from engine.errors import CommitUnknown, SerializationFailure, SextetError
+from engine.sql.lock import WriteLock
+from engine.sql.pool import BufferPool
+from engine.sql.sink import CommitSink
+from engine.sql.vfs import VolumeFile
+from engine.sql.watch import Watch
+from engine.types import LSN
+
+_UNKNOWN = "the outcome of this commit is unknown: it is in the database whole or not at all"
+
+
+class WriteTurn:
+    """One per session; `held` while it may write."""
+
+    def __init__(
+        self, pool: BufferPool, sink: CommitSink | None, lock: WriteLock, watch: Watch
+    ) -> None:
+        self.held = False
+        self._pool = pool
+        self._sink = sink
+        self._lock = lock
+        self._watch = watch
+        self._base: LSN = 0
+
+    async def begin(self, file: VolumeFile, lock_timeout_s: float) -> None:
+        """Raises LockTimeout; SerializationFailure if `file` has read a state that is not the tip."""
+        if self.held:
+            return
+        assert self._sink is not None
+        await self._lock.acquire(lock_timeout_s)
+        self.held = True
+        try:
+            await self._sink.ready()
+            tip = self._pool.tip
+            if file.mark is not None and file.mark.lsn != tip.lsn:
+                raise SerializationFailure(
+                    "could not serialize access: others have committed since this transaction"
+                    " began to read; run it again",
+                    hint="BEGIN IMMEDIATE takes the write lock before the first read.",
+                )
+        except BaseException:
+            self.end(file)
+            raise
+        file.writing = True
+        self._base = tip.lsn
+
+    def end(self, file: VolumeFile) -> None:
+        """The transaction is over: let the next one write."""
+        if self.held:
+            self.held = False
+            file.writing = False
+            self._lock.release()
+
+    async def base_durable(self) -> None:
+        """Wait until what this turn was built on may be shown."""
+        if self._base:
+            if self._base > self._pool.visible.lsn:
+                assert self._sink is not None
+                await self._sink.wait_durable(self._base)
+            self._base = 0
+
+    def forget_base(self) -> None:
+        """Nothing of this turn was told to anybody, nor will be."""
+        self._base = 0
+
+    async def durable(self, lsn: LSN) -> None:
+        """Wait for a commit of this turn. Raises CommitUnknown however the wait ends early."""
+        self._base = 0  # it lies below
+        if lsn <= self._pool.visible.lsn:
+            return
+        assert self._sink is not None
+        try:
+            await self._sink.wait_durable(lsn)
+        except asyncio.CancelledError:
+            reason = self._watch.interruption
+            if reason is not None:
+                self._watch.interruption = CommitUnknown(f"{_UNKNOWN} ({reason})")
+            raise
+        except SextetError as error:
+            raise CommitUnknown(f"{_UNKNOWN} ({error})") from error
