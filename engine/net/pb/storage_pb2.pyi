@@ -241,14 +241,16 @@ class PagesChunk(_message.Message):
     def __init__(self, as_of: _Optional[int] = ..., pages: _Optional[_Iterable[_Union[PageImage, _Mapping]]] = ..., commits: _Optional[_Iterable[_Union[CommitPoint, _Mapping]]] = ..., last: _Optional[bool] = ...) -> None: ...
 
 class GossipSegment(_message.Message):
-    __slots__ = ("volume", "pg", "scl")
+    __slots__ = ("volume", "pg", "scl", "damaged")
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     PG_FIELD_NUMBER: _ClassVar[int]
     SCL_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_FIELD_NUMBER: _ClassVar[int]
     volume: int
     pg: int
     scl: int
-    def __init__(self, volume: _Optional[int] = ..., pg: _Optional[int] = ..., scl: _Optional[int] = ...) -> None: ...
+    damaged: bool
+    def __init__(self, volume: _Optional[int] = ..., pg: _Optional[int] = ..., scl: _Optional[int] = ..., damaged: _Optional[bool] = ...) -> None: ...
 
 class GossipVolume(_message.Message):
     __slots__ = ("volume", "epoch", "vdl", "pgmrpl", "truncations")
