@@ -18,6 +18,7 @@ reads cluster.json again, starts what is new there and stops what is gone.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
 import os
 import signal
@@ -57,6 +58,7 @@ LOCK_WAIT_S = 15.0
 LOG_BYTES_MAX = 16 * 1024 * 1024
 """A component's log above this is set aside as NAME.log.1 when it starts again."""
 
+_PR_SET_PDEATHSIG = 1
 SUPERVISED = "SEXTET_SUPERVISED"  # engine.net.process reads it; importing that would cost grpc
 
 
@@ -269,10 +271,19 @@ def acquire(folder: Folder, wait: float = LOCK_WAIT_S) -> int:
     return lock
 
 
+def _die_with_parent() -> None:
+    """Ask the kernel (Linux) for SIGTERM when the parent dies; then everything is stopped in order."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="cluster.local.supervisor", description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    folder = Folder.at(parser.parse_args().data)
+    parser.add_argument("--with-parent", action="store_true", help="stop when our parent dies")
+    arguments = parser.parse_args()
+    folder = Folder.at(arguments.data)
+    if arguments.with_parent:
+        _die_with_parent()
     logging.basicConfig(
         stream=sys.stderr,
         level="INFO",

@@ -1,0 +1,190 @@
+"""The `sextet` command. Each subcommand imports what it needs when it runs: help must be quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.cli.errors import EXIT_FAILED, EXIT_NOT_RUNNING, NotRunning
+from cluster.local.folder import Folder
+from cluster.local.layout import DEFAULT_PORT, DEFAULT_READERS, READERS_MAX
+from engine.errors import SextetError
+
+app = typer.Typer(
+    name="sextet",
+    help="A small Aurora-style database: SQL over one volume kept six times in three zones.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Data = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        envvar="SEXTET_DATA",
+        metavar="DIR",
+        help="Folder of the installation.",
+        show_default=True,
+    ),
+]
+Cluster = Annotated[str, typer.Option("--cluster", metavar="NAME", help="Which cluster.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
+
+DEFAULT_DATA = Path(".sextet")
+
+
+@app.command()
+def up(
+    data: Data = DEFAULT_DATA,
+    readers: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Read replicas of a new cluster, 0 to {READERS_MAX}; {DEFAULT_READERS} by default."
+        ),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port of the writer endpoint, the reader endpoint gets the next one; "
+            f"{DEFAULT_PORT} by default, or where they were before."
+        ),
+    ] = None,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay until Ctrl-C, which stops the cluster.")
+    ] = False,
+    max_storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Largest size of a new cluster's database, e.g. 512M; 10G by default.",
+        ),
+    ] = None,
+) -> None:
+    """Start the cluster and return once it answers SQL. What was in the folder before is there."""
+    from cluster.cli.up import UpOptions, bring_up
+
+    options = UpOptions(readers=readers, port=port, max_storage=max_storage, foreground=foreground)
+    bring_up(Folder.at(data), options)
+
+
+@app.command()
+def down(data: Data = DEFAULT_DATA) -> None:
+    """Stop every process of the installation. The data stays."""
+    from cluster.cli.down import bring_down
+
+    bring_down(Folder.at(data))
+
+
+@app.command()
+def status(
+    data: Data = DEFAULT_DATA,
+    cluster: Cluster = "main",
+    as_json: Json = False,
+    every_group: Annotated[
+        bool, typer.Option("--all", help="Show every protection group, however many.")
+    ] = False,
+) -> None:
+    """Show instances, storage nodes, quorums and the volume's points. Exit status 3: it is down."""
+    from cluster.cli.status import show_status
+
+    show_status(Folder.at(data), cluster, as_json=as_json, every_group=every_group)
+
+
+@app.command()
+def sql(
+    data: Data = DEFAULT_DATA,
+    cluster: Cluster = "main",
+    reader: Annotated[
+        bool, typer.Option("--reader", help="Use the reader endpoint instead of the writer's.")
+    ] = False,
+    command: Annotated[
+        str | None, typer.Option("-c", "--command", metavar="SQL", help="Run this and exit.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With -c: print the rows as a JSON array of objects.")
+    ] = False,
+) -> None:
+    """Open a SQL shell, or run one command."""
+    from cluster.cli.sql import run_command, run_shell
+
+    folder = Folder.at(data)
+    if command is not None:
+        sys.exit(run_command(folder, cluster, command, reader=reader, as_json=as_json))
+    if as_json:
+        raise typer.BadParameter("--json needs -c")
+    run_shell(folder, cluster, reader=reader)
+
+
+@app.command(name="import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A SQLite database; it is only read.")],
+    data: Data = DEFAULT_DATA,
+    cluster: Cluster = "main",
+) -> None:
+    """Bring an existing SQLite database into the empty volume, all of it or nothing."""
+    from cluster.cli.importing import import_file
+
+    import_file(Folder.at(data), cluster, file)
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="The SQLite database to write.")],
+    data: Data = DEFAULT_DATA,
+    cluster: Cluster = "main",
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write a consistent copy of the database at one read point, stopping nothing."""
+    from cluster.cli.exporting import export_file
+
+    export_file(Folder.at(data), cluster, file, force=force)
+
+
+@app.command()
+def log(
+    node: Annotated[str, typer.Argument(help="A storage node, e.g. storage-1.")],
+    data: Data = DEFAULT_DATA,
+    start: Annotated[int, typer.Option("--from", metavar="LSN", help="First LSN to show.")] = 0,
+    page: Annotated[int | None, typer.Option(help="Only records of this page (0-based).")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many records.", min=1)] = 50,
+    volume: Annotated[
+        int | None, typer.Option(help="Which volume, where the node keeps several.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the redo records that a storage node has in its hot log."""
+    from cluster.cli.log import LogQuery, show_log
+
+    query = LogQuery(start=start, page=page, limit=limit, volume=volume)
+    show_log(Folder.at(data), node, query, as_json=as_json)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    typer.echo(f"sextet {installed('sextet')}")
+
+
+def main() -> None:
+    """Entry point: every expected error is one line and an exit status, never a traceback."""
+    try:
+        app()
+    except NotRunning as error:
+        _fail(error, EXIT_NOT_RUNNING)
+    except SextetError as error:
+        _fail(error, EXIT_FAILED)
+
+
+def _fail(error: SextetError, status: int) -> None:
+    print(f"sextet: {error}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

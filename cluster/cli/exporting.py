@@ -1,0 +1,123 @@
+"""`sextet export FILE`: a consistent copy of the database at one read point.
+
+A replica sends the pages; the writer only if no replica can. The file appears under its name when it
+is complete, checked and durable, never before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import closing
+from pathlib import Path
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from cluster.cli.client import channel_to, cluster_status, running_layout
+from cluster.cli.console import err, out, size
+from cluster.cli.errors import CommandFailed
+from cluster.cli.sqlitefile import check_integrity, open_read_only
+from cluster.local.files import sync_folder
+from cluster.local.folder import Folder
+from cluster.local.layout import Layout
+from engine.errors import SextetError
+from engine.net.methods import EXPORT
+from engine.net.pb import control_pb2 as cpb
+from engine.net.pb import instance_pb2 as pb
+from engine.types import LSN, PAGE_SIZE
+
+SILENCE_S = 60.0
+"""An instance that sends no page for so long is given up."""
+
+
+def export_file(folder: Folder, cluster: str, path: Path, *, force: bool) -> None:
+    """Raises CommandFailed with the reason; then there is no new file and an old one is untouched."""
+    layout = running_layout(folder)
+    _refuse_bad_target(path, force=force)
+    temporary = path.with_name(f".{path.name}.sextet-{os.getpid()}")
+    try:
+        source, read_lsn, pages = asyncio.run(_receive(folder, layout, cluster, temporary))
+        if pages:
+            with closing(open_read_only(temporary)) as database:
+                check_integrity(database, temporary)
+        _put_in_place(temporary, path, force=force)
+    except OSError as error:
+        raise CommandFailed(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    out.print(
+        f"{size(pages * PAGE_SIZE)} written to {path}: the database at LSN {read_lsn}, from {source}",
+        soft_wrap=True,
+    )
+
+
+def _refuse_bad_target(path: Path, *, force: bool) -> None:
+    if path.is_dir():
+        raise CommandFailed(f"{path} is a folder; name the file to write")
+    if path.exists() and not force:
+        raise CommandFailed(f"{path} exists; choose another name or replace it with --force")
+    if not path.absolute().parent.is_dir():
+        raise CommandFailed(f"there is no folder {path.absolute().parent}")
+
+
+def _put_in_place(temporary: Path, path: Path, *, force: bool) -> None:
+    """Give the finished file its name, durably; without `force` only if the name is still free."""
+    if force:
+        temporary.replace(path)
+    else:
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            raise CommandFailed(f"{path} has appeared meanwhile; it is left alone") from None
+    sync_folder(path.absolute().parent)
+
+
+def _sources(status: cpb.ClusterStatusReply) -> list[cpb.InstanceReport]:
+    """Whom to ask, in order: the replica that is furthest, other replicas, the writer."""
+    able = [r for r in status.instances if r.status.state == "available"]
+    if not able:
+        raise CommandFailed("no instance is available; see `sextet status`")
+    return sorted(able, key=lambda r: (r.view.role == "writer", -r.status.read_lsn, r.view.name))
+
+
+async def _receive(
+    folder: Folder, layout: Layout, cluster: str, temporary: Path
+) -> tuple[str, LSN, int]:
+    """All pages into `temporary`, durably. Returns (instance, read point, pages)."""
+    sources = _sources(await cluster_status(folder, layout, cluster))
+    for number, report in enumerate(sources, start=1):
+        try:
+            read_lsn, pages = await _receive_from(report.view.address, temporary)
+        except (SextetError, TimeoutError) as error:
+            reason = str(error) or "it fell silent"
+            err.print(f"[dim]{report.view.name}: {reason}[/dim]", soft_wrap=True)
+            if number == len(sources):
+                raise CommandFailed(f"nothing was exported: {reason}") from error
+        else:
+            return report.view.name, read_lsn, pages
+    raise AssertionError("there is at least one source")
+
+
+async def _receive_from(address: str, temporary: Path) -> tuple[LSN, int]:
+    columns = (TextColumn("receiving"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    show = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+    async with channel_to(address) as channel:
+        stream = channel.stream(EXPORT, pb.ExportRequest())
+        try:
+            with show, temporary.open("wb") as file:
+                first = await asyncio.wait_for(stream.recv(), SILENCE_S)
+                if first is None:
+                    raise CommandFailed(f"{address} sent nothing")
+                task = show.add_task("", total=first.page_count * PAGE_SIZE)
+                while (chunk := await asyncio.wait_for(stream.recv(), SILENCE_S)) is not None:
+                    file.write(chunk.pages)
+                    show.update(task, advance=len(chunk.pages))
+                if file.tell() != first.page_count * PAGE_SIZE:
+                    raise CommandFailed(
+                        f"{file.tell()} bytes came, {first.page_count * PAGE_SIZE} were announced"
+                    )
+                file.flush()
+                os.fsync(file.fileno())
+                return first.read_lsn, first.page_count
+        finally:
+            stream.close()

@@ -1,0 +1,216 @@
+"""What `sextet status --json` prints, made from what the control plane gathered. Pure.
+
+The keys are an interface: add, but do not rename. Numbers that nobody reported are null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cluster.local.layout import ClusterSpec
+from cluster.local.state import SupervisorState
+from engine.net.pb import control_pb2 as pb
+from engine.net.pb import storage_pb2 as spb
+from engine.types import PAGE_SIZE, Member, Membership
+from engine.volume.quorum import read_quorum, write_quorum
+
+REDO_COUNTERS = ("commits", "records", "redo_bytes", "dirty_page_bytes")
+
+
+def status_report(
+    spec: ClusterSpec, status: pb.ClusterStatusReply, supervisor: SupervisorState | None
+) -> dict[str, Any]:
+    """Everything that is known about the cluster now."""
+    volume = status.cluster.volume
+    storage = [_storage(report, volume) for report in status.storage]
+    groups = _groups(status)
+    return {
+        "running": True,
+        "cluster": spec.name,
+        "endpoints": {"writer": spec.writer_url, "reader": spec.reader_url},
+        "volume": _volume(status, len(groups)),
+        "redo": _redo(status),
+        "instances": [_instance(report, supervisor) for report in status.instances],
+        "storage": storage,
+        "groups": groups,
+        "processes": _processes(supervisor),
+    }
+
+
+def down_report(data: str, reason: str) -> dict[str, Any]:
+    return {"running": False, "data": data, "error": reason}
+
+
+def _writer(status: pb.ClusterStatusReply) -> pb.InstanceReport | None:
+    """The writer's report, if it has opened the volume."""
+    for report in status.instances:
+        if report.view.role == "writer" and report.status.epoch:
+            return report
+    return None
+
+
+def _volume(status: pb.ClusterStatusReply, groups: int) -> dict[str, Any]:
+    view = status.cluster
+    writer = _writer(status)
+    seen = [r.status for r in status.instances if r.HasField("status")]
+    newest = max(seen, key=lambda s: s.read_lsn, default=None)
+    source = writer.status if writer is not None else newest
+    pages = source.volume_pages if source is not None else None
+    return {
+        "id": view.volume,
+        "epoch": view.volume_epoch,
+        "vcl": writer.status.vcl if writer is not None else None,
+        "vdl": source.vdl if source is not None else None,
+        "pages": pages,
+        "bytes": None if pages is None else pages * PAGE_SIZE,
+        "max_bytes": view.max_pages * PAGE_SIZE,
+        "groups": groups,
+    }
+
+
+def _redo(status: pb.ClusterStatusReply) -> dict[str, int | None]:
+    """The writer's counters since it opened the volume: shipped redo against dirtied pages."""
+    writer = _writer(status)
+    if writer is None:
+        return dict.fromkeys(REDO_COUNTERS)
+    return {name: writer.status.counters[name] for name in REDO_COUNTERS}
+
+
+def _instance(report: pb.InstanceReport, supervisor: SupervisorState | None) -> dict[str, Any]:
+    answered = report.HasField("status")
+    status = report.status
+    replica = report.view.role != "writer"
+    return {
+        "name": report.view.name,
+        "role": report.view.role,
+        "az": report.view.az,
+        "pid": status.pid or _pid(supervisor, report.view.name),
+        "port": _port(report.view.address),
+        "state": status.state if answered else "down",
+        "read_lsn": status.read_lsn if answered else None,
+        "lag_ms": status.lag_us / 1000 if answered and replica else None,
+        "connections": status.connections if answered else None,
+        "recovery_ms": status.recovery_us / 1000 if answered and not replica else None,
+        "error": report.error,
+        "counters": _sorted(status.counters),
+    }
+
+
+def _storage(report: pb.StorageReport, volume: int) -> dict[str, Any]:
+    answered = report.HasField("status")
+    status = report.status
+    state = status.state if answered else "down"
+    return {
+        "name": report.node,
+        "az": report.az,
+        "pid": status.pid if answered else None,
+        "port": _port(report.address),
+        "state": "wiped" if answered and report.error else state,
+        "incarnation": status.incarnation if answered else None,
+        "wal_bytes": status.wal_bytes if answered else None,
+        "segments": [_segment(s) for s in status.segments if s.volume == volume],
+        "error": report.error,
+        "counters": _sorted(status.counters),
+    }
+
+
+def _segment(segment: spb.SegmentStatus) -> dict[str, Any]:
+    return {
+        "pg": segment.pg,
+        "scl": segment.scl,
+        "epoch": segment.epoch,
+        "applied": segment.applied,
+        "hot_from": segment.hot_from,
+        "pages": segment.pages,
+        "pending_frames": segment.pending_frames,
+        "damaged": segment.damaged,
+    }
+
+
+def _groups(status: pb.ClusterStatusReply) -> list[dict[str, Any]]:
+    """Per group whether its quorums hold: what storage answers now, and what the writer sees."""
+    answering = {report.node: _held(report, status.cluster.volume) for report in status.storage}
+    writer = _writer(status)
+    quorums = {q.pg: q for q in writer.status.quorums} if writer is not None else {}
+    found = []
+    for message in sorted(status.cluster.memberships, key=lambda m: m.pg):
+        membership = _membership(message)
+        present = {
+            m.node
+            for m in membership.members
+            if (message.pg, m.incarnation) in answering.get(m.node, ())
+        }
+        seen = quorums.get(message.pg)
+        write = write_quorum(membership).satisfied(present)
+        read = read_quorum(membership).satisfied(present)
+        found.append(
+            {
+                "pg": message.pg,
+                "membership_epoch": message.epoch,
+                "write_quorum": write and (seen is None or seen.write),
+                "read_quorum": read and (seen is None or seen.read),
+                "pgcl": None if seen is None else seen.pgcl,
+                "members": [m.node for m in membership.members],
+                "answering": sorted(present),
+            }
+        )
+    return found
+
+
+def _held(report: pb.StorageReport, volume: int) -> set[tuple[int, str]]:
+    """(group, incarnation) of the undamaged segments that the node answers for."""
+    status = report.status
+    return {
+        (s.pg, status.incarnation) for s in status.segments if s.volume == volume and not s.damaged
+    }
+
+
+def _membership(message: spb.PgMembership) -> Membership:
+    members = sorted(message.members, key=lambda m: m.node)
+    return Membership(
+        message.pg,
+        message.epoch,
+        tuple(Member(m.node, m.az, m.address, m.incarnation) for m in members),
+    )
+
+
+def _processes(supervisor: SupervisorState | None) -> list[dict[str, Any]]:
+    if supervisor is None:
+        return []
+    own = {"name": "supervisor", "pid": supervisor.process.pid, "restarts": 0, "exit_status": None}
+    return [
+        own,
+        *(
+            {
+                "name": child.name,
+                "pid": None if child.process is None else child.process.pid,
+                "restarts": child.restarts,
+                "exit_status": child.exit_status,
+            }
+            for child in supervisor.children
+        ),
+    ]
+
+
+def _pid(supervisor: SupervisorState | None, name: str) -> int | None:
+    child = supervisor.child(name) if supervisor is not None else None
+    return child.process.pid if child is not None and child.process is not None else None
+
+
+def _port(address: str) -> int | None:
+    port = address.rpartition(":")[2]
+    return int(port) if port.isdigit() else None
+
+
+def _sorted(counters: Mapping[str, int]) -> dict[str, int]:
+    return {name: counters[name] for name in sorted(counters)}
+
+
+def scl_range(segments: Sequence[Mapping[str, Any]]) -> str:
+    """A node's SCLs in few characters: one group's, or the lowest and highest of several."""
+    values = [segment["scl"] for segment in segments]
+    if not values:
+        return "–"
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} … {high}"

@@ -1,0 +1,157 @@
+"""`sextet sql`: one command, or a shell with history, multi-line input and a few helpers."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from cluster.cli.connect import Connection, connect, describe, endpoint_url
+from cluster.cli.console import err, out, print_json
+from cluster.cli.errors import CommandFailed
+from cluster.cli.results import columns_of, json_rows, print_table, print_tsv
+from cluster.local.folder import Folder
+
+HELP = """\
+  [bold].tables[/bold], [bold]\\dt[/bold]           tables and views
+  [bold].schema [NAME][/bold], [bold]\\d NAME[/bold]  how they were created
+  [bold]\\q[/bold], Ctrl-D             leave
+SQL ends with a semicolon and may take several lines. Ctrl-C cancels what is typed or running."""
+
+TABLES = (
+    "SELECT type, name FROM sqlite_schema WHERE type IN ('table', 'view') "
+    "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
+)
+SCHEMA = "SELECT sql || ';' AS schema FROM sqlite_schema WHERE sql IS NOT NULL {} ORDER BY rowid"
+
+
+# -- one command
+
+
+def run_command(folder: Folder, cluster: str, text: str, *, reader: bool, as_json: bool) -> int:
+    """Run `text` (one or more statements), print the results; exit status 1 after an SQL error."""
+    url = endpoint_url(folder, cluster, reader=reader)
+    with connect(url) as connection:
+        started_at = time.monotonic()
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(text)
+                more: bool | None = True
+                while more:
+                    _print_one(cursor, time.monotonic() - started_at, as_json=as_json)
+                    more = cursor.nextset()
+        except psycopg.Error as error:
+            print(f"sextet: {describe(error)}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _print_one(
+    cursor: psycopg.Cursor[tuple[object, ...]], elapsed_s: float, *, as_json: bool
+) -> None:
+    if as_json:
+        if cursor.description is not None:
+            print_json(json_rows(columns_of(cursor), cursor.fetchall()))
+    elif out.is_terminal:
+        print_table(cursor, elapsed_s)
+    else:
+        print_tsv(cursor)
+
+
+# -- the shell
+
+
+def run_shell(folder: Folder, cluster: str, *, reader: bool) -> None:
+    """Read and run until the end of input. Input from a pipe is run as one command."""
+    if not sys.stdin.isatty():
+        sys.exit(run_command(folder, cluster, sys.stdin.read(), reader=reader, as_json=False))
+    url = endpoint_url(folder, cluster, reader=reader)
+    shell = _Shell(folder, url, f"{cluster}({'reader' if reader else 'writer'})")
+    shell.run()
+
+
+class _Shell:
+    def __init__(self, folder: Folder, url: str, name: str) -> None:
+        self._folder = folder
+        self._url = url
+        self._name = name
+        self._connection: Connection = connect(url)
+
+    def run(self) -> None:
+        from cluster.cli.prompt import make_prompt
+
+        ask = make_prompt(self._folder.history)
+        out.print(f"{self._url}   (\\? for help)", soft_wrap=True)
+        while True:
+            try:
+                text = ask(self._prompt()).strip()
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                break
+            if text in ("\\q", "quit", "exit", ".quit", ".exit"):
+                break
+            if text:
+                self._run(text)
+        self._connection.close()
+
+    def _prompt(self) -> str:
+        match self._connection.info.transaction_status:
+            case TransactionStatus.IDLE:
+                mark = "=> "
+            case TransactionStatus.INERROR:
+                mark = "!> "
+            case _:
+                mark = "*> "
+        return self._name + mark
+
+    def _run(self, text: str) -> None:
+        if text.startswith(("\\", ".")):
+            command = helper_sql(text)
+            if command is None:
+                out.print(HELP)
+                return
+            text = command
+        try:
+            self._execute(text)
+        except psycopg.Error as error:
+            err.print(f"[red]{describe(error)}[/red]", markup=True, soft_wrap=True)
+            if self._connection.closed:
+                self._reconnect()
+        except KeyboardInterrupt:
+            err.print("[red]cancelled[/red]")
+
+    def _execute(self, text: str) -> None:
+        started_at = time.monotonic()
+        with self._connection.cursor() as cursor:
+            cursor.execute(text)
+            more: bool | None = True
+            while more:
+                print_table(cursor, time.monotonic() - started_at)
+                more = cursor.nextset()
+
+    def _reconnect(self) -> None:
+        try:
+            self._connection = connect(self._url)
+        except CommandFailed as error:
+            err.print(f"[red]{error}[/red]", soft_wrap=True)
+        else:
+            err.print("[dim]the connection was lost; this is a new one[/dim]")
+
+
+def helper_sql(text: str) -> str | None:
+    """The SQL behind a backslash or dot command; None if it is none we know."""
+    command, _, argument = text.rstrip(";").partition(" ")
+    name = argument.strip().strip("\"'")
+    match command, name:
+        case ((".tables" | "\\dt" | "\\d"), ""):
+            return TABLES
+        case (".schema", ""):
+            return SCHEMA.format("")
+        case ((".schema" | "\\d"), _):
+            quoted = name.replace("'", "''")
+            return SCHEMA.format(f"AND tbl_name = '{quoted}' COLLATE NOCASE")
+        case _:
+            return None

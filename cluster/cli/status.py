@@ -1,0 +1,159 @@
+"""`sextet status`: tables for people, the report of `cluster.cli.report` for programs."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from cluster.cli.client import cluster_status, running_layout
+from cluster.cli.console import out, print_json, size
+from cluster.cli.errors import EXIT_NOT_RUNNING, NotRunning
+from cluster.cli.report import down_report, scl_range, status_report
+from cluster.local.folder import Folder
+from cluster.local.state import running_state
+
+GROUPS_SHOWN = 12
+"""More protection groups than that are summed up, unless all are asked for."""
+
+Row = Mapping[str, Any]
+
+
+def show_status(folder: Folder, cluster: str, *, as_json: bool, every_group: bool) -> None:
+    """Print it. Raises NotRunning; with `as_json` that is printed as JSON as well."""
+    try:
+        report = asyncio.run(gather(folder, cluster))
+    except NotRunning as error:
+        if not as_json:
+            raise
+        print_json(down_report(str(folder.data), str(error)))
+        sys.exit(EXIT_NOT_RUNNING)
+    if as_json:
+        print_json(report)
+        return
+    _print_head(report)
+    out.print(_instances(report["instances"]))
+    out.print(_storage(report["storage"]))
+    _print_groups(report, every_group=every_group)
+    _print_errors(report)
+
+
+async def gather(folder: Folder, cluster: str) -> dict[str, Any]:
+    """The report of a running cluster. Raises NotRunning."""
+    layout = running_layout(folder)
+    status = await cluster_status(folder, layout, cluster)
+    return status_report(layout.cluster(cluster), status, running_state(folder))
+
+
+def _print_head(report: Row) -> None:
+    volume, redo, endpoints = report["volume"], report["redo"], report["endpoints"]
+    out.print(f"[bold]cluster {report['cluster']}[/bold]")
+    out.print(f"  writer  {endpoints['writer']}", soft_wrap=True)
+    out.print(f"  reader  {endpoints['reader']}", soft_wrap=True)
+    out.print(
+        f"  volume  epoch {volume['epoch']}, VCL {_text(volume['vcl'])}, VDL {_text(volume['vdl'])}, "
+        f"{size(volume['bytes'] or 0)} of {size(volume['max_bytes'])} in {volume['groups']} groups",
+        soft_wrap=True,
+    )
+    if redo["redo_bytes"] is not None:
+        out.print(
+            f"  redo    {redo['commits']} commits, {redo['records']} records: "
+            f"{size(redo['redo_bytes'])} shipped for {size(redo['dirty_page_bytes'])} of dirty pages",
+            soft_wrap=True,
+        )
+
+
+def _table(title: str, columns: Sequence[str], *, right: Collection[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
+    return table
+
+
+def _instances(rows: Sequence[Row]) -> Table:
+    table = _table(
+        "instances",
+        ("name", "role", "AZ", "pid", "port", "state", "read point", "lag ms", "clients"),
+        right=("pid", "port", "read point", "lag ms", "clients"),
+    )
+    for row in rows:
+        table.add_row(
+            *(row["name"], row["role"], row["az"], _text(row["pid"]), _text(row["port"])),
+            *(_state(row["state"], "available"), _text(row["read_lsn"])),
+            *(_milliseconds(row["lag_ms"]), _text(row["connections"])),
+        )
+    return table
+
+
+def _storage(rows: Sequence[Row]) -> Table:
+    table = _table(
+        "storage nodes",
+        ("name", "AZ", "pid", "port", "state", "segments", "SCL", "hot log"),
+        right=("pid", "port", "segments", "SCL", "hot log"),
+    )
+    for row in rows:
+        table.add_row(
+            *(row["name"], row["az"], _text(row["pid"]), _text(row["port"])),
+            *(_state(row["state"], "up"), str(len(row["segments"])), scl_range(row["segments"])),
+            "–" if row["wal_bytes"] is None else size(row["wal_bytes"]),
+        )
+    return table
+
+
+def _print_groups(report: Row, *, every_group: bool) -> None:
+    groups = report["groups"]
+    ailing = [g for g in groups if not (g["write_quorum"] and g["read_quorum"])]
+    shown = groups
+    if len(groups) > GROUPS_SHOWN and not every_group:
+        shown = ailing[:GROUPS_SHOWN]
+    if shown:
+        out.print(_groups(shown, report["storage"]))
+    if len(shown) < len(groups):
+        out.print(
+            f"{len(groups)} protection groups: {len(groups) - len(ailing)} with write and read "
+            f"quorum, {len(ailing)} without (--all shows each)"
+        )
+
+
+def _groups(groups: Sequence[Row], storage: Sequence[Row]) -> Table:
+    nodes = [row["name"] for row in storage]
+    table = _table(
+        "protection groups (SCL of each segment)",
+        ("PG", "write", "read", "PGCL", *nodes),
+        right=("PG", "PGCL", *nodes),
+    )
+    scls = {(row["name"], s["pg"]): s["scl"] for row in storage for s in row["segments"]}
+    for group in groups:
+        table.add_row(
+            str(group["pg"]),
+            _quorum(group["write_quorum"]),
+            _quorum(group["read_quorum"]),
+            _text(group["pgcl"]),
+            *(_text(scls.get((node, group["pg"]))) for node in nodes),
+        )
+    return table
+
+
+def _print_errors(report: Row) -> None:
+    for row in [*report["instances"], *report["storage"]]:
+        if row["error"]:
+            out.print(f"[red]![/red] {row['name']}: {row['error']}", soft_wrap=True)
+
+
+def _state(state: str, good: str) -> str:
+    return f"[green]{state}[/green]" if state == good else f"[red]{state}[/red]"
+
+
+def _quorum(holds: bool) -> str:
+    return "[green]yes[/green]" if holds else "[red]no[/red]"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _text(value: object) -> str:
+    return "–" if value is None else str(value)
