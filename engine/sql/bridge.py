@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from greenlet import GreenletExit, getcurrent, greenlet  # type: ignore[import-untyped]
@@ -31,25 +32,36 @@ _AWAIT, _RETURN, _RAISE = range(3)
 
 
 class _Worker(greenlet):  # type: ignore[misc]
-    """Runs one function after the other; parked in between, and at every `await_sync`."""
+    """Runs one function after the other; parked in between, and at every `await_sync`.
+
+    What goes over is an attribute, taken out by the other side: an argument of `switch` would stay
+    alive on the parked stack.
+    """
 
     def __init__(self) -> None:
         super().__init__(self._work, getcurrent())
+        self.job: Callable[[], Any] | None = None
+        self.value: Any = None
 
-    def _work(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        assert self.parent is not None
+    def _work(self) -> None:
         while True:
+            job, self.job = self.job, None
+            assert job is not None
             try:
-                answer = (_RETURN, fn(*args, **kwargs))
+                self.value = job()
+                kind = _RETURN
             except GreenletExit:
-                return  # this parked worker is being thrown away
+                return  # this worker is being thrown away while its function is parked
             except BaseException as error:
-                answer = (_RAISE, error)
-            del fn, args, kwargs  # an idle worker keeps nothing alive
-            todo = self.parent.switch(answer)
-            del answer
-            fn, args, kwargs = todo
-            del todo
+                self.value = error
+                kind = _RAISE
+            del job
+            assert self.parent is not None
+            self.parent.switch(kind)
+
+    def take(self) -> Any:
+        value, self.value = self.value, None
+        return value
 
 
 class _Idle(threading.local):
@@ -67,14 +79,17 @@ async def run_sync(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     hub = getcurrent()
     worker.parent = hub
     worker.gr_context = hub.gr_context
-    kind, value = worker.switch(fn, args, kwargs)
+    worker.job = partial(fn, *args, **kwargs)
+    kind = worker.switch()
     while kind == _AWAIT:
         try:
-            result = await value
+            result = await worker.take()
         except BaseException as error:
-            kind, value = worker.throw(error)
+            kind = worker.throw(error)
         else:
-            kind, value = worker.switch(result)
+            kind = worker.switch(result)
+            del result
+    value = worker.take()
     if len(workers) < IDLE_WORKERS_MAX:
         workers.append(worker)
     if kind == _RAISE:
@@ -94,7 +109,8 @@ def await_sync(awaitable: Awaitable[T]) -> T:
             close()  # it is not awaited here, so it must not warn that it never was
         raise RuntimeError("await_sync works only below run_sync; await it directly instead")
     assert worker.parent is not None
-    return worker.parent.switch((_AWAIT, awaitable))  # type: ignore[no-any-return]
+    worker.value = awaitable
+    return worker.parent.switch(_AWAIT)  # type: ignore[no-any-return]
 
 
 def in_greenlet() -> bool:

@@ -140,6 +140,8 @@ def as_sql_error(error: Exception, sql: str = "") -> SqlError:
             return SqlError(str(error), sqlstate=error.sqlstate)
         case apsw.BindingsError():
             return SqlError(str(error), sqlstate="08P01")
+        case apsw.Error(__cause__=SextetError() as cause):
+            return SqlError(str(cause), sqlstate=cause.sqlstate)  # it came up through a VFS call
         case apsw.Error():
             return from_sqlite(error, sql)
         case OverflowError():
