@@ -259,7 +259,7 @@ class Segment:
 def _runs(refs: Sequence[RecordRef]) -> Iterator[tuple[LSN, LSN, LSN]]:
     start = previous = refs[0]
     for ref in refs[1:]:
-        if ref.prev_lsn != previous.lsn:
+        if not ref.prev_lsn == previous.lsn == ref.lsn - 1:
             yield start.lsn, previous.lsn, start.prev_lsn
             start = ref
         previous = ref

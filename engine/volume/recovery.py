@@ -27,7 +27,10 @@ from engine.volume.quorum import READ, write_quorum
 
 @dataclass(frozen=True, slots=True)
 class LsnRun:
-    """Records `first`..`last`, each the volume predecessor of the next; `prev` is first's."""
+    """Records `first`..`last` without a hole in the numbers; `prev` is first's predecessor.
+
+    LSNs jump where a new epoch begins, so a run never spans epochs.
+    """
 
     first: LSN
     last: LSN
