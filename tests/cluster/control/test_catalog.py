@@ -1,0 +1,209 @@
+"""The catalog: transitions that compare and set, and segments that are created once in their life."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from dataclasses import replace
+
+import pytest
+
+from cluster.control.catalog import Catalog
+from cluster.local.layout import ClusterSpec, InstanceSpec, Layout, StorageSpec
+from engine.errors import ConfigError
+
+NODES = [f"storage-{n}" for n in range(1, 7)]
+
+
+def make_layout(first_port: int = 25434) -> Layout:
+    storage = tuple(
+        StorageSpec(name, f"az{n // 2 + 1}", first_port + 1 + n) for n, name in enumerate(NODES)
+    )
+    instances = tuple(
+        InstanceSpec(f"main-{n}", n, f"az{n}", first_port + 10 + n) for n in (1, 2, 3)
+    )
+    main = ClusterSpec("main", first_port - 2, first_port - 1, 30 * 1024**2, instances)
+    return Layout(first_port, storage, (main,))
+
+
+@pytest.fixture
+async def catalog(tmp_path):
+    opened = await Catalog.open(tmp_path / "catalog.db")
+    await opened.adopt(make_layout())
+    yield opened
+    await opened.close()
+
+
+async def _register(catalog: Catalog, node: str, incarnation: str) -> bool:
+    return await catalog.register_storage(
+        node, address="127.0.0.1:1", pid=1, incarnation=incarnation, time_us=5
+    )
+
+
+async def test_new_catalog_holds_the_layout(catalog):
+    row = await catalog.cluster("main")
+    assert (row.writer, row.epoch, row.max_pages) == ("main-1", 0, 3 * 2560)
+    assert [i.name for i in await catalog.instances("main")] == ["main-1", "main-2", "main-3"]
+    assert [n.name for n in await catalog.storage_nodes()] == NODES
+
+
+async def test_everything_is_there_after_reopening(catalog, tmp_path):
+    await _register(catalog, "storage-1", "a")
+    await catalog.add_group(1, 0, NODES, time_us=1)
+    assert await catalog.advance_epoch(await catalog.cluster("main"), time_us=1)
+    again = await Catalog.open(tmp_path / "catalog.db")
+    await again.adopt(make_layout())
+    try:
+        assert await again.cluster("main") == await catalog.cluster("main")
+        assert await again.memberships(1) == await catalog.memberships(1)
+        assert await again.version() == await catalog.version(), "adopting the same changes nothing"
+    finally:
+        await again.close()
+
+
+async def test_adopting_moved_addresses_keeps_epochs_and_members(catalog):
+    await catalog.add_group(1, 0, NODES, time_us=1)
+    assert await catalog.advance_epoch(await catalog.cluster("main"), time_us=1)
+    version = await catalog.version()
+    await catalog.adopt(make_layout(30000))
+    assert await catalog.version() > version
+    assert (await catalog.cluster("main")).epoch == 1
+    (membership,) = await catalog.memberships(1)
+    assert [m.address for m in membership.members][0] == "127.0.0.1:30001"
+    assert (await catalog.instances("main"))[0].address == "127.0.0.1:30011"
+
+
+async def test_epoch_is_given_to_one_of_two_who_read_the_same(catalog):
+    row = await catalog.cluster("main")
+    got = await asyncio.gather(*(catalog.advance_epoch(row, time_us=1) for _ in range(5)))
+    assert sorted(got) == [False, False, False, False, True]
+    assert (await catalog.cluster("main")).epoch == 1
+
+
+async def test_epoch_is_refused_if_the_writer_has_changed(catalog):
+    row = await catalog.cluster("main")
+    assert not await catalog.advance_epoch(replace(row, writer="main-2"), time_us=1)
+    assert (await catalog.cluster("main")).epoch == 0
+
+
+async def test_group_is_added_once_and_only_as_the_next(catalog):
+    assert not await catalog.add_group(1, 1, NODES, time_us=1)
+    got = await asyncio.gather(*(catalog.add_group(1, 0, NODES, time_us=1) for _ in range(3)))
+    assert sorted(got) == [False, False, True]
+    assert await catalog.add_group(1, 1, NODES, time_us=1)
+    assert [m.pg for m in await catalog.memberships(1)] == [0, 1]
+
+
+async def test_version_grows_with_every_visible_change_and_no_other(catalog):
+    async def grew(change):
+        before = await catalog.version()
+        await change
+        return await catalog.version() > before
+
+    assert await grew(_register(catalog, "storage-1", "a"))
+    assert not await grew(_register(catalog, "storage-1", "a"))
+    assert await grew(catalog.add_group(1, 0, NODES, time_us=1))
+    assert not await grew(catalog.confirm("storage-1", "a", [(1, 0)]))
+    assert await grew(catalog.register_instance("main-1", address="127.0.0.1:9", pid=1))
+    assert not await grew(catalog.register_instance("main-1", address="127.0.0.1:9", pid=2))
+
+
+# -- segments are created once
+
+
+async def test_segment_is_to_be_created_until_confirmed(catalog):
+    await _register(catalog, "storage-1", "a")
+    await catalog.add_group(1, 0, NODES, time_us=1)
+    (assignment,) = await catalog.assignments("storage-1")
+    assert (assignment.incarnation, assignment.create) == ("a", True)
+    assert await catalog.unconfirmed_nodes() == ["storage-1"]
+    await catalog.confirm("storage-1", "a", [(1, 0)])
+    (assignment,) = await catalog.assignments("storage-1")
+    assert not assignment.create
+    assert await catalog.unconfirmed_nodes() == []
+    assert await catalog.created(1) == {0: {"storage-1"}}
+
+
+async def test_member_that_never_registered_gets_its_first_incarnation(catalog):
+    await catalog.add_group(1, 0, NODES, time_us=1)
+    (before,) = await catalog.assignments("storage-2")
+    assert (before.incarnation, before.create) == ("", True)
+    assert await catalog.unconfirmed_nodes() == [], "nobody to ask yet"
+    assert await _register(catalog, "storage-2", "b")
+    (after,) = await catalog.assignments("storage-2")
+    assert (after.incarnation, after.create) == ("b", True)
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+async def test_wiped_node_is_never_told_to_create_what_it_lost(catalog, confirmed):
+    await _register(catalog, "storage-1", "a")
+    await catalog.add_group(1, 0, NODES, time_us=1)
+    if confirmed:  # else it may have created it and acked, and only its word got lost
+        await catalog.confirm("storage-1", "a", [(1, 0)])
+    await _register(catalog, "storage-1", "b")
+    (assignment,) = await catalog.assignments("storage-1")
+    assert (assignment.incarnation, assignment.create) == ("a", False)
+    assert await catalog.unconfirmed_nodes() == []
+    await catalog.confirm("storage-1", "b", [(1, 0)])
+    assert await catalog.created(1) == ({0: {"storage-1"}} if confirmed else {})
+    (node,) = [n for n in await catalog.storage_nodes() if n.name == "storage-1"]
+    assert (node.segments, node.lost) == (1, 1)
+    assert ("storage-1", "came back with another disk: incarnation b, was a") in [
+        (subject, what) for _, subject, what in await catalog.events()
+    ]
+
+
+async def test_wiped_node_may_keep_groups_that_came_after(catalog):
+    await _register(catalog, "storage-1", "a")
+    await catalog.add_group(1, 0, NODES, time_us=1)
+    await _register(catalog, "storage-1", "b")
+    await catalog.add_group(1, 1, NODES, time_us=1)
+    old, new = await catalog.assignments("storage-1")
+    assert (old.incarnation, old.create) == ("a", False)
+    assert (new.incarnation, new.create) == ("b", True)
+
+
+async def test_disk_that_comes_back_is_itself_again(catalog):
+    await _register(catalog, "storage-1", "a")
+    await catalog.add_group(1, 0, NODES, time_us=1)
+    await catalog.confirm("storage-1", "a", [(1, 0)])
+    await _register(catalog, "storage-1", "b")
+    await _register(catalog, "storage-1", "a")
+    (node,) = [n for n in await catalog.storage_nodes() if n.name == "storage-1"]
+    assert node.lost == 0
+
+
+# -- strangers and damage
+
+
+async def test_strangers_are_refused(catalog):
+    with pytest.raises(ConfigError, match="no storage node storage-7"):
+        await _register(catalog, "storage-7", "a")
+    with pytest.raises(ConfigError, match="no instance main-9"):
+        await catalog.register_instance("main-9", address="x", pid=1)
+    with pytest.raises(ConfigError, match="no cluster other"):
+        await catalog.cluster("other")
+
+
+async def test_failed_transition_leaves_nothing(catalog):
+    before = await catalog.version()
+    with pytest.raises(sqlite3.IntegrityError):
+        await catalog.add_group(99, 0, NODES, time_us=1)  # there is no volume 99
+    assert await catalog.version() == before
+    assert await catalog.add_group(1, 0, NODES, time_us=1), "the connection still works"
+
+
+async def test_unknown_format_is_refused(tmp_path):
+    path = tmp_path / "future.db"
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 2")
+    database.close()
+    with pytest.raises(ConfigError, match="has format 2, this Sextet knows 1"):
+        await Catalog.open(path)
+
+
+async def test_damaged_file_is_named(tmp_path):
+    path = tmp_path / "damaged.db"
+    path.write_bytes(b"this is no database, whatever it is" * 100)
+    with pytest.raises(ConfigError, match=r"damaged\.db cannot be used"):
+        await Catalog.open(path)

@@ -1,0 +1,166 @@
+"""cluster.json: values that check themselves, a file that is refused when it is not understood."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+
+from cluster.local import create, layout
+from cluster.local.layout import ClusterSpec, InstanceSpec, Layout, StorageSpec
+from engine.errors import ConfigError
+
+
+def _layout() -> Layout:
+    instances = (InstanceSpec("main-1", 1, "az1", 4), InstanceSpec("main-2", 2, "az2", 5))
+    main = ClusterSpec("main", 1, 2, 20 * 1024**2, instances)
+    return Layout(3, (StorageSpec("storage-1", "az1", 6),), (main,))
+
+
+def test_layout_survives_its_file(tmp_path):
+    layout.save(tmp_path, _layout())
+    assert layout.load(tmp_path) == _layout()
+
+
+def test_no_file_is_no_layout(tmp_path):
+    assert layout.load(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"format": 2}, "has format 2, this Sextet knows 1"),
+        ({"control_port": None}, "is damaged"),
+        ({"storage": [{"name": "storage-1"}]}, "is damaged"),
+        ({"clusters": [{"name": "main", "strange": 1}]}, "is damaged"),
+    ],
+)
+def test_file_that_is_not_understood_is_refused(tmp_path, change, says):
+    value = layout.to_json(_layout()) | change
+    (tmp_path / layout.FILE).write_text(json.dumps(value))
+    with pytest.raises(ConfigError, match=says):
+        layout.load(tmp_path)
+
+
+def test_file_cut_short_is_refused(tmp_path):
+    text = json.dumps(layout.to_json(_layout()))
+    (tmp_path / layout.FILE).write_text(text[: len(text) // 2])
+    with pytest.raises(ConfigError, match="is damaged"):
+        layout.load(tmp_path)
+
+
+def test_port_given_twice_is_refused():
+    with pytest.raises(ConfigError, match="port 6 is given twice"):
+        _layout().with_storage(StorageSpec("storage-2", "az1", 6))
+
+
+def test_name_given_twice_is_refused():
+    with pytest.raises(ConfigError, match="name storage-1 is given twice"):
+        _layout().with_storage(StorageSpec("storage-1", "az2", 7))
+
+
+def test_new_instance_gets_the_next_number_and_the_emptiest_az():
+    grown = _layout().with_instance("main", port=7)
+    assert grown.cluster("main").instances[-1] == InstanceSpec("main-3", 3, "az3", 7)
+
+
+def test_unknown_names_are_answered_with_the_known_ones():
+    with pytest.raises(ConfigError, match="there is no cluster other here; there is: main"):
+        _layout().cluster("other")
+    with pytest.raises(ConfigError, match="there is: storage-1"):
+        _layout().storage_node("storage-9")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("512M", 512 * 1024**2), ("10GiB", 10 * 1024**3), ("1.5gb", 1536 * 1024**2)],
+)
+def test_sizes_as_users_write_them(text, size):
+    assert layout.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "many", "12Q", "-5M", "1M", "infG"])
+def test_size_that_cannot_be_is_refused(text):
+    with pytest.raises(ConfigError):
+        layout.parse_size(text)
+
+
+# -- making one
+
+
+@pytest.fixture
+def port():
+    """A free port with another free one behind it, and nobody on either."""
+    for candidate in range(21000, 31000, 50):
+        if all(create.is_free(candidate + n) for n in range(20)):
+            return candidate
+    raise AssertionError("no free ports")
+
+
+def test_new_layout_has_two_segments_places_per_az(port):
+    made = create.new_layout(port=port, readers=2)
+    assert [(s.name, s.az) for s in made.storage] == [
+        ("storage-1", "az1"),
+        ("storage-2", "az1"),
+        ("storage-3", "az2"),
+        ("storage-4", "az2"),
+        ("storage-5", "az3"),
+        ("storage-6", "az3"),
+    ]
+    main = made.cluster("main")
+    assert (main.writer_port, main.reader_port) == (port, port + 1)
+    assert [(i.name, i.az) for i in main.instances] == [
+        ("main-1", "az1"),
+        ("main-2", "az2"),
+        ("main-3", "az3"),
+    ]
+
+
+def test_taken_endpoint_port_says_which_and_what_to_do(port):
+    with (
+        socket.create_server(("127.0.0.1", port + 1)),
+        pytest.raises(
+            ConfigError,
+            match=f"port {port + 1} is taken by another program; choose another with --port",
+        ),
+    ):
+        create.new_layout(port=port)
+
+
+def test_taken_inner_ports_are_stepped_over(port):
+    with socket.create_server(("127.0.0.1", port + 3)):
+        assert port + 3 not in create.new_layout(port=port).ports
+
+
+@pytest.mark.parametrize("readers", [-1, 16])
+def test_number_of_readers_is_bounded(readers, port):
+    with pytest.raises(ConfigError, match="choose 0 to 15"):
+        create.new_layout(port=port, readers=readers)
+
+
+def test_stopped_installation_moves_only_inner_ports_that_others_took(port):
+    made = create.new_layout(port=port)
+    taken = made.storage[2].port
+    with socket.create_server(("127.0.0.1", taken)):
+        moved = create.with_free_ports(made)
+    assert moved.storage[2].port not in made.ports
+    others = set(made.ports) - {taken}
+    assert others <= set(moved.ports)
+
+
+def test_stopped_installation_does_not_move_a_taken_endpoint_by_itself(port):
+    made = create.new_layout(port=port)
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(ConfigError, match="--port"),
+    ):
+        create.with_free_ports(made)
+
+
+def test_endpoints_can_be_moved_onto_ports_of_inner_processes(port):
+    made = create.new_layout(port=port)
+    moved = create.move_endpoints(made, "main", port + 2)
+    main = moved.cluster("main")
+    assert (main.writer_port, main.reader_port) == (port + 2, port + 3)
+    assert len(set(moved.ports)) == len(moved.ports)

@@ -1,0 +1,192 @@
+"""The supervisor with trivial children: restart, order of the end, and nobody left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.local.folder import Folder
+from cluster.local.processes import ProcessId, wait_until_gone
+from cluster.local.state import SupervisorState, is_locked, load_state, running_state
+
+SLEEPER = ["/bin/sleep", "600"]
+WAIT_S = 15.0
+
+
+class Supervised:
+    """A supervisor process over `components`, each (name, stage, command)."""
+
+    def __init__(self, data: Path) -> None:
+        self.folder = Folder.at(data)
+        self.seen: set[ProcessId] = set()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *components: tuple[str, int, list[str]], lock_wait: float = 5) -> None:
+        self.folder.make()
+        (self.folder.data / "components.json").write_text(json.dumps(components))
+        script = Path(__file__).with_name("supervise.py")
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", str(script), str(self.folder.data), str(lock_wait)],
+            stderr=subprocess.PIPE,
+        )
+        identity = ProcessId.of(self.process.pid)
+        assert identity is not None
+        self.seen.add(identity)
+
+    def state_when(self, true: Callable[[SupervisorState], bool]) -> SupervisorState:
+        """The first published state of which `true` holds."""
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            state = load_state(self.folder)
+            if state is not None:
+                self.seen.update(state.living())
+                if true(state):
+                    return state
+            assert time.monotonic() < deadline, state
+
+    def pid(self, state: SupervisorState, name: str) -> ProcessId:
+        child = state.child(name)
+        assert child is not None
+        assert child.process is not None
+        return child.process
+
+    def end(self) -> str:
+        assert self.process is not None
+        self.process.terminate()
+        _, errors = self.process.communicate(timeout=WAIT_S)
+        return errors.decode()
+
+
+@pytest.fixture
+def supervised(tmp_path: Path) -> Iterator[Supervised]:
+    made = Supervised(tmp_path)
+    yield made
+    for process in made.seen:
+        process.send(signal.SIGKILL)
+    if made.process is not None:
+        made.process.communicate()
+    assert wait_until_gone(made.seen, WAIT_S) == []
+
+
+def _all_run(state: SupervisorState) -> bool:
+    return all(child.process is not None for child in state.children)
+
+
+def test_killed_child_is_restarted_at_once_and_counted(supervised):
+    supervised.start(("one", 0, SLEEPER), ("two", 0, SLEEPER))
+    before = supervised.state_when(_all_run)
+    supervised.pid(before, "one").send(signal.SIGKILL)
+    killed_at = time.monotonic()
+    after = supervised.state_when(lambda s: _all_run(s) and s.child("one").restarts == 1)
+    assert time.monotonic() - killed_at < 5, "that is no backoff of the first restart"
+    assert after.child("one").exit_status == -signal.SIGKILL
+    assert supervised.pid(after, "two") == supervised.pid(before, "two")
+
+
+def test_child_that_keeps_dying_is_started_less_and_less_often(supervised):
+    supervised.start(("sick", 0, ["/bin/false"]), ("well", 0, SLEEPER))
+    supervised.state_when(lambda s: s.child("sick").restarts >= 3)
+    errors = supervised.end()
+    waits = [float(line.split()[-2]) for line in errors.splitlines() if "starts again" in line]
+    assert waits[:3] == [0.05, 0.1, 0.2]
+
+
+def test_command_that_does_not_exist_takes_nobody_down(supervised):
+    supervised.start(("absent", 0, ["/nonexistent/program"]), ("well", 0, SLEEPER))
+    state = supervised.state_when(lambda s: s.child("absent").restarts >= 2)
+    assert supervised.pid(state, "well").alive
+
+
+def test_sigterm_stops_stage_after_stage_and_leaves_nobody(supervised, tmp_path):
+    order = tmp_path / "order"
+    ready = tmp_path / "ready"
+    ready.mkdir()
+
+    def child(name: str, ends_with: str) -> list[str]:
+        script = f"trap '{ends_with}' TERM; touch {ready}/{name}; while :; do sleep 0.02; done"
+        return ["/bin/sh", "-c", script]
+
+    supervised.start(
+        ("control", 3, child("control", f"echo control >> {order}; exit 0")),
+        ("storage", 2, child("storage", f"sleep 0.2; echo storage >> {order}; exit 0")),
+        ("endpoint", 0, child("endpoint", f"sleep 0.3; echo endpoint >> {order}; exit 0")),
+    )
+    state = supervised.state_when(_all_run)
+    while len(list(ready.iterdir())) < 3:
+        assert supervised.process.poll() is None
+    supervised.end()
+    assert order.read_text().split() == ["endpoint", "storage", "control"]
+    assert state.living() == []
+    assert not is_locked(supervised.folder)
+
+
+def test_children_know_that_they_are_supervised_and_write_to_their_log(supervised):
+    script = "echo supervised by $SEXTET_SUPERVISED in $PWD; exec sleep 600"
+    supervised.start(("one", 0, ["/bin/sh", "-c", script]))
+    supervised.state_when(_all_run)
+    log = supervised.folder.log("one")
+    deadline = time.monotonic() + WAIT_S
+    while not log.read_text():
+        assert time.monotonic() < deadline
+    expected = f"supervised by {supervised.process.pid} in {supervised.folder.data}\n"
+    assert log.read_text() == expected
+
+
+def test_second_supervisor_is_refused(supervised):
+    supervised.start(("one", 0, SLEEPER))
+    state = supervised.state_when(_all_run)
+    first = supervised.process
+    supervised.start(("one", 0, SLEEPER), lock_wait=0)
+    second = supervised.process
+    _, errors = second.communicate(timeout=WAIT_S)
+    supervised.process = first
+    assert f"already running under supervisor {first.pid}" in errors.decode()
+    assert supervised.pid(state, "one").alive
+
+
+def test_leftovers_of_a_killed_supervisor_are_ended_before_a_new_one_starts(supervised):
+    supervised.start(("one", 0, SLEEPER))
+    before = supervised.state_when(_all_run)
+    orphan = supervised.pid(before, "one")
+    supervised.process.kill()
+    supervised.process.communicate()
+    assert orphan.alive, "sleep does not ask for its parent's death"
+    assert running_state(supervised.folder) is None
+    assert is_locked(supervised.folder), "the orphan still holds the lock"
+    supervised.start(("one", 0, SLEEPER))
+    after = supervised.state_when(
+        lambda s: s.process.pid == supervised.process.pid and _all_run(s)
+    )
+    assert not orphan.alive
+    assert supervised.pid(after, "one").alive
+
+
+def test_stopped_child_is_killed_after_its_grace(supervised):
+    supervised.start(("one", 0, SLEEPER))
+    state = supervised.state_when(_all_run)
+    child = supervised.pid(state, "one")
+    os.kill(child.pid, signal.SIGSTOP)  # SIGTERM does not reach it any more
+    errors = supervised.end()
+    assert "one is still there after SIGTERM" in errors
+    assert not child.alive
+
+
+def test_sighup_starts_what_is_new_and_stops_what_is_gone(supervised):
+    supervised.start(("old", 0, SLEEPER), ("kept", 0, SLEEPER))
+    before = supervised.state_when(_all_run)
+    components = [("kept", 0, SLEEPER), ("new", 0, SLEEPER)]
+    (supervised.folder.data / "components.json").write_text(json.dumps(components))
+    supervised.process.send_signal(signal.SIGHUP)
+    after = supervised.state_when(
+        lambda s: {c.name for c in s.children} == {"kept", "new"} and _all_run(s)
+    )
+    assert supervised.pid(after, "kept") == supervised.pid(before, "kept")
+    assert not supervised.pid(before, "old").alive
