@@ -112,7 +112,10 @@ class Method(Generic[Req, Rep]):
 
 
 class Stream(Protocol[SendT, RecvT]):
-    """One side of an open stream. One task may send while another receives."""
+    """One side of an open stream. One task may send while another receives.
+
+    Cancelling a task inside `send` or `recv` drops the whole stream.
+    """
 
     async def send(self, message: SendT) -> None:
         """Hand over `message`; waits while flow control says so. Raises Unavailable."""
@@ -154,7 +157,8 @@ client-streaming  async def m(stream) -> reply
 both              async def m(stream) -> None
 
 A SextetError raised by it reaches the caller as itself; anything else is logged, and the caller
-sees ProtocolError("internal error ...").
+sees ProtocolError("internal error ..."). When the caller has gone, its handler is cancelled or gets
+Unavailable from `recv`, never None: half a stream does not look like a whole one.
 """
 
 Handlers = Mapping[Method[Any, Any], Handler]

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Final, TypeVar, cast
 
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
 from engine.errors import ProtocolError, SextetError, Unavailable
-from engine.net.grpc_wire import END, OPTIONS, OVER, Junk, decoder, encode, ended, raised_by
+from engine.net.grpc_wire import END, OPTIONS, OVER, Junk, decoder, encode, error_of
 from engine.ports import Method, Rep, Req, Stream
+
+T = TypeVar("T")
+
+_WRITE_FAILED: Final = (grpc.StatusCode.INTERNAL, "Internal error from Core")
+_STATUS_LOOK_S = 0.005
+_STATUS_LOOKS = 200
+"""One second in all: where a write failed for another reason, no true status ever comes."""
 
 _CLIENT = (
     *OPTIONS,
@@ -44,17 +51,36 @@ def _closed_here(what: str) -> Iterator[None]:
 
 
 class _ClientStream:
-    """Stream port on the calling side."""
+    """Stream port on the calling side.
+
+    grpc.aio may say that a call ended with INTERNAL "Internal error from Core" when all that happened
+    is that a write failed because the call was over. It overwrites the true status with this, or is
+    overwritten by it a moment later (grpc issue 36066). So the first other status is noted here, and
+    every error of the call is made from it.
+    """
 
     def __init__(self, call: Any, what: str) -> None:
         self._call = call
         self._what = what
+        self._status: tuple[grpc.StatusCode, str] | None = None
+        call.add_done_callback(self._note_status)
+
+    def _note_status(self, call: Any) -> None:
+        """`call` has a status; keep it if it is a true one and the first."""
+        status = _now(call.code()), _now(call.details()) or ""
+        if self._status is None and status != _WRITE_FAILED:
+            self._status = status
 
     async def send(self, message: Message) -> None:
         await self._do(lambda: self._call.write(message))
 
     async def recv(self) -> Message | None:
-        message = await self._do(self._call.read)
+        try:
+            message = await self._do(self._call.read)
+        except Unavailable:
+            if self._status is not None and self._status[0] is grpc.StatusCode.OK:
+                return None  # the error is that of a write which came too late
+            raise
         if message is grpc.aio.EOF:
             return None
         if isinstance(message, Junk):
@@ -82,12 +108,33 @@ class _ClientStream:
         with _closed_here(self._what):
             try:
                 return await step()
-            except grpc.aio.AioRpcError as error:
-                raise raised_by(error, self._what) from error
-            except OVER as error:
-                if not self._call.done():
+            except (grpc.aio.AioRpcError, *OVER) as error:
+                if not self._call.done():  # not over but misused
                     raise ProtocolError(f"{self._what}: {error}") from error
-                raise await ended(self._call, self._what) from error
+                raise await self._ended(error) from error
+
+    async def _ended(self, error: Exception) -> SextetError:
+        """How the call really ended. grpc.aio tells nobody when it corrects a status: look again."""
+        for _ in range(_STATUS_LOOKS):
+            self._note_status(self._call)
+            if self._status is not None:
+                break
+            await asyncio.sleep(_STATUS_LOOK_S)
+        if self._status is None:
+            return Unavailable(f"{self._what}: {error}")
+        code, details = self._status
+        if code is grpc.StatusCode.OK:
+            return Unavailable(f"{self._what}: the other side has ended the stream")
+        return error_of(code, details, self._what)
+
+
+def _now(coro: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that has nothing to wait for."""
+    try:
+        coro.send(None)
+    except StopIteration as stop:
+        return cast(T, stop.value)
+    raise AssertionError("a status that is set is there at once")
 
 
 class GrpcChannel:
@@ -127,7 +174,7 @@ class GrpcChannel:
             try:
                 reply = await self._start(method, request, timeout=timeout)
             except grpc.aio.AioRpcError as error:
-                raise raised_by(error, what) from error
+                raise error_of(error.code(), error.details() or "", what) from error
             except grpc.aio.UsageError as error:
                 raise Unavailable(f"{what}: {error}") from error
         if isinstance(reply, Junk):

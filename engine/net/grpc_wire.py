@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import grpc
 import grpc.aio
@@ -106,15 +106,3 @@ def error_of(code: grpc.StatusCode, details: str, what: str) -> SextetError:
             return Overloaded(f"{what}: {details}")
         case _:
             return ProtocolError(f"{what}: {code.name}: {details}")
-
-
-def raised_by(error: grpc.aio.AioRpcError, what: str) -> SextetError:
-    return error_of(error.code(), error.details() or "", what)
-
-
-async def ended(call: Any, what: str) -> SextetError:
-    """Why a call that is over can be used no more."""
-    code = await call.code()
-    if code is grpc.StatusCode.OK:
-        return Unavailable(f"{what}: the other side has ended the stream")
-    return error_of(code, await call.details() or "", what)
