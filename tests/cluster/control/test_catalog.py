@@ -69,7 +69,7 @@ async def test_adopting_moved_addresses_keeps_epochs_and_members(catalog):
     assert await catalog.version() > version
     assert (await catalog.cluster("main")).epoch == 1
     (membership,) = await catalog.memberships(1)
-    assert [m.address for m in membership.members][0] == "127.0.0.1:30001"
+    assert membership.members[0].address == "127.0.0.1:30001"
     assert (await catalog.instances("main"))[0].address == "127.0.0.1:30011"
 
 

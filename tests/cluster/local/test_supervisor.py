@@ -162,9 +162,7 @@ def test_leftovers_of_a_killed_supervisor_are_ended_before_a_new_one_starts(supe
     assert running_state(supervised.folder) is None
     assert is_locked(supervised.folder), "the orphan still holds the lock"
     supervised.start(("one", 0, SLEEPER))
-    after = supervised.state_when(
-        lambda s: s.process.pid == supervised.process.pid and _all_run(s)
-    )
+    after = supervised.state_when(lambda s: s.process.pid == supervised.process.pid and _all_run(s))
     assert not orphan.alive
     assert supervised.pid(after, "one").alive
 
