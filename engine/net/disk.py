@@ -171,11 +171,11 @@ class OsDisk:
 
 
 def _make_folder(folder: Path) -> None:
-    """Create `folder` and those above it that are missing, durably."""
+    """Create `folder` and those above it that are missing, durably, for their owner only."""
     if folder.is_dir():
         return
     _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     _sync_folder(folder.parent)
 
 

@@ -1,0 +1,161 @@
+"""OsDisk on a real operating system: a disk that is really full, names that are really synced."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.errors import DiskFailed, DiskFull
+from engine.net.disk import OsDisk
+
+SMALL_DISK_BYTES = 256 * 1024
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    size = f"size={SMALL_DISK_BYTES}"
+    mount = ["mount", "-t", "tmpfs", "-o", size, "sextet-test", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no mount command: a disk that is really full cannot be made")
+    if done.returncode != 0:
+        pytest.skip(f"mounting a small disk needs root: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # files may be open still
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of what was synced by fsync, in order."""
+    paths: list[str] = []
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        paths.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return paths
+
+
+async def test_full_disk_keeps_nothing_of_an_append_and_takes_more_later(small_disk: Path) -> None:
+    disk = OsDisk(small_disk)
+    disk.write_atomic("ballast", bytes(SMALL_DISK_BYTES // 2))
+    file = disk.open_append("wal/1.wal")
+    file.append(b"kept")
+    with pytest.raises(DiskFull, match="No space left on device"):
+        file.append(bytes(SMALL_DISK_BYTES))
+    assert (file.size, disk.size("wal/1.wal")) == (4, 4)
+    with pytest.raises(DiskFull, match="free space on this disk"):
+        disk.write_atomic("large", bytes(SMALL_DISK_BYTES))
+    assert sorted(os.listdir(small_disk)) == ["ballast", "wal"]  # no half-written file takes room
+    disk.delete("ballast")
+    assert file.append(bytes(SMALL_DISK_BYTES // 2)) == 4
+    await file.sync()
+    file.close()
+    assert disk.free_bytes() < SMALL_DISK_BYTES // 2
+
+
+async def test_failed_write_closes_the_file_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = OsDisk(tmp_path).open_append("1.wal")
+
+    def fail(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fail)
+        with pytest.raises(DiskFailed, match="Input/output error"):
+            file.append(b"data")
+    with pytest.raises(DiskFailed):
+        file.append(b"data")
+    file.close()
+
+
+async def test_append_that_cannot_be_taken_back_closes_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of it stands in the file: no later append may follow it as if nothing had happened."""
+    file = OsDisk(tmp_path).open_append("1.wal")
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        patch.setattr(os, "ftruncate", fail)
+        with pytest.raises(DiskFailed, match=r"cannot cut .* back"):
+            file.append(b"data")
+    with pytest.raises(DiskFailed):
+        await file.sync()
+    file.close()
+
+
+async def test_sync_does_not_stop_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(_handle: int) -> None:
+        loop.call_soon_threadsafe(began.set)
+        go_on.wait(10)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    file = OsDisk(tmp_path).open_append("1.wal")
+    syncing = asyncio.ensure_future(file.sync())
+    await began.wait()
+    assert file.append(b"meanwhile") == 0
+    assert not syncing.done()
+    go_on.set()
+    await syncing
+    file.close()
+
+
+def test_new_names_are_durable(tmp_path: Path, synced: list[str]) -> None:
+    disk = OsDisk(tmp_path / "node")
+    assert synced == [tmp_path.name]
+    synced.clear()
+    disk.open_append("wal/deep/1.wal").close()
+    assert synced == ["node", "wal", "deep"]
+    synced.clear()
+    disk.open_append("wal/deep/1.wal").close()
+    assert synced == []
+    disk.write_atomic("meta", b"x")
+    assert synced == [".meta.new", "node"]
+    synced.clear()
+    disk.truncate("meta", 0)
+    disk.delete("meta")
+    assert synced == ["meta", "node"]
+
+
+def test_half_written_files_are_not_listed(tmp_path: Path) -> None:
+    disk = OsDisk(tmp_path)
+    (tmp_path / ".meta.new").write_bytes(b"of a process that died")
+    assert disk.list("") == []
+    disk.write_atomic("meta", b"x")
+    assert os.listdir(tmp_path) == ["meta"]
+
+
+def test_folders_are_for_their_owner_only(tmp_path: Path) -> None:
+    OsDisk(tmp_path / "node").open_append("wal/1.wal").close()
+    for name in ("node", "node/wal"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o700
+
+
+def test_a_folder_that_is_a_file_is_a_disk_failure(tmp_path: Path) -> None:
+    (tmp_path / "node").write_text("in the way")
+    with pytest.raises(DiskFailed, match="node"):
+        OsDisk(tmp_path / "node")
