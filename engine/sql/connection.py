@@ -83,7 +83,8 @@ class Connection:
         """Prepare the first statement of `text` without running it."""
         self._described = Described()
         with suppress(apsw.ExecTraceAbort):  # how a statement ends that its tracer does not let run
-            self._describer.execute(text, _NO_VALUES)
+            # Not from APSW's cache: what is there is made anew for a changed schema only when run.
+            self._describer.execute(text, _NO_VALUES, can_cache=False)
         return self._described
 
     def _trace(self, cursor: apsw.Cursor, text: str, _bindings: object) -> bool:
@@ -96,6 +97,19 @@ class Connection:
         described.readonly = cursor.is_readonly
         described.explain = bool(cursor.is_explain)
         return False
+
+    def forget_schema(self) -> None:
+        """Have the schema read again when it is needed next.
+
+        SQLite notices a new schema only when it runs a statement, never while it prepares one, and
+        running one here could take a snapshot that the client's transaction has not asked for.
+        """
+        self.guard.trusted = True
+        try:
+            # It takes effect while being prepared, so it must not come from the cache.
+            self._runner.execute("PRAGMA writable_schema = RESET", can_cache=False).fetchall()
+        finally:
+            self.guard.trusted = False
 
     # -- running
 

@@ -69,6 +69,8 @@ class Guard:
 
     def __init__(self) -> None:
         self.denied: SqlError | None = None
+        self.trusted = False
+        """A statement of our own is being prepared."""
         self.vacuuming = False
         """VACUUM copies through a temporary database that it attaches itself."""
 
@@ -87,7 +89,7 @@ class Guard:
                 return FeatureNotSupported("VACUUM INTO is not supported; use sextet export")
             case apsw.SQLITE_ATTACH | apsw.SQLITE_DETACH if not self.vacuuming:
                 return FeatureNotSupported("ATTACH and DETACH are not supported")
-            case apsw.SQLITE_PRAGMA:
+            case apsw.SQLITE_PRAGMA if not self.trusted:
                 return _pragma_reason(first, second)
             case apsw.SQLITE_FUNCTION if (second or "").lower() in _FUNCTIONS_DENIED:
                 return SqlError(f"permission denied for function {second}", sqlstate=NO_PRIVILEGE)

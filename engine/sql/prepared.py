@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from engine.errors import SqlError
 from engine.sql.bridge import run_sync
-from engine.sql.connection import Connection
+from engine.sql.connection import Connection, Described
 from engine.sql.errors import PLAN_CHANGED
 from engine.sql.pool import BufferPool
 from engine.sql.statement import SchemaToken, Statement, verb_of
@@ -32,6 +32,7 @@ class PreparedStatements:
         self._pool = pool
         self._capacity = capacity
         self._known: dict[str, Statement] = {}
+        self._loaded: SchemaToken | None = None  # what the connection has read, at least
 
     async def prepare(self, connection: Connection, sql: str) -> Statement:
         """The first statement of `sql`. Raises what SQLite raises, and SqlError."""
@@ -44,8 +45,7 @@ class PreparedStatements:
             verb, tail = control.verb.value, _tail(sql[end:])
             statement = Statement(sql, 0, (), True, verb, tail, sql[:end], control)
         else:
-            schema = self._schema(connection)
-            described = await run_sync(connection.describe, number_parameters(sql))
+            schema, described = await self._describe(connection, number_parameters(sql))
             statement = Statement(
                 sql,
                 described.parameters,
@@ -66,11 +66,21 @@ class PreparedStatements:
             return
         known = self._known.get(statement.sql)
         if known is None or schema is None or known.schema != schema:
-            described = await run_sync(connection.describe, statement.text)
+            schema, described = await self._describe(connection, statement.text)
             known = replace(statement, columns=described.columns, schema=schema)
             self._remember(known)
         if [c.name for c in known.columns] != [c.name for c in statement.columns]:
             raise SqlError("cached plan must not change result type", sqlstate=PLAN_CHANGED)
+
+    async def _describe(
+        self, connection: Connection, text: str
+    ) -> tuple[SchemaToken | None, Described]:
+        schema = self._schema(connection)
+        if connection.file.mark is None and (schema is None or schema != self._loaded):
+            await run_sync(connection.forget_schema)
+        described = await run_sync(connection.describe, text)
+        self._loaded = schema
+        return schema, described
 
     def _remember(self, statement: Statement) -> None:
         known = self._known

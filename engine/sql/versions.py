@@ -5,7 +5,8 @@ The buffer pool's memory; `engine.sql.pool` says when it changes and states the 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
+from heapq import heappop, heappush
 
 from engine.sql.pins import Pins
 from engine.types import LSN, PageNo
@@ -43,7 +44,7 @@ class Versions:
         self.evicted = 0
         self._capacity = capacity
         self._pages: OrderedDict[PageNo, _Page] = OrderedDict()
-        self._ending: deque[tuple[LSN, PageNo, LSN]] = deque()  # (upto, page, LSN) of old versions
+        self._ending: list[tuple[LSN, PageNo, LSN]] = []  # heap of (upto, page, LSN)
         self._kept: dict[LSN, dict[tuple[PageNo, LSN], LSN]] = {}  # pin -> (page, LSN) -> upto
 
     # -- looking up
@@ -110,7 +111,7 @@ class Versions:
         if upto < self.visible:
             self._keep_or_drop(page, version, upto)
         else:
-            self._ending.append((upto, page, version))
+            heappush(self._ending, (upto, page, version))
 
     # -- forgetting
 
@@ -118,7 +119,7 @@ class Versions:
         self.visible = lsn
         ending = self._ending
         while ending and ending[0][0] < lsn:
-            upto, page, version = ending.popleft()
+            upto, page, version = heappop(ending)
             self._keep_or_drop(page, version, upto)
 
     def unpin(self, lsn: LSN) -> None:
