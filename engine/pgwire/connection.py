@@ -1,0 +1,425 @@
+"""One client's conversation: start-up, simple queries, the extended protocol, errors.
+
+Invariants
+- After an error in the extended protocol nothing is done until Sync, and exactly one ReadyForQuery
+  answers each Sync and each Query.
+- Statements between two Syncs, or in one Query string, are one transaction unless the client says
+  BEGIN itself: an error undoes all of them. A statement that is followed by its Sync at once is
+  its own transaction and pays nothing for this.
+- A client that leaves cancels what runs for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from engine.errors import FeatureNotSupported, ProtocolError, SextetError, SqlError
+from engine.pgwire import codec, types
+from engine.pgwire.codec import (
+    Bind,
+    Close,
+    Describe,
+    Execute,
+    Flush,
+    Message,
+    Parse,
+    Query,
+    Startup,
+    Sync,
+    Terminate,
+    Unsupported,
+)
+from engine.pgwire.statements import (
+    ROWS_PER_FETCH,
+    Portal,
+    Prepared,
+    prepare,
+    spread_formats,
+)
+from engine.pgwire.utility import (
+    REPORTED,
+    Answer,
+    Settings,
+    answer,
+    statements,
+    without_casts,
+)
+from engine.pgwire.wire import Wire
+from engine.sql.cursor import Cursor
+from engine.sql.session import Session
+from engine.sql.statement import SqlValue
+
+log = logging.getLogger(__name__)
+
+STATEMENTS_MAX = 1000
+"""Named statements a session may keep."""
+
+
+class Connection:
+    """Made once the start-up packet is read; `run` returns when the client is gone."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        session: Session,
+        startup: Startup,
+        *,
+        in_recovery: bool,
+        pid: int,
+        secret: int,
+    ) -> None:
+        self._wire = wire
+        self._session = session
+        self._startup = startup
+        self._pid = pid
+        self._secret = secret
+        self._settings = Settings(
+            sql=session.settings,
+            in_recovery=in_recovery,
+            database=session.database,
+            user=session.user,
+            defaults=replace(session.settings),
+        )
+        self._statements: dict[str, Prepared] = {}
+        self._portals: dict[str, Portal] = {}
+        self._implicit = False  # a transaction that the client did not begin itself
+        self._skipping = False
+        wire.on_lost = session.cancel
+
+    # -- life
+
+    async def run(self) -> None:
+        """Serve the client. Raises ProtocolError for what is no PostgreSQL protocol."""
+        try:
+            if not await self._welcome():
+                return
+            while (message := await self._wire.next()) is not None:
+                if isinstance(message, Terminate):
+                    return
+                if not self._skipping or isinstance(message, Sync):
+                    await self._handle(message)
+        finally:
+            await self._session.close()
+
+    async def _welcome(self) -> bool:
+        wire = self._wire
+        options = [name for name in self._startup.parameters if name.startswith("_pq_.")]
+        if self._startup.minor or options:
+            wire.write(codec.negotiate_version(options))
+        try:
+            self._apply_startup()
+        except SqlError as error:
+            wire.write(_error(error, severity="FATAL"))
+            await wire.flush()
+            return False
+        wire.write(codec.AUTHENTICATION_OK)
+        for name, spelled in REPORTED.items():
+            wire.write(codec.parameter_status(spelled, self._settings.show(name)))
+        wire.write(codec.key_data(self._pid, self._secret))
+        wire.write(codec.READY["I"])
+        await wire.flush()
+        return True
+
+    def _apply_startup(self) -> None:
+        """Settings in the start-up packet, directly or as `options=-c name=value`."""
+        for name, value in self._startup.parameters.items():
+            if name == "options":
+                words = value.replace("-c ", "--").replace("-c", "--").split()
+                pairs = [word.lstrip("-").partition("=")[::2] for word in words]
+                for key, given in pairs:
+                    self._settings.set(key.replace("-", "_").lower(), given)
+            elif name not in ("user", "database", "replication") and not name.startswith("_pq_."):
+                self._settings.set(name.lower(), value)
+        self._settings.defaults = replace(self._settings.sql)
+
+    async def _handle(self, message: Message) -> None:
+        extended = not isinstance(message, Query)
+        try:
+            match message:
+                case Query(sql):
+                    await self._query(sql)
+                case Parse():
+                    await self._parse(message)
+                case Bind():
+                    await self._bind(message)
+                case Describe():
+                    await self._describe(message)
+                case Execute():
+                    await self._execute(message)
+                case Close():
+                    await self._close(message)
+                case Sync():
+                    await self._sync()
+                case Flush():
+                    await self._wire.flush()
+                case Unsupported(what):
+                    raise FeatureNotSupported(f"{what} is not supported")
+                case Terminate():
+                    return
+        except ProtocolError:
+            raise
+        except SextetError as error:
+            self._wire.write(_error(error))
+            self._skipping = extended
+
+    # -- simple protocol
+
+    async def _query(self, sql: str) -> None:
+        parts = list(statements(sql))
+        try:
+            if not parts:
+                self._wire.write(codec.EMPTY_QUERY)
+            for number, part in enumerate(parts):
+                await self._begin_implicitly(len(parts) > 1 and number < len(parts))
+                await self._run_simple(part)
+            await self._end_implicit(commit=True)
+        except ProtocolError:
+            raise
+        except SextetError as error:
+            await self._end_implicit(commit=False)
+            self._wire.write(_error(error))
+        self._ready()
+        await self._wire.flush()
+
+    async def _begin_implicitly(self, wanted: bool) -> None:
+        if wanted and self._session.status == "I":
+            await self._run_silently("BEGIN")
+            self._implicit = True
+
+    async def _end_implicit(self, *, commit: bool) -> None:
+        """Commit or roll back the transaction that the client did not begin."""
+        if self._implicit:
+            self._implicit = False
+            if self._session.status != "I":
+                await self._run_silently("COMMIT" if commit else "ROLLBACK")
+
+    async def _run_silently(self, sql: str) -> None:
+        cursor = await self._session.execute(await self._session.prepare(sql))
+        await cursor.close()
+
+    async def _run_simple(self, sql: str) -> None:
+        reply = answer(sql, self._settings)
+        if reply is not None:
+            await self._answer(reply, described=False)
+            return
+        prepared = await prepare(self._session, self._settings, sql)
+        statement = prepared.statement
+        assert statement is not None
+        if not statement.verb:
+            self._wire.write(codec.EMPTY_QUERY)
+            return
+        if self._implicit and statement.control is not None:
+            if statement.verb == "BEGIN":
+                self._implicit = False  # now it is the client's
+                self._wire.write(codec.command_complete("BEGIN"))
+                return
+            self._implicit = False
+        portal = Portal(prepared, (), ())
+        try:
+            cursor = await portal.start(self._session)
+            if statement.columns:
+                shape = await portal.learn_shape(self._session)
+                self._wire.write(shape.description())
+            await self._send_rows(portal, 0)
+            self._complete(cursor)
+        finally:
+            await portal.close()
+
+    async def _send_rows(self, portal: Portal, rows_max: int) -> bool:
+        """Send up to `rows_max` rows (0: all); whether the portal is at its end."""
+        left = rows_max or -1
+        while left:
+            count = ROWS_PER_FETCH if left < 0 else min(left, ROWS_PER_FETCH)
+            rows = await portal.rows(self._session, count)
+            if rows:
+                shape = await portal.learn_shape(self._session)
+                await self._wire.write_much(shape.encode(rows))
+                left -= len(rows) if left > 0 else 0
+            if portal.done:
+                return True
+            if self._wire.lost:
+                raise SqlError("the client went away", sqlstate="08006")
+        return False
+
+    def _complete(self, cursor: Cursor, tag: str = "") -> None:
+        if cursor.notice is not None:
+            self._wire.write(codec.notice(cursor.notice.sqlstate, cursor.notice.message))
+        self._wire.write(codec.command_complete(tag or cursor.tag))
+
+    # -- statements that SQLite is not asked
+
+    async def _answer(self, reply: Answer, *, described: bool) -> None:
+        wire = self._wire
+        tag = reply.tag
+        if reply.notice:
+            wire.write(codec.notice("00000", reply.notice, severity="NOTICE"))
+        if reply.instead is not None:
+            statement = await self._session.prepare(without_casts(reply.instead))
+            cursor = await self._session.execute(statement)
+            tag = tag or cursor.tag
+            await cursor.close()
+        if reply.forget is not None:
+            await self._forget(reply.forget)
+        if reply.columns:
+            if not described:
+                wire.write(_text_columns(reply.columns))
+            for row in reply.rows:
+                wire.write(codec.data_row([None if v is None else v.encode() for v in row]))
+        wire.write(codec.command_complete(tag))
+        if reply.changed is not None:
+            name, value = reply.changed
+            wire.write(codec.parameter_status(REPORTED[name], value))
+
+    async def _forget(self, name: str) -> None:
+        if name == "*":
+            self._statements.clear()
+        else:
+            self._statements.pop(name, None)
+
+    # -- extended protocol
+
+    async def _parse(self, message: Parse) -> None:
+        if message.name and message.name in self._statements:
+            raise SqlError(f'prepared statement "{message.name}" already exists', sqlstate="42P05")
+        if len(self._statements) >= STATEMENTS_MAX and message.name:
+            raise SqlError(f"more than {STATEMENTS_MAX} prepared statements", sqlstate="53400")
+        self._statements[message.name] = await prepare(
+            self._session, self._settings, message.sql, message.oids
+        )
+        self._wire.write(codec.PARSE_COMPLETE)
+
+    async def _bind(self, message: Bind) -> None:
+        prepared = self._statement(message.statement)
+        if message.portal and message.portal in self._portals:
+            raise SqlError(f'portal "{message.portal}" already exists', sqlstate="42P03")
+        count = prepared.statement.parameters if prepared.statement is not None else 0
+        if len(message.values) != count:
+            raise SqlError(
+                f"bind message supplies {len(message.values)} parameters, but prepared statement "
+                f'"{message.statement}" requires {count}',
+                sqlstate="08P01",
+            )
+        values: tuple[SqlValue, ...] = ()
+        if count:
+            oids = await prepared.parameter_oids(self._session)
+            formats = spread_formats(message.formats, count)
+            values = tuple(
+                [
+                    None if data is None else types.decode(oid, code, data, at + 1)
+                    for at, (oid, code, data) in enumerate(
+                        zip(oids, formats, message.values, strict=True)
+                    )
+                ]
+            )
+        await self._drop_portal(message.portal)
+        self._portals[message.portal] = Portal(prepared, values, message.result_formats)
+        self._wire.write(codec.BIND_COMPLETE)
+
+    def _statement(self, name: str) -> Prepared:
+        found = self._statements.get(name)
+        if found is None:
+            raise SqlError(f'prepared statement "{name}" does not exist', sqlstate="26000")
+        return found
+
+    def _portal(self, name: str) -> Portal:
+        found = self._portals.get(name)
+        if found is None:
+            raise SqlError(f'portal "{name}" does not exist', sqlstate="34000")
+        return found
+
+    async def _describe(self, message: Describe) -> None:
+        if message.kind == "S":
+            prepared = self._statement(message.name)
+            oids = await prepared.parameter_oids(self._session)
+            self._wire.write(codec.parameter_description(oids))
+            await self._describe_result(Portal(prepared, (), ()), promise=True)
+        elif message.kind == "P":
+            await self._describe_result(self._portal(message.name), promise=False)
+        else:
+            raise ProtocolError(f"describe of {message.kind!r}")
+
+    async def _describe_result(self, portal: Portal, *, promise: bool) -> None:
+        prepared = portal.prepared
+        if prepared.statement is None:
+            reply = answer(
+                prepared.sql, replace(self._settings, values=dict(self._settings.values))
+            )
+            columns = reply.columns if reply is not None else ()
+            self._wire.write(_text_columns(columns) if columns else codec.NO_DATA)
+        elif not prepared.statement.columns:
+            self._wire.write(codec.NO_DATA)
+        else:
+            if promise:
+                await prepared.learn(self._session)
+                prepared.described = True
+            else:
+                await self._begin_for_pipeline(prepared)
+            shape = await portal.learn_shape(self._session)
+            self._wire.write(shape.description())
+
+    async def _begin_for_pipeline(self, prepared: Prepared) -> None:
+        """A write that is not followed by its Sync at once may have to be undone by what follows."""
+        statement = prepared.statement
+        if statement is None or statement.readonly or statement.control is not None:
+            return
+        if self._session.status == "I" and not self._wire.decoder.sync_follows():
+            await self._begin_implicitly(True)
+
+    async def _execute(self, message: Execute) -> None:
+        portal = self._portal(message.portal)
+        prepared = portal.prepared
+        if prepared.statement is None:
+            reply = answer(prepared.sql, self._settings)
+            assert reply is not None
+            await self._answer(reply, described=True)
+            return
+        if not prepared.statement.verb:
+            self._wire.write(codec.EMPTY_QUERY)
+            return
+        await self._begin_for_pipeline(prepared)
+        if prepared.statement.control is not None:
+            self._implicit = False  # the client's own BEGIN, COMMIT or ROLLBACK takes over
+        cursor = await portal.start(self._session)
+        if await self._send_rows(portal, message.rows_max):
+            self._complete(cursor)
+        else:
+            self._wire.write(codec.PORTAL_SUSPENDED)
+
+    async def _close(self, message: Close) -> None:
+        if message.kind == "S":
+            self._statements.pop(message.name, None)
+        elif message.kind == "P":
+            await self._drop_portal(message.name)
+        else:
+            raise ProtocolError(f"close of {message.kind!r}")
+        self._wire.write(codec.CLOSE_COMPLETE)
+
+    async def _drop_portal(self, name: str) -> None:
+        portal = self._portals.pop(name, None)
+        if portal is not None:
+            await portal.close()
+
+    async def _sync(self) -> None:
+        failed, self._skipping = self._skipping, False
+        try:
+            await self._end_implicit(commit=not failed)
+        except SextetError as error:
+            self._wire.write(_error(error))
+        if self._session.status == "I":
+            for name in list(self._portals):
+                await self._drop_portal(name)
+        self._ready()
+
+    def _ready(self) -> None:
+        self._wire.write(codec.READY[self._session.status])
+
+
+def _text_columns(names: tuple[str, ...]) -> bytes:
+    return codec.row_description([(name, types.TEXT, -1, 0) for name in names])
+
+
+def _error(error: SextetError, *, severity: str = "ERROR") -> bytes:
+    hint = error.hint if isinstance(error, SqlError) else ""
+    position = error.position if isinstance(error, SqlError) else 0
+    return codec.error(error.sqlstate, str(error), hint=hint, position=position, severity=severity)

@@ -1,0 +1,204 @@
+"""Sessions over sockets: start-up, limits, cancel requests, and who is connected.
+
+The server is given accepted sockets (`engine.pgwire.handoff`) or listens by itself (tests, other
+programs). It never accepts more sessions than its limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from engine.errors import ProtocolError, SextetError, Unavailable
+from engine.pgwire import codec
+from engine.pgwire.codec import CancelRequest, EncryptionRequest, Startup
+from engine.pgwire.connection import Connection
+from engine.pgwire.wire import Wire
+from engine.sql.engine import SqlEngine
+from engine.sql.session import Session
+
+log = logging.getLogger(__name__)
+
+STARTUP_S = 30.0
+"""A client that has not said who it is by then is let go."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    database: str
+    instance_number: int
+    sessions_max: int = 500
+    message_bytes_max: int = codec.MESSAGE_BYTES_MAX
+
+
+RelayCancel = Callable[[int, int, int], Awaitable[None]]
+"""(instance number, pid, secret): a cancel request that belongs to another instance."""
+
+
+class PgServer:
+    """Serves any number of sockets over one SQL engine."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        engine: Callable[[], SqlEngine | None],
+        *,
+        in_recovery: Callable[[], bool],
+        relay_cancel: RelayCancel | None = None,
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._in_recovery = in_recovery
+        self._relay_cancel = relay_cancel
+        self._keys: dict[int, tuple[int, Session]] = {}
+        self._next = 0
+        self._clients: dict[asyncio.Task[None], Wire] = {}
+        self._listener: asyncio.Server | None = None
+
+    @property
+    def connections(self) -> int:
+        return len(self._clients)
+
+    async def listen(self, host: str, port: int) -> int:
+        """Accept clients directly; returns the port."""
+        loop = asyncio.get_running_loop()
+
+        def accept() -> Wire:
+            wire = self._wire()
+            self._spawn(wire, lambda: None)
+            return wire
+
+        self._listener = await loop.create_server(accept, host, port)
+        return int(self._listener.sockets[0].getsockname()[1])
+
+    async def adopt(self, client: socket.socket, on_closed: Callable[[], None]) -> None:
+        """Serve a socket that somebody else accepted; `on_closed` is called once it is done with."""
+        wire = self._wire()
+        client.setblocking(False)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: wire, client)
+        except OSError as error:
+            log.debug("a client was gone before it was served: %s", error)
+            client.close()
+            on_closed()
+            return
+        self._spawn(wire, on_closed)
+
+    async def stop(self) -> None:
+        """Tell every client that the server is going, and close."""
+        if self._listener is not None:
+            self._listener.close()
+        goodbye = codec.error(
+            "57P01", "terminating connection: the instance is stopping", severity="FATAL"
+        )
+        tasks = list(self._clients)
+        for task, wire in list(self._clients.items()):
+            wire.write(goodbye)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def cancel(self, pid: int, secret: int) -> None:
+        """Cancel what session `pid` runs, if the secret is its. Says nothing either way."""
+        found = self._keys.get(pid)
+        if found is not None and hmac.compare_digest(
+            found[0].to_bytes(4, "big"), secret.to_bytes(4, "big")
+        ):
+            found[1].cancel()
+
+    # -- one client
+
+    def _wire(self) -> Wire:
+        return Wire(self._config.message_bytes_max)
+
+    def _spawn(self, wire: Wire, on_closed: Callable[[], None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(wire), name="client")
+        self._clients[task] = wire
+
+        def done(task: asyncio.Task[None]) -> None:
+            del self._clients[task]
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("a client's session failed", exc_info=error)
+            wire.close()
+            on_closed()
+
+        task.add_done_callback(done)
+
+    async def _serve(self, wire: Wire) -> None:
+        try:
+            async with asyncio.timeout(STARTUP_S):
+                startup = await self._greet(wire)
+            if startup is not None:
+                await self._converse(wire, startup)
+        except TimeoutError:
+            log.debug("a client said nothing for %.0f s", STARTUP_S)
+        except SextetError as error:
+            wire.write(codec.error(error.sqlstate, str(error), severity="FATAL"))
+        finally:
+            if not wire.lost:
+                wire.write(b"")
+                await wire.flush()
+
+    async def _greet(self, wire: Wire) -> Startup | None:
+        """Up to the Startup message; None if the client only cancelled or left."""
+        for _ in range(3):  # GSSENCRequest, SSLRequest, then it must come to the point
+            match await wire.first():
+                case None:
+                    return None
+                case EncryptionRequest():
+                    wire.write(b"N")
+                    await wire.flush()
+                case CancelRequest(pid, secret):
+                    await self._cancel_anywhere(pid, secret)
+                    return None
+                case Startup() as startup:
+                    return startup
+        raise ProtocolError("too many encryption requests")
+
+    async def _cancel_anywhere(self, pid: int, secret: int) -> None:
+        number = pid >> 16
+        if number == self._config.instance_number:
+            self.cancel(pid, secret)
+        elif self._relay_cancel is not None:
+            await self._relay_cancel(number, pid, secret)
+
+    async def _converse(self, wire: Wire, startup: Startup) -> None:
+        user = startup.parameters.get("user", "")
+        database = startup.parameters.get("database") or user
+        if database not in (self._config.database, "postgres"):
+            wire.write(
+                codec.error(
+                    "3D000",
+                    f'database "{database}" does not exist; this cluster has '
+                    f'"{self._config.database}"',
+                    severity="FATAL",
+                )
+            )
+            return
+        engine = self._engine()
+        if engine is None:
+            raise Unavailable("the instance is starting; try again")
+        if len(self._clients) > self._config.sessions_max:
+            wire.write(codec.error("53300", "sorry, too many clients already", severity="FATAL"))
+            return
+        session = engine.session(user or "postgres", self._config.database)
+        pid, secret = self._new_pid(), secrets.randbits(32)
+        self._keys[pid] = (secret, session)
+        try:
+            await Connection(
+                wire, session, startup, in_recovery=self._in_recovery(), pid=pid, secret=secret
+            ).run()
+        finally:
+            del self._keys[pid]
+
+    def _new_pid(self) -> int:
+        """Instance number in the upper half, so that a cancel request finds its way."""
+        while True:
+            self._next = (self._next + 1) & 0xFFFF
+            pid = self._config.instance_number << 16 | self._next
+            if pid not in self._keys:
+                return pid

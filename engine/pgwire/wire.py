@@ -1,0 +1,133 @@
+"""One client socket: bytes in through the decoder, bytes out in few writes, flow control both ways."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+from engine.pgwire.codec import Decoder, FirstMessage, Message
+
+READ_AHEAD_BYTES = 1024 * 1024
+"""Input that may gather while a statement runs; beyond it the client has to wait."""
+
+WRITE_BYTES = 64 * 1024
+"""Output is handed to the socket at the latest when this much has gathered."""
+
+
+class Wire(asyncio.Protocol):
+    """Give it to `loop.create_connection` or `connect_accepted_socket`.
+
+    `on_lost` is called once, as soon as the client is gone: whoever runs its statement cancels it.
+    """
+
+    def __init__(self, message_bytes_max: int) -> None:
+        self.decoder = Decoder(message_bytes_max=message_bytes_max)
+        self.on_lost: Callable[[], None] = lambda: None
+        self.lost = False
+        self._transport: asyncio.Transport | None = None
+        self._arrived = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._gathered = 0
+        self._paused = False
+        self._ended = False
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.decoder.feed(data)
+        self._gathered += len(data)
+        if self._gathered > READ_AHEAD_BYTES and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._arrived.set()
+
+    def eof_received(self) -> bool:
+        self._end()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = self.lost = True
+            self._arrived.set()
+            self._writable.set()
+            self.on_lost()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    # -- messages in
+
+    async def first(self) -> FirstMessage | None:
+        """The next message of the start-up phase, None if the client left. Raises ProtocolError."""
+        while True:
+            message = self.decoder.first()
+            if message is not None or not await self._more():
+                return message
+
+    async def next(self) -> Message | None:
+        """The next message, None if the client left. Raises ProtocolError."""
+        message = self.decoder.next()
+        if message is not None:
+            return message
+        await self.flush()
+        while True:
+            message = self.decoder.next()
+            if message is not None or not await self._more():
+                return message
+
+    async def _more(self) -> bool:
+        """Wait for more bytes; False if none will come."""
+        self._gathered = 0
+        if self._paused and self._transport is not None and not self._ended:
+            self._paused = False
+            self._transport.resume_reading()
+        if self._ended:
+            return False
+        self._arrived.clear()
+        await self._arrived.wait()
+        return True
+
+    # -- bytes out
+
+    def write(self, data: bytes) -> None:
+        """Gather; `flush` sends."""
+        self._out.append(data)
+        self._out_bytes += len(data)
+
+    async def write_much(self, data: bytes) -> None:
+        """Gather, and wait while the client does not read what was sent."""
+        self.write(data)
+        if self._out_bytes >= WRITE_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        if self._out and self._transport is not None:
+            data = b"".join(self._out)
+            self._out.clear()
+            self._out_bytes = 0
+            if not self._ended:
+                self._transport.write(data)
+        if not self._writable.is_set():
+            await self._writable.wait()
+
+    def close(self) -> None:
+        """Send what has been flushed, then close."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
