@@ -13,7 +13,7 @@ import struct
 import uuid
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from engine.errors import SqlError
 from engine.sql.statement import SqlValue
@@ -312,7 +312,7 @@ def _unpack(layout: str) -> Decoder:
     unpacker = struct.Struct(layout)
     def decode_one(data: bytes) -> SqlValue:
         (value,) = unpacker.unpack(data)
-        return value  # type: ignore[no-any-return]
+        return cast(SqlValue, value)
 
     return decode_one
 
