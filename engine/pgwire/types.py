@@ -311,8 +311,7 @@ def _decode_numeric(data: bytes) -> SqlValue:
 def _unpack(layout: str) -> Decoder:
     unpacker = struct.Struct(layout)
     def decode_one(data: bytes) -> SqlValue:
-        (value,) = unpacker.unpack(data)
-        return cast(SqlValue, value)
+        return cast(SqlValue, unpacker.unpack(data)[0])
 
     return decode_one
 

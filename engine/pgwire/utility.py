@@ -66,6 +66,8 @@ class Settings:
         return found
 
     def set(self, name: str, value: str) -> None:
+        """Raises SqlError 22023 or 55P02 for a value or a setting that cannot be."""
+        value = value.strip("'\"")  # asyncpg quotes values in the start-up packet
         match name:
             case "statement_timeout":
                 self.sql.statement_timeout_s = _seconds(name, value)
