@@ -1,117 +1,109 @@
-"""Background: redo becomes page versions (P17 §3.3, step 5), and what is no longer needed goes.
+"""Background: redo becomes page versions (P17 §3.3, step 5).
 
 Coalescing goes up to `Segment.tail()`: gap-free, and at or below a VDL, so nothing that a recovery
-could annul ever gets into a page version. Garbage collection keeps, for every page, the newest
-version at or below the floor (PGMRPL) and all newer ones; and every log file with a frame that is
-not coalesced or above the floor.
+could annul ever gets into a page version. Every page that changed since the last point gets exactly
+one version, as of its last record. A crash in the middle leaves versions above `applied`; they are
+true, and the next run writes the same ones again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from dataclasses import replace
 
 from engine.errors import Corrupt, DiskFull
 from engine.storage.pagestore import PageVersion
 from engine.storage.reading import page_images
 from engine.storage.segment import Segment
 from engine.storage.state import NodeState
-from engine.types import LSN
+from engine.storage.volume import Volume
+from engine.types import LSN, PageNo
 
 log = logging.getLogger(__name__)
 
-Pin = Callable[[Segment], LSN]
-"""A lower bound on what may be dropped from a segment: an archive or a clone adds one."""
-
 
 class Coalescer:
-    """`run` is the background task; `coalesce` and `collect` can be called by themselves."""
+    """`run` is the background task; `coalesce` does one segment now."""
 
     def __init__(self, state: NodeState) -> None:
         self._state = state
         self._waited: dict[Segment, int] = {}
-        self.pins: list[Pin] = []
 
     async def run(self) -> None:
         config = self._state.config
         while True:
             await asyncio.sleep(config.coalesce_s * (0.75 + self._state.runtime.rng.random() / 2))
-            for segment in self._due():
+            for volume, segment in self._due():
                 try:
-                    await self.coalesce(segment)
+                    await self.coalesce(volume, segment)
                 except (DiskFull, Corrupt) as error:
-                    log.error("coalescing group %d: %s", segment.row.id.pg, error)
-            try:
-                await self.collect()
-            except DiskFull as error:
-                log.error("garbage collection: %s", error)
+                    log.error("coalescing group %d: %s", segment.pg, error)
 
-    def _due(self) -> list[Segment]:
+    def _due(self) -> list[tuple[Volume, Segment]]:
         """Segments with enough redo, or with some for long enough."""
+        config = self._state.config
         due = []
-        for key in sorted(self._state.segments):
-            segment = self._state.segments[key]
+        for volume, segment in self._state.segments():
             if segment.applied >= segment.tail():
                 self._waited.pop(segment, None)
                 continue
             waited = self._waited.get(segment, 0) + 1
             self._waited[segment] = waited
-            if segment.uncoalesced_bytes >= self._state.config.coalesce_bytes or waited >= 10:
-                due.append(segment)
+            if (
+                segment.uncoalesced_bytes >= config.coalesce_bytes
+                or waited >= config.coalesce_rounds
+            ):
+                due.append((volume, segment))
         return due
 
-    async def coalesce(self, segment: Segment) -> int:
-        """Apply everything up to the segment's tail; how many pages got a new version."""
+    async def coalesce(self, volume: Volume, segment: Segment) -> int:
+        """Apply everything up to the segment's tail; how many pages got a new version.
+
+        Raises DiskFull, Corrupt: then `applied` is where it was.
+        """
         state = self._state
         upto = segment.tail()
         if upto <= segment.applied:
             return 0
-        pages = list(segment.pending_changes(upto))
+        pages = segment.pending_changes(upto)
         redo = segment.uncoalesced_bytes
         step = state.config.coalesce_pages_per_batch
+        versions: list[PageVersion] = []
         for start in range(0, len(pages), step):
-            batch = pages[start : start + step]
-            images = await page_images(state, segment, batch, upto)
-            versions = [
-                PageVersion.make(segment.row.id.volume, page, lsn, image)
-                for page, (lsn, image) in zip(batch, images, strict=True)
-            ]
-            await state.guarded(state.store.put_versions(segment.row.id, versions))
-        async with state.rows:
-            # A recovery may have come meanwhile. It cannot have annulled anything up to `upto`.
-            segment.row = segment.durable_row(applied=max(upto, segment.applied))
-            await state.guarded(state.store.put_segments([segment.row]))
+            if versions:
+                await state.guarded(state.store.put_versions(segment.row.id, versions))
+            versions = await self._versions(segment, pages[start : start + step], upto)
+        await self._finish(volume, segment, upto, versions, pages)
         segment.uncoalesced_bytes = max(0, segment.uncoalesced_bytes - redo)
         self._waited.pop(segment, None)
         state.counters["pages_coalesced"] += len(pages)
         return len(pages)
 
-    def bound(self, segment: Segment) -> LSN:
-        """Nothing above it may be dropped: not coalesced, still readable, or pinned."""
-        return min([segment.applied, segment.floor, *(pin(segment) for pin in self.pins)])
+    async def _versions(
+        self, segment: Segment, pages: list[PageNo], upto: LSN
+    ) -> list[PageVersion]:
+        images = await page_images(self._state, segment, pages, upto)
+        return [
+            PageVersion.make(segment.row.id.volume, page, lsn, image)
+            for page, (lsn, image) in zip(pages, images, strict=True)
+        ]
 
-    async def collect(self) -> None:
-        """Drop superseded page versions, index entries and whole log files."""
+    async def _finish(
+        self,
+        volume: Volume,
+        segment: Segment,
+        upto: LSN,
+        versions: list[PageVersion],
+        pages: list[PageNo],
+    ) -> None:
+        """The last versions and the segment's row in one transaction."""
         state = self._state
-        for key in sorted(state.segments):
-            segment = state.segments[key]
-            bound = self.bound(segment)
-            if bound > segment.collected:
-                segment.collected = bound
-                segment.forget_coalesced(bound)
-                dropped = await state.guarded(state.store.drop_superseded(key, bound))
-                state.counters["versions_dropped"] += dropped
-        needed = {
-            frame.location.file
-            for segment in state.segments.values()
-            for frame in segment.frames
-            if frame.last > self.bound(segment)
-        }
-        for file in state.wal.deletable():
-            if file in needed:
-                break  # oldest first, so that the log has no holes
-            for segment in state.segments.values():
-                segment.forget_file(file)
-            state.wal.delete(file)
-            state.counters["wal_files_deleted"] += 1
+        await state.durable_scls([segment])  # page versions never get ahead of the log
+        async with state.rows:
+            if upto <= segment.applied:
+                return  # a page copy has gone further meanwhile
+            # A recovery may have come meanwhile. It cannot have annulled anything up to `upto`.
+            row = replace(segment.durable_row(epoch=volume.epoch), applied=upto)
+            await state.guarded(state.store.put_versions(segment.row.id, versions, row))
+            segment.reached(upto, pages)

@@ -21,19 +21,24 @@ class StorageConfig:
     pending_frames_max: int = 4096
     """Frames of one segment waiting ahead of a gap; beyond it redo is refused, gossip fills."""
 
+    pages_per_read_max: int = 4096
+    """Pages in one ReadPages request: a reply stays far below the transport's message limit."""
+
     gossip_s: float = 0.5
     gossip_hurry_s: float = 0.05
-    """Pause between gossip rounds, normally and while a segment has a gap."""
+    """Pause between gossip rounds, normally and while a segment has a gap or is damaged."""
 
     coalesce_s: float = 1.0
     coalesce_bytes: int = 4 * MIB
-    """Redo becomes pages when it has gathered this much, or has waited ten pauses."""
+    coalesce_rounds: int = 10
+    """Redo becomes pages when it has gathered this much, or has waited this many pauses."""
 
     coalesce_pages_per_batch: int = 128
+    """Page versions per transaction; the loop serves others between two of them."""
 
     scrub_s: float = 0.5
     scrub_items: int = 64
-    """Every pause, this many page versions and frames are checked."""
+    """Every pause, this many page versions and as many frames are checked."""
 
     register_limit_s: float = 2.0
     peer_timeout_s: float = 5.0

@@ -1,42 +1,71 @@
-"""A node's side of recovery: fence, say what it holds, truncate (P17 §4.3)."""
+"""A node's side of recovery: fence, say what it holds, truncate (P17 §4.3, P18 §2.4).
+
+What a fence promises: once it is answered, nothing of a lower epoch becomes part of what this node
+holds, now or after a crash. The epoch is raised in memory first, and in the same turn of the loop
+every older request is refused; then it is made durable, together with everything held so far; then
+the answer goes out. A frame of an older writer is either in the log before that, and reported, or it
+is never written at all.
+
+Truncations come as whole lists (`Volume.adopt`). A list is believed from the recovery whose epoch
+this node is fenced at, or from a peer that knows a recovery of this epoch or a later one. Never from
+a peer that is behind: its list may be that of a recovery that died.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
-from engine.errors import BehindEpoch
+from engine.errors import FormatError, ProtocolError
+from engine.log.frame import read_header
 from engine.net.pb import storage_pb2 as pb
 from engine.storage.segment import Segment
-from engine.storage.state import NodeState
-from engine.types import Truncation, VolumeId
+from engine.storage.state import NodeState, check_numbers
+from engine.storage.volume import Volume
+from engine.types import Epoch, Truncation
 
 log = logging.getLogger(__name__)
 
 
 async def fence(state: NodeState, request: pb.FenceRequest) -> pb.FenceReply:
     """Durably refuse every lower epoch, then report what is held. Raises StaleEpoch."""
-    await state.fence(request.volume, request.epoch)
-    log.info("volume %d is fenced at epoch %d", request.volume, request.epoch)
-    return pb.FenceReply(
-        segments=[_report(segment) for segment in state.of_volume(request.volume)],
-        truncations=truncations_to_pb(state.truncations.get(request.volume, ())),
+    check_numbers("fence", {"epoch": request.epoch})
+    volume = state.volumes.get(request.volume)
+    if volume is None:
+        return pb.FenceReply()
+    _check_epoch(state, volume, request.epoch)
+    volume.epoch = request.epoch  # from here on nothing older comes in
+    segments = list(volume.segments.values())
+    await state.put_rows(volume, segments)
+    reply = pb.FenceReply(
+        segments=[_report(segment, volume.epoch) for segment in segments],
+        truncations=truncations_to_pb(volume.truncations),
     )
+    await state.durable_scls(segments)  # what the report says is on disk when it leaves
+    _check_epoch(state, volume, request.epoch)
+    log.info("volume %d is fenced at epoch %d", request.volume, request.epoch)
+    return reply
 
 
-def _report(segment: Segment) -> pb.SegmentState:
+def _check_epoch(state: NodeState, volume: Volume, epoch: Epoch) -> None:
+    if epoch < volume.epoch:
+        state.counters["refused_stale_epoch"] += 1
+    volume.check_epoch(epoch, node=state.name)
+
+
+def _report(segment: Segment, epoch: Epoch) -> pb.SegmentState:
     return pb.SegmentState(
-        pg=segment.row.id.pg,
+        pg=segment.pg,
         incarnation=segment.row.incarnation,
-        epoch=segment.epoch,
+        epoch=epoch,
         membership_epoch=segment.row.membership.epoch,
         scl=segment.scl,
-        known_vdl=segment.known_vdl,
+        known_vdl=segment.points.vdl,
         tail=segment.tail(),
         runs=[pb.LsnRun(first=a, last=b, prev=p) for a, b, p in segment.runs_above_vdl()],
         commits=[
-            pb.CommitPoint(lsn=c.lsn, time_us=c.time_us, pages=c.pages) for c in segment.commits
+            pb.CommitPoint(lsn=c.lsn, time_us=c.time_us, pages=c.pages)
+            for c in segment.commits_from_vdl()
         ],
         damaged=segment.row.damaged,
         hot_from=segment.hot_from,
@@ -44,18 +73,76 @@ def _report(segment: Segment) -> pb.SegmentState:
 
 
 async def truncate(state: NodeState, request: pb.TruncateRequest) -> pb.TruncateReply:
-    """Durably annul ranges. Raises StaleEpoch, or BehindEpoch if this epoch has not fenced here."""
-    state.check_epoch(request.volume, request.epoch)
-    if request.epoch > state.volume_epoch(request.volume):
-        raise BehindEpoch(f"{state.name} has to be fenced at epoch {request.epoch} first")
+    """Durably put the recovery's list into force; idempotent.
+
+    Raises StaleEpoch, BehindEpoch if this epoch has not fenced here, ProtocolError for a list that
+    cannot be this epoch's.
+    """
+    volume = state.volume(request.volume)
+    _check_epoch(state, volume, request.epoch)
+    volume.check_same_epoch(request.epoch, node=state.name)
     truncations = truncations_from_pb(request.truncations)
-    segments = state.of_volume(request.volume)
-    for segment in segments:
-        # A recovery succeeded without this segment's word; from here on it starts clean.
-        segment.row = replace(segment.row, damaged=False)
-    await state.truncate(request.volume, truncations)
-    state.check_epoch(request.volume, request.epoch)
-    return pb.TruncateReply(segments=[pb.SegmentAck(pg=s.row.id.pg, scl=s.scl) for s in segments])
+    newest = max((t.epoch for t in truncations), default=0)
+    if newest != request.epoch and (truncations or request.epoch > 1):
+        raise ProtocolError(f"truncations up to epoch {newest} from a recovery of {request.epoch}")
+    await adopt(state, volume, truncations, epoch=request.epoch)
+    scls = await state.durable_scls(volume.segments.values())
+    _check_epoch(state, volume, request.epoch)
+    log.info("volume %d is truncated by epoch %d", request.volume, request.epoch)
+    return pb.TruncateReply(
+        segments=[pb.SegmentAck(pg=segment.pg, scl=scl) for segment, scl in scls.items()]
+    )
+
+
+async def adopt(
+    state: NodeState, volume: Volume, truncations: Sequence[Truncation], *, epoch: Epoch
+) -> None:
+    """Durably put the list of the recovery of `epoch` into force, and that epoch.
+
+    In memory first, so that nothing annulled is served meanwhile.
+    """
+    if set(truncations) != set(volume.truncations) and volume.adopt(truncations):
+        reload_segments(state, volume)
+    volume.epoch = max(volume.epoch, epoch)
+    await state.put_rows(volume, volume.segments.values(), truncations=True)
+
+
+def reload_segments(state: NodeState, volume: Volume) -> None:
+    """Read the volume's frames back from the log: a truncation that cut some is void.
+
+    Rare (a recovery died in the middle, and the next did not meet it), so it may block.
+    """
+    log.warning("volume %d: a dead recovery's truncation is void, reading the log", volume.id)
+    for segment in volume.segments.values():
+        segment.reset()
+    for found in state.wal.rescan():
+        segment_here = volume.segments.get(found.header.pg)
+        if found.header.volume != volume.id or segment_here is None:
+            continue
+        kept = volume.trimmed(found.frame, found.header)
+        if kept is not None:
+            try:
+                segment_here.restore(read_header(kept), kept, found.location)
+            except FormatError as error:
+                log.error("frame at %s: %s", found.location, error)
+    for segment in volume.segments.values():
+        segment.measure_hot_log()
+
+
+async def learn(
+    state: NodeState, volume: Volume, epoch: Epoch, truncations: Sequence[Truncation]
+) -> None:
+    """Take over what a peer, fenced at `epoch`, knows of recoveries.
+
+    The epoch of a recovery that has not truncated the peer yet is not taken over: it may come to
+    nothing, and its writer will fence this node itself.
+    """
+    authority = max((t.epoch for t in truncations), default=0)
+    if authority > epoch:
+        raise ProtocolError(f"a peer at epoch {epoch} knows a truncation of epoch {authority}")
+    if authority > volume.authority and authority >= volume.epoch:
+        await adopt(state, volume, truncations, epoch=authority)
+        log.info("volume %d: learned epoch %d from a peer", volume.id, authority)
 
 
 def truncations_to_pb(truncations: Sequence[Truncation]) -> list[pb.TruncationRange]:
@@ -63,18 +150,10 @@ def truncations_to_pb(truncations: Sequence[Truncation]) -> list[pb.TruncationRa
 
 
 def truncations_from_pb(messages: Sequence[pb.TruncationRange]) -> list[Truncation]:
-    return [Truncation(t.epoch, t.low, t.high) for t in messages]
-
-
-async def learn(
-    state: NodeState, volume: VolumeId, epoch: int, truncations: Sequence[Truncation]
-) -> None:
-    """Take over what a peer knows of recoveries, truncations before the epoch that made them.
-
-    The epoch of a recovery that has not truncated yet is not taken over: it may come to nothing.
-    """
-    known = state.truncations.get(volume, ())
-    if any(t not in known for t in truncations):
-        await state.truncate(volume, truncations)
-    if epoch > state.volume_epoch(volume) and any(t.epoch == epoch for t in truncations):
-        await state.fence(volume, epoch)
+    """Raises ProtocolError for ranges that are none."""
+    for t in messages:
+        check_numbers("truncation", {"epoch": t.epoch, "high": t.high})
+    try:
+        return [Truncation(t.epoch, t.low, t.high) for t in messages]
+    except ValueError as error:
+        raise ProtocolError(str(error)) from error

@@ -4,63 +4,76 @@ A round: pick a peer, tell it this node's SCLs, epochs and points; learn its. A 
 truncations are taken over before anything else; frames travel only between equal epochs. Where the
 peer is ahead, fetch the frames after our SCL; where its hot log no longer reaches that far back,
 copy its pages first.
+
+A healthy segment is a little behind its peers at every moment, by what is in flight to it. So the
+background rounds fetch only what a peer had at an earlier round already, or what leaves a gap.
+
+A damaged segment is whole again once it has all that any three undamaged peers have. What it acked
+and counted stands on a write quorum, so on three others at least, and of any three of the five
+others one is among them. A peer that is damaged itself proves nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from engine.errors import Corrupt, DiskFull, FormatError, SextetError
 from engine.log.frame import split_frames
 from engine.net.methods import COPY_PAGES, FETCH_FRAMES, GOSSIP
 from engine.net.pb import storage_pb2 as pb
-from engine.ports import Channel
+from engine.ports import Channel, Stream
 from engine.storage.fencing import learn, truncations_from_pb, truncations_to_pb
 from engine.storage.pagestore import PageVersion
 from engine.storage.segment import Segment
-from engine.storage.state import NodeState
-from engine.types import CommitMark, SegmentId
+from engine.storage.state import NodeState, check_numbers
+from engine.storage.volume import Volume
+from engine.types import LSN, PAGE_SIZE, CommitMark, SegmentId
+from engine.volume.geometry import pg_of
 from engine.volume.quorum import READ
 
 log = logging.getLogger(__name__)
 
 
-def describe(state: NodeState, segments: Sequence[SegmentId]) -> pb.GossipReply:
+def describe(state: NodeState, segments: Iterable[SegmentId]) -> pb.GossipReply:
     """What this node says about those of `segments` that it keeps."""
     reply = pb.GossipReply()
     volumes = set()
     for key in segments:
-        segment = state.segments.get(key)
+        volume = state.volumes.get(key.volume)
+        segment = volume.segments.get(key.pg) if volume is not None else None
         if segment is not None:
-            reply.segments.add(volume=key.volume, pg=key.pg, scl=segment.scl)
             volumes.add(key.volume)
-    for volume in sorted(volumes):
-        own = state.of_volume(volume)
+            reply.segments.add(
+                volume=key.volume, pg=key.pg, scl=segment.scl, damaged=segment.row.damaged
+            )
+    for known in [state.volumes[volume_id] for volume_id in sorted(volumes)]:
         reply.volumes.add(
-            volume=volume,
-            epoch=state.volume_epoch(volume),
-            vdl=max(s.known_vdl for s in own),
-            pgmrpl=max(s.floor for s in own),
-            truncations=truncations_to_pb(state.truncations.get(volume, ())),
+            volume=known.id,
+            epoch=known.epoch,
+            vdl=known.points.vdl,
+            pgmrpl=known.points.pgmrpl,
+            truncations=truncations_to_pb(known.truncations),
         )
     return reply
 
 
 async def serve_gossip(state: NodeState, request: pb.GossipRequest) -> pb.GossipReply:
-    """Answer a peer, and learn from what it said."""
+    """Answer a peer, and learn from what it said. Raises ProtocolError."""
     await _learn_volumes(state, request.volumes)
     return describe(state, [SegmentId(s.volume, s.pg) for s in request.segments])
 
 
-async def _learn_volumes(state: NodeState, volumes: Sequence[pb.GossipVolume]) -> None:
-    for said in volumes:
-        if state.of_volume(said.volume):
-            await learn(state, said.volume, said.epoch, truncations_from_pb(said.truncations))
-        for segment in state.of_volume(said.volume):
-            segment.learn_points(vdl=said.vdl, pgmrpl=0)
+async def _learn_volumes(state: NodeState, said: Sequence[pb.GossipVolume]) -> None:
+    for one in said:
+        volume = state.volumes.get(one.volume)
+        if volume is None:
+            continue
+        check_numbers("gossip", {"epoch": one.epoch, "VDL": one.vdl, "PGMRPL": one.pgmrpl})
+        await learn(state, volume, one.epoch, truncations_from_pb(one.truncations))
+        volume.learn_points(vdl=one.vdl, pgmrpl=one.pgmrpl)
 
 
 class Gossiper:
@@ -68,106 +81,149 @@ class Gossiper:
 
     def __init__(self, state: NodeState) -> None:
         self._state = state
+        self._seen: dict[SegmentId, LSN] = {}
+        """The highest SCL that a peer reported in an earlier round."""
 
     async def run(self) -> None:
         state = self._state
         while True:
-            hurry = any(s.chain.pending or s.row.damaged for s in state.segments.values())
-            pause = state.config.gossip_hurry_s if hurry else state.config.gossip_s
-            await asyncio.sleep(pause * (0.5 + state.runtime.rng.random()))
+            await asyncio.sleep(self._pause() * (0.5 + state.runtime.rng.random()))
             peers = self._peers()
             if not peers:
                 continue
             name = state.runtime.rng.choice(sorted(peers))
             try:
-                await self.round_with(name, peers[name])
+                await self.round_with(name, peers[name], patient=True)
+            except DiskFull as error:
+                log.warning("gossip with %s: %s", name, error)
             except (SextetError, TimeoutError) as error:
                 log.debug("gossip with %s: %s: %s", name, type(error).__name__, error)
 
+    def _pause(self) -> float:
+        config = self._state.config
+        hurry = any(s.chain.pending or s.row.damaged for _, s in self._state.segments())
+        return config.gossip_hurry_s if hurry else config.gossip_s
+
     def _peers(self) -> dict[str, Channel]:
         peers: dict[str, Channel] = {}
-        for key in sorted(self._state.segments):
-            peers |= self._state.peers(self._state.segments[key].row.membership)
+        for _, segment in self._state.segments():
+            peers |= self._state.peers(segment)
         return peers
 
-    async def round_with(self, name: str, channel: Channel) -> None:
-        """One exchange. Raises SextetError if the peer or this disk fails."""
+    async def round_with(self, name: str, channel: Channel, *, patient: bool = False) -> None:
+        """One exchange; `patient` leaves out what may still be on its way here.
+
+        Raises SextetError or TimeoutError if the peer or this disk fails.
+        """
         state = self._state
         state.counters["gossip_rounds"] += 1
-        own = describe(state, sorted(state.segments))
+        own = describe(state, [segment.row.id for _, segment in state.segments()])
         request = pb.GossipRequest(node=state.name, segments=own.segments, volumes=own.volumes)
         reply = await channel.call(GOSSIP, request, timeout=state.config.peer_timeout_s)
         await _learn_volumes(state, reply.volumes)
         epochs = {said.volume: said.epoch for said in reply.volumes}
         for said in reply.segments:
-            segment = state.segments.get(SegmentId(said.volume, said.pg))
-            if segment is None or epochs.get(said.volume) != segment.epoch:
+            volume = state.volumes.get(said.volume)
+            segment = volume.segments.get(said.pg) if volume is not None else None
+            if volume is None or segment is None or epochs.get(said.volume) != volume.epoch:
                 continue
-            if not state.settled(said.volume):
-                continue
-            if said.scl > segment.scl:
-                await self._catch_up(segment, name, channel)
-            if said.scl <= segment.scl and segment.row.damaged:
-                await self._note_caught_up(segment, name)
+            # A damaged segment must be able to heal even while recovery is stopped because of it.
+            if volume.settled or segment.row.damaged:
+                await self._with_segment(volume, segment, said, name, channel, patient)
 
-    async def _note_caught_up(self, segment: Segment, name: str) -> None:
-        """A damaged segment is whole again once it has what any three others have: whatever it
-        acked before stood on at least three others, and one of them is among any three."""
+    async def _with_segment(
+        self,
+        volume: Volume,
+        segment: Segment,
+        said: pb.GossipSegment,
+        name: str,
+        channel: Channel,
+        patient: bool,
+    ) -> None:
+        key = segment.row.id
+        due = not patient or segment.chain.pending > 0 or segment.row.damaged
+        if said.scl > segment.scl and (due or self._seen.get(key, 0) > segment.scl):
+            await self._catch_up(volume, segment, name, channel)
+        self._seen[key] = max(said.scl, self._seen.get(key, 0))
+        if segment.row.damaged and not said.damaged and said.scl <= segment.scl:
+            await self._note_caught_up(volume, segment, name)
+
+    async def _note_caught_up(self, volume: Volume, segment: Segment, name: str) -> None:
+        if name not in self._state.peers(segment):
+            return
         segment.caught_up_with.add(name)
         if len(segment.caught_up_with) >= READ:
+            await self._state.durable_scls([segment])
             segment.row = replace(segment.row, damaged=False)
-            await self._state.put_rows([segment])
-            log.warning("group %d is whole again", segment.row.id.pg)
+            await self._state.put_rows(volume, [segment])
+            self._state.counters["segments_made_whole"] += 1
+            log.warning("group %d of volume %d is whole again", segment.pg, volume.id)
 
-    async def _catch_up(self, segment: Segment, name: str, channel: Channel) -> None:
-        state = self._state
-        before = segment.scl
-        if await self._fetch_frames(segment, channel):
+    async def _catch_up(
+        self, volume: Volume, segment: Segment, name: str, channel: Channel
+    ) -> None:
+        if await self._fetch_frames(volume, segment, channel):
             return
         log.warning(
             "group %d: the log after %d is gone at %s, copying its pages",
-            segment.row.id.pg,
-            before,
+            segment.pg,
+            segment.scl,
             name,
         )
-        await copy_segment(state, segment, channel)
-        await self._fetch_frames(segment, channel)
+        if await copy_segment(self._state, volume, segment, channel):
+            await self._fetch_frames(volume, segment, channel)
 
-    async def _fetch_frames(self, segment: Segment, channel: Channel) -> bool:
-        """Frames after our SCL; False if the peer's hot log begins later."""
-        state = self._state
-        key, epoch = segment.row.id, segment.epoch
+    async def _fetch_frames(self, volume: Volume, segment: Segment, channel: Channel) -> bool:
+        """Frames after our SCL, up to the end of the gap if there is one; False if the peer's hot
+        log begins later."""
+        state, epoch = self._state, volume.epoch
         request = pb.FetchFramesRequest(
-            volume=key.volume, pg=key.pg, after=segment.scl, epoch=epoch
+            volume=volume.id,
+            pg=segment.pg,
+            after=segment.scl,
+            upto=segment.gap_end(),
+            epoch=epoch,
         )
         stream = channel.stream(FETCH_FRAMES, request)
         try:
-            while True:
-                async with asyncio.timeout(state.config.peer_timeout_s):
-                    chunk = await stream.recv()
-                if chunk is None:
-                    break
+            while (chunk := await self._next(stream)) is not None:
                 if chunk.hot_from > segment.scl:
                     return False
-                for header, frame in split_frames(chunk.frames):
-                    if segment.epoch != epoch:
-                        return True  # a recovery came: begin again under its epoch
-                    if state.take_in(segment, header, frame):
-                        state.counters["gossip_frames_filled"] += 1
-                await state.durable()
-        except (FormatError, Corrupt) as error:
-            log.warning("a peer sent a bad frame: %s", error)
-        except DiskFull:
-            state.disk_full = True
-            raise
+                await state.wal.room()
+                if volume.epoch != epoch:
+                    return True  # a recovery came: begin again under its epoch
+                self._take_in(volume, segment, chunk.frames)
+                await state.durable_scls([segment])
         finally:
             stream.close()
         return True
 
+    def _take_in(self, volume: Volume, segment: Segment, frames: bytes) -> None:
+        try:
+            for header, frame in split_frames(frames):
+                if (header.volume, header.pg) != (volume.id, segment.pg):
+                    raise FormatError(f"a frame of group {header.pg} was not asked for")
+                if self._state.take_in(volume, segment, header, frame):
+                    self._state.counters["gossip_frames_filled"] += 1
+        except (FormatError, Corrupt) as error:
+            log.warning("a peer sent a bad frame: %s", error)
 
-async def copy_segment(state: NodeState, segment: Segment, channel: Channel) -> None:
-    """Take over a peer's page versions and begin the chain where they stand."""
-    key, epoch = segment.row.id, segment.epoch
+    async def _next(
+        self, stream: Stream[pb.FetchFramesRequest, pb.FramesChunk]
+    ) -> pb.FramesChunk | None:
+        async with asyncio.timeout(self._state.config.peer_timeout_s):
+            return await stream.recv()
+
+
+async def copy_segment(
+    state: NodeState, volume: Volume, segment: Segment, channel: Channel
+) -> bool:
+    """Take over a peer's page versions and begin the chain where they stand.
+
+    Versions are written as they come: each is true as of its own LSN, so a copy that breaks off
+    leaves nothing wrong behind, and reads wait for the chain anyway.
+    """
+    key, epoch = segment.row.id, volume.epoch
     request = pb.CopyPagesRequest(volume=key.volume, pg=key.pg, epoch=epoch)
     stream = channel.stream(COPY_PAGES, request)
     try:
@@ -175,19 +231,26 @@ async def copy_segment(state: NodeState, segment: Segment, channel: Channel) -> 
             async with asyncio.timeout(state.config.peer_timeout_s):
                 chunk = await stream.recv()
             if chunk is None:
-                return  # it ended before the last chunk: nothing is taken over
-            versions = [PageVersion.make(key.volume, p.page, p.lsn, p.image) for p in chunk.pages]
-            await state.guarded(state.store.put_versions(key, versions))
+                return False  # it ended before the last chunk: nothing is taken over
+            versions = [_version(key, page) for page in chunk.pages]
+            if versions:
+                await state.guarded(state.store.put_versions(key, versions))
             if chunk.last:
                 break
     finally:
         stream.close()
-    if chunk.as_of <= segment.scl or segment.epoch != epoch:
-        return
-    commit = max(
-        (CommitMark(c.lsn, c.time_us, c.pages) for c in chunk.commits), default=segment.row.commit
-    )
-    segment.restart_at(chunk.as_of, commit)
-    segment.learn_points(vdl=chunk.as_of, pgmrpl=0)
-    await state.put_rows([segment])
+    if chunk.as_of <= segment.scl or volume.epoch != epoch:
+        return False
+    commits = [CommitMark(c.lsn, c.time_us, c.pages) for c in chunk.commits]
+    volume.learn_points(vdl=chunk.as_of)
+    segment.restart_at(chunk.as_of, max(commits, default=segment.newest_commit()))
+    await state.put_rows(volume, [segment])
+    segment.collected_to = segment.floor
     state.counters["segments_copied"] += 1
+    return True
+
+
+def _version(key: SegmentId, page: pb.PageImage) -> PageVersion:
+    if pg_of(page.page) != key.pg or len(page.image) != PAGE_SIZE:
+        raise FormatError(f"page {page.page} was not asked for or is not whole")
+    return PageVersion.make(key.volume, page.page, page.lsn, page.image)

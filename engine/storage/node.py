@@ -1,11 +1,13 @@
 """A storage node: start from disk, serve, work in the background, stop.
 
 Invariants (each is enforced where it is named)
-- No ack before fdatasync (`appending`), and none after a failed one: the node ends (`state.durable`).
-- After a fence is answered nothing of a lower epoch gets in (`state.take_in` and its callers).
-- Between a fence and its truncation nothing is served (`state.settled`).
-- Corrupt is not absent: damage in the middle of the log marks segments `damaged`, and a damaged
-  segment's silence is no denial in recovery (`_replay`, `gossip`, `fencing.truncate`).
+- No ack before the fdatasync that covers it (`appending`), and none after a failed one: the node ends
+  (`state.stop`).
+- After a fence is answered nothing of a lower epoch gets in (`fencing`).
+- Between a fence and its truncation no redo is taken and no page is read (`Volume.settled`).
+- Corrupt is not absent: damage in the log marks segments `damaged`, and a damaged segment's silence
+  is no denial in recovery (`starting`, `gossip`).
+- No read ever lacks a record or returns rot (`reading`, `gc`).
 - A wiped node is another incarnation and is given none of its old segments (`assign`).
 """
 
@@ -35,13 +37,16 @@ from engine.ports import Handlers, Runtime
 from engine.storage import appending, fencing, gossip, reading, serving
 from engine.storage.coalesce import Coalescer
 from engine.storage.config import StorageConfig
+from engine.storage.gc import Collector
 from engine.storage.pagestore import PageStore, SegmentRow
 from engine.storage.scrub import Scrubber
-from engine.storage.segment import Segment, trimmed
-from engine.storage.state import NodeState
-from engine.storage.wal import Damage, Found, Wal
+from engine.storage.segment import Segment
+from engine.storage.starting import open_node
+from engine.storage.state import NodeState, check_numbers
+from engine.storage.volume import Volume
+from engine.storage.wal import Wal
 from engine.tasks import Background, backoff
-from engine.types import SegmentId
+from engine.types import Membership, SegmentId
 from engine.volume.channels import Channels
 from engine.volume.fencing import membership_from_pb
 
@@ -49,7 +54,11 @@ log = logging.getLogger(__name__)
 
 
 class StorageNode:
-    """One storage node over the four ports and a page store."""
+    """One storage node over the four ports and a page store.
+
+    `open`, then serve `handlers`, then `start`; `stop` at the end. The parts of the background can be
+    driven by hand instead: `coalescer`, `collector`, `scrubber`, `gossiper`.
+    """
 
     def __init__(
         self,
@@ -72,6 +81,7 @@ class StorageNode:
             channels=Channels(runtime.transport),
         )
         self.coalescer = Coalescer(self.state)
+        self.collector = Collector(self.state)
         self.scrubber = Scrubber(self.state)
         self.gossiper = gossip.Gossiper(self.state)
         self._pid = pid
@@ -80,51 +90,34 @@ class StorageNode:
     # -- life
 
     async def open(self) -> None:
-        """Read everything back from disk. Raises ConfigError, Corrupt, DiskFailed."""
-        state = self.state
-        fresh = f"{state.runtime.rng.getrandbits(64):016x}"
-        state.incarnation = await state.store.open(name=state.name, incarnation=fresh)
-        state.truncations = await state.store.truncations()
-        for row in await state.store.segments():
-            state.segments[row.id] = Segment(row)
-        await self._replay()
-
-    async def _replay(self) -> None:
-        """Put the log's frames back into the segments; mark what damage may have hit."""
-        state = self.state
-        damaged: set[SegmentId] = set()
-        for found in state.wal.replay():
-            match found:
-                case Found(location, header, frame):
-                    segment = state.segments.get(SegmentId(header.volume, header.pg))
-                    kept = trimmed(frame, header, state.truncations.get(header.volume, ()))
-                    if segment is not None and kept is not None:
-                        segment.restore(kept, location)
-                case Damage(file, offset, header):
-                    log.error("the log is damaged in file %d at %d", file, offset)
-                    state.counters["scrub_found"] += 1
-                    hit = [SegmentId(header.volume, header.pg)] if header else state.segments
-                    damaged.update(hit)
-        marked = [state.segments[key] for key in sorted(damaged) if key in state.segments]
-        for segment in marked:
-            segment.row = replace(segment.row, damaged=True)
-        if marked:
-            await state.put_rows(marked)
+        """Read everything back from disk. Raises ConfigError, Corrupt, DiskFull, DiskFailed."""
+        await open_node(self.state)
 
     def start(self) -> None:
         """Begin the background work."""
         self._background.spawn(self.gossiper.run(), name="gossip")
         self._background.spawn(self.coalescer.run(), name="coalesce")
+        self._background.spawn(self.collector.run(), name="gc")
         self._background.spawn(self.scrubber.run(), name="scrub")
 
     async def stop(self) -> None:
+        """End. What is known of the durable points is written down, so that the next recovery has
+        less to report; a node that is ended harder only reports more."""
         await self._background.stop()
-        await self.state.channels.close()
-        await self.state.store.close()
-        self.state.wal.close()
+        state = self.state
+        try:
+            for volume in list(state.volumes.values()):
+                if not state.stopped:
+                    await state.durable_scls(volume.segments.values())
+                    await state.put_rows(volume, volume.segments.values())
+        except SextetError as error:
+            log.warning("stopping without a last word to disk: %s", error)
+        await state.channels.close()
+        await state.store.close()
+        state.wal.close()
 
     def _failed(self, task: str, error: BaseException) -> None:
-        self.state.runtime.stop_node(f"{task} failed: {type(error).__name__}: {error}")
+        self.state.stop(f"{task} failed: {type(error).__name__}: {error}")
 
     # -- the control plane
 
@@ -142,47 +135,71 @@ class StorageNode:
             pid=self._pid,
             incarnation=state.incarnation,
         )
+        # Ends when it succeeds: a node without its control plane serves what it has.
         for delay in backoff(state.runtime.rng, 0.05, state.config.register_limit_s):
             try:
-                reply = await state.channels.to(control).call(REGISTER, request, timeout=5.0)
+                reply = await state.channels.to(control).call(
+                    REGISTER, request, timeout=state.config.peer_timeout_s
+                )
+                refused = await self.assign(reply.segments)
             except SextetError as error:
                 log.debug("control plane: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(delay)
                 continue
-            refused = await self.assign(reply.segments)
             for assignment in refused:
-                log.error("told to keep what this disk does not have: %s", assignment)
+                log.error(
+                    "told to keep group %d of volume %d as incarnation %s, which this disk is not",
+                    assignment.membership.pg,
+                    assignment.volume,
+                    assignment.incarnation,
+                )
             return
 
     async def assign(
         self, assignments: Sequence[pb.SegmentAssignment]
     ) -> list[pb.SegmentAssignment]:
-        """Create or confirm segments, durably; returns those that this disk cannot answer for."""
+        """Create or confirm segments, durably; returns those that this disk cannot answer for.
+
+        Raises ProtocolError, DiskFull.
+        """
+        return [a for a in assignments if not await self._assign(a)]
+
+    async def _assign(self, assignment: pb.SegmentAssignment) -> bool:
         state = self.state
-        refused = []
-        changed = []
-        for assignment in assignments:
-            membership = membership_from_pb(assignment.membership)
-            key = SegmentId(assignment.volume, membership.pg)
-            segment = state.segments.get(key)
-            if (
-                segment is None
-                and assignment.create
-                and assignment.incarnation == state.incarnation
-            ):
-                row = SegmentRow(
-                    key, state.incarnation, membership, epoch=state.volume_epoch(key.volume)
-                )
-                segment = state.segments[key] = Segment(row)
-                changed.append(segment)
-            elif segment is None or segment.row.incarnation != assignment.incarnation:
-                refused.append(assignment)
-            elif membership.epoch > segment.row.membership.epoch:
-                segment.row = replace(segment.row, membership=membership)
-                changed.append(segment)
-        if changed:
-            await state.put_rows(changed)
-        return refused
+        check_numbers("assignment", {"volume": assignment.volume})
+        membership = membership_from_pb(assignment.membership)
+        check_numbers("assignment", {"epoch": membership.epoch})
+        volume = state.volumes.get(assignment.volume)
+        segment = volume.segments.get(membership.pg) if volume is not None else None
+        if segment is None:
+            if not assignment.create or assignment.incarnation != state.incarnation:
+                return False
+            await self._create(assignment.volume, membership)
+            return True
+        if segment.row.incarnation != assignment.incarnation:
+            return False
+        changed = segment.row.membership != membership
+        if changed and membership.epoch >= segment.row.membership.epoch:
+            segment.row = replace(segment.row, membership=membership)
+            await state.put_rows(state.volume(assignment.volume), [segment])
+        return True
+
+    async def _create(self, volume_id: int, membership: Membership) -> None:
+        """A new, empty segment: durable before it can be seen, so that it acks nothing that a crash
+        could make it forget."""
+        state = self.state
+        key = SegmentId(volume_id, membership.pg)
+        async with state.rows:
+            volume = state.volumes.get(volume_id) or Volume(volume_id)
+            if membership.pg in volume.segments:
+                return  # asked for twice at once
+            epoch = -1
+            while epoch != volume.epoch:  # a fence may come while the row is written
+                epoch = volume.epoch
+                row = SegmentRow(key, state.incarnation, membership, epoch=epoch)
+                await state.guarded(state.store.put_segments([row]))
+            state.volumes[volume_id] = volume
+            volume.add(Segment(row, volume.points))
 
     # -- RPCs
 
@@ -208,11 +225,11 @@ class StorageNode:
         async def assign(request: pb.AssignSegmentsRequest) -> pb.AssignSegmentsReply:
             return pb.AssignSegmentsReply(refused=await self.assign(request.segments))
 
-        async def fetch(request: pb.FetchFramesRequest, stream: object) -> None:
-            await serving.fetch_frames(state, request, stream)  # type: ignore[arg-type]
+        async def fetch(request: pb.FetchFramesRequest, stream: serving.FramesOut) -> None:
+            await serving.fetch_frames(state, request, stream)
 
-        async def copy(request: pb.CopyPagesRequest, stream: object) -> None:
-            await serving.copy_pages(state, request, stream)  # type: ignore[arg-type]
+        async def copy(request: pb.CopyPagesRequest, stream: serving.PagesOut) -> None:
+            await serving.copy_pages(state, request, stream)
 
         return {
             APPEND: append,
@@ -232,23 +249,28 @@ class StorageNode:
             node=state.name,
             az=state.az,
             pid=self._pid,
-            state="disk full" if state.disk_full else "up",
+            state=self._condition(),
             incarnation=state.incarnation,
             wal_bytes=state.wal.bytes_kept(),
         )
-        for key in sorted(state.segments):
-            segment = state.segments[key]
+        kept = await state.store.counts()
+        for volume, segment in state.segments():
             reply.segments.add(
-                volume=key.volume,
-                pg=key.pg,
+                volume=volume.id,
+                pg=segment.pg,
                 scl=segment.scl,
-                epoch=segment.epoch,
+                epoch=volume.epoch,
                 applied=segment.applied,
                 hot_from=segment.hot_from,
-                pages=await state.store.count(key),
+                pages=kept.get(segment.row.id, 0),
                 pending_frames=segment.chain.pending,
                 damaged=segment.row.damaged,
             )
         for name, value in sorted({**state.counters, **state.wal.counters}.items()):
             reply.counters[name] = value
         return reply
+
+    def _condition(self) -> str:
+        if self.state.stopped:
+            return f"fenced: {self.state.stopped}"
+        return "disk full" if self.state.full else "up"

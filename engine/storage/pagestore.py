@@ -1,11 +1,18 @@
 """The page-store port: page versions and a node's metadata, durable.
 
 Two bindings: SQLite through aiosqlite (`pagestore_sqlite`), which anyone can open and look into, and
-memory (`pagestore_memory`), which a simulator can run. Every method that writes is durable and
-atomic when it returns.
+memory (`pagestore_memory`), which a simulator can run. `tests/conformance/test_page_store.py` holds
+both to the same promises.
 
-A version's checksum binds volume, page and LSN to the image, so a page that was misplaced by a disk
-or by a bug is as visible as one that rotted.
+Invariants
+- A method that writes is durable and atomic when it returns, and has no effect if it raises. A caller
+  cancelled while it waits learns nothing: the write happens whole or not at all.
+- Truncations of a volume are one list, replaced as one, in the transaction that writes the rows.
+- A version's checksum binds volume, page and LSN to the image, so a page that was misplaced by a disk
+  or by a bug is as visible as one that rotted. The store hands out versions as it finds them; whoever
+  uses one calls `valid` first.
+
+Writing methods raise DiskFull (nothing was changed, go on later) or DiskFailed (the node is over).
 """
 
 from __future__ import annotations
@@ -41,7 +48,7 @@ def page_checksum(volume: VolumeId, page: PageNo, lsn: LSN, image: bytes) -> int
 
 @dataclass(frozen=True, slots=True)
 class PageVersion:
-    """One page as of one record."""
+    """One page as of one record. `make` for a new one; the constructor takes what was stored."""
 
     page: PageNo
     lsn: LSN
@@ -58,60 +65,73 @@ class PageVersion:
 
 @dataclass(frozen=True, slots=True)
 class SegmentRow:
-    """A segment's durable metadata. `applied`: page versions stand up to here."""
+    """A segment's durable metadata, as true as it was when it was last written."""
 
     id: SegmentId
     incarnation: str
     membership: Membership
     epoch: Epoch = 0
+    """The volume epoch at which this node is fenced."""
     applied: LSN = 0
+    """Page versions stand up to here; the log is replayed from here."""
+    scl: LSN = 0
+    """The log reached at least this far without a gap: less after a restart means bytes were lost."""
     known_vdl: LSN = 0
     floor: LSN = 0
-    """No read point below is served any more (PGMRPL, or where a page copy began)."""
+    """A coalescing point; no read point below it is served any more."""
     commit: CommitMark = NO_COMMIT
     """The newest CPL at or below known_vdl in this segment."""
     damaged: bool = False
+    """Bytes that may have been acked are lost: silence about a record is no denial."""
 
 
 class PageStore(Protocol):
     async def open(self, *, name: str, incarnation: str) -> str:
-        """Open or create; returns the node's incarnation (the given one if it is new).
+        """Open or create; returns the node's incarnation, which is the given one if it is new.
 
         Raises ConfigError for an unknown format version or another node's folder.
         """
 
     async def close(self) -> None: ...
 
-    async def segments(self) -> list[SegmentRow]: ...
+    async def segments(self) -> list[SegmentRow]:
+        """Every segment, sorted by id."""
 
-    async def truncations(self) -> dict[VolumeId, list[Truncation]]: ...
+    async def truncations(self) -> dict[VolumeId, tuple[Truncation, ...]]:
+        """Each volume's truncations in force, sorted."""
 
     async def put_segments(
         self,
         rows: Sequence[SegmentRow],
         truncations: Mapping[VolumeId, Sequence[Truncation]] | None = None,
     ) -> None:
-        """Insert or replace segments, and add truncations, in one transaction."""
+        """Insert or replace segments, and replace the truncations of the volumes given."""
 
     async def newest(
         self, segment: SegmentId, pages: Sequence[PageNo], upto: LSN
     ) -> dict[PageNo, PageVersion]:
-        """The newest version at or below `upto` of each page that has one; not yet verified."""
+        """The newest version at or below `upto` of each page that has one; not verified."""
 
     async def put_versions(
         self, segment: SegmentId, versions: Sequence[PageVersion], row: SegmentRow | None = None
     ) -> None:
-        """Insert or replace page versions, and the segment's row if given, in one transaction."""
+        """Insert or replace page versions, and the segment's row if given."""
 
-    async def drop_superseded(self, segment: SegmentId, floor: LSN) -> int:
-        """Delete versions that have a newer one at or below `floor`; how many."""
+    async def replace_version(
+        self, segment: SegmentId, page: PageNo, lsn: LSN, good: PageVersion
+    ) -> None:
+        """Put `good` in the place of the version at `lsn`, which may have another LSN."""
 
-    async def delete_version(self, segment: SegmentId, page: PageNo, lsn: LSN) -> None: ...
+    async def drop_superseded(
+        self, row: SegmentRow, floor: LSN, pages: Sequence[PageNo] | None
+    ) -> int:
+        """Delete versions that have a newer one at or below `floor`, of the pages given (None: of
+        all), and write the row that says so. Returns how many."""
 
     async def scan(
         self, after: tuple[VolumeId, PageNo, LSN], limit: int
     ) -> list[tuple[SegmentId, PageVersion]]:
         """Versions in (volume, page, LSN) order, for scrubbing; not verified."""
 
-    async def count(self, segment: SegmentId) -> int:
-        """How many page versions the segment keeps."""
+    async def counts(self) -> dict[SegmentId, int]:
+        """How many page versions each segment keeps; a segment without any may be missing."""

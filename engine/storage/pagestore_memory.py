@@ -1,4 +1,8 @@
-"""The page-store port in memory: for simulated nodes, whose disk is simulated too."""
+"""The page-store port in memory: for simulated nodes, whose disk is simulated too.
+
+Every method takes effect in one turn of the loop, so a crash in between is not possible here; what
+is, a crash before or after a call, the simulator draws by itself.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from engine.errors import ConfigError
 from engine.storage.pagestore import PageVersion, SegmentRow
 from engine.types import LSN, PageNo, SegmentId, Truncation, VolumeId
 
+_Versions = list[PageVersion]
+
 
 class MemoryPageStore:
     """Survives `close` and `open` of one object, like a disk; a new object is a wiped disk."""
@@ -16,8 +22,8 @@ class MemoryPageStore:
     def __init__(self) -> None:
         self._identity: tuple[str, str] | None = None
         self._segments: dict[SegmentId, SegmentRow] = {}
-        self._truncations: dict[VolumeId, list[Truncation]] = {}
-        self._versions: dict[tuple[SegmentId, PageNo], list[tuple[LSN, PageVersion]]] = {}
+        self._truncations: dict[VolumeId, tuple[Truncation, ...]] = {}
+        self._versions: dict[SegmentId, dict[PageNo, _Versions]] = {}
 
     async def open(self, *, name: str, incarnation: str) -> str:
         if self._identity is None:
@@ -32,8 +38,8 @@ class MemoryPageStore:
     async def segments(self) -> list[SegmentRow]:
         return [self._segments[key] for key in sorted(self._segments)]
 
-    async def truncations(self) -> dict[VolumeId, list[Truncation]]:
-        return {volume: sorted(found) for volume, found in sorted(self._truncations.items())}
+    async def truncations(self) -> dict[VolumeId, tuple[Truncation, ...]]:
+        return dict(sorted(self._truncations.items()))
 
     async def put_segments(
         self,
@@ -42,53 +48,68 @@ class MemoryPageStore:
     ) -> None:
         for row in rows:
             self._segments[row.id] = row
-        for volume, added in (truncations or {}).items():
-            known = self._truncations.setdefault(volume, [])
-            known.extend(t for t in added if t not in known)
+        for volume, ranges in (truncations or {}).items():
+            self._truncations[volume] = tuple(sorted(ranges))
 
     async def newest(
         self, segment: SegmentId, pages: Sequence[PageNo], upto: LSN
     ) -> dict[PageNo, PageVersion]:
+        kept = self._versions.get(segment, {})
         found = {}
         for page in pages:
-            versions = self._versions.get((segment, page), [])
-            index = bisect_right(versions, upto, key=lambda v: v[0])
+            versions = kept.get(page, [])
+            index = bisect_right(versions, upto, key=lambda v: v.lsn)
             if index:
-                found[page] = versions[index - 1][1]
+                found[page] = versions[index - 1]
         return found
 
     async def put_versions(
         self, segment: SegmentId, versions: Sequence[PageVersion], row: SegmentRow | None = None
     ) -> None:
         for version in versions:
-            await self.delete_version(segment, version.page, version.lsn)
-            kept = self._versions.setdefault((segment, version.page), [])
-            insort(kept, (version.lsn, version), key=lambda v: v[0])
+            self._delete(segment, version.page, version.lsn)
+            kept = self._versions.setdefault(segment, {}).setdefault(version.page, [])
+            insort(kept, version, key=lambda v: v.lsn)
         if row is not None:
             self._segments[row.id] = row
 
-    async def drop_superseded(self, segment: SegmentId, floor: LSN) -> int:
-        dropped = 0
-        for key in [key for key in self._versions if key[0] == segment]:
-            versions = self._versions[key]
-            keep_from = max(0, bisect_right(versions, floor, key=lambda v: v[0]) - 1)
-            del versions[:keep_from]
-            dropped += keep_from
-        return dropped
+    async def replace_version(
+        self, segment: SegmentId, page: PageNo, lsn: LSN, good: PageVersion
+    ) -> None:
+        self._delete(segment, page, lsn)
+        await self.put_versions(segment, [good])
 
-    async def delete_version(self, segment: SegmentId, page: PageNo, lsn: LSN) -> None:
-        versions = self._versions.get((segment, page), [])
-        versions[:] = [v for v in versions if v[0] != lsn]
+    async def drop_superseded(
+        self, row: SegmentRow, floor: LSN, pages: Sequence[PageNo] | None
+    ) -> int:
+        self._segments[row.id] = row
+        kept = self._versions.get(row.id, {})
+        dropped = 0
+        for page in kept if pages is None else pages:
+            versions = kept.get(page, [])
+            first = max(0, bisect_right(versions, floor, key=lambda v: v.lsn) - 1)
+            del versions[:first]
+            dropped += first
+        return dropped
 
     async def scan(
         self, after: tuple[VolumeId, PageNo, LSN], limit: int
     ) -> list[tuple[SegmentId, PageVersion]]:
         every = sorted(
-            ((segment.volume, page, lsn), segment, version)
-            for (segment, page), versions in self._versions.items()
-            for lsn, version in versions
+            ((segment.volume, page, version.lsn), segment, version)
+            for segment, pages in self._versions.items()
+            for page, versions in pages.items()
+            for version in versions
+            if (segment.volume, page, version.lsn) > after
         )
-        return [(segment, version) for key, segment, version in every if key > after][:limit]
+        return [(segment, version) for _, segment, version in every[:limit]]
 
-    async def count(self, segment: SegmentId) -> int:
-        return sum(len(v) for key, v in self._versions.items() if key[0] == segment)
+    async def counts(self) -> dict[SegmentId, int]:
+        return {
+            segment: sum(map(len, pages.values()))
+            for segment, pages in sorted(self._versions.items())
+        }
+
+    def _delete(self, segment: SegmentId, page: PageNo, lsn: LSN) -> None:
+        versions = self._versions.get(segment, {}).get(page, [])
+        versions[:] = [v for v in versions if v.lsn != lsn]

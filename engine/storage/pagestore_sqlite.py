@@ -1,8 +1,13 @@
 """The page-store port over one SQLite file, `node.db`, through aiosqlite.
 
 The file is in WAL mode, so anybody may read it with the sqlite3 shell while the node runs
-(docs/inspecting.md). `synchronous=FULL`: what a method returned from survives a power cut. aiosqlite
-owns a thread; calls are few and large.
+(docs/inspecting.md). `synchronous=FULL`: what a method returned from survives a power cut.
+
+Two connections, each with a thread of its own: one writes, the other reads, so that a page read does
+not queue behind a transaction's fsync. Calls are few and large, since each costs a hop to a thread.
+
+A transaction runs in a task of its own that the caller only waits for. If the caller is cancelled,
+the transaction still ends, whole; the next one waits for it.
 """
 
 from __future__ import annotations
@@ -10,10 +15,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias
 
 import aiosqlite
 
@@ -31,33 +35,52 @@ from engine.types import (
 )
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS node (
+CREATE TABLE IF NOT EXISTS node (           -- one row: whose disk this is
     name TEXT NOT NULL, incarnation TEXT NOT NULL, format_version INTEGER NOT NULL
 );
-CREATE TABLE IF NOT EXISTS segment (
+CREATE TABLE IF NOT EXISTS segment (        -- as true as at its last writing; the log is ahead
     volume INTEGER NOT NULL, pg INTEGER NOT NULL, incarnation TEXT NOT NULL,
     volume_epoch INTEGER NOT NULL, membership_epoch INTEGER NOT NULL, members TEXT NOT NULL,
-    applied_lsn INTEGER NOT NULL, known_vdl INTEGER NOT NULL, floor_lsn INTEGER NOT NULL,
+    applied_lsn INTEGER NOT NULL, scl INTEGER NOT NULL, known_vdl INTEGER NOT NULL,
+    floor_lsn INTEGER NOT NULL,
     commit_lsn INTEGER NOT NULL, commit_time_us INTEGER NOT NULL, commit_pages INTEGER NOT NULL,
     damaged INTEGER NOT NULL,
     PRIMARY KEY (volume, pg)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS truncation (
+CREATE TABLE IF NOT EXISTS truncation (     -- low < LSN <= high of an older epoch never happened
     volume INTEGER NOT NULL, epoch INTEGER NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
     PRIMARY KEY (volume, epoch, low, high)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS page_version (
+CREATE TABLE IF NOT EXISTS page_version (   -- a page's bytes as of one record
     volume INTEGER NOT NULL, pg INTEGER NOT NULL, page INTEGER NOT NULL, lsn INTEGER NOT NULL,
     checksum INTEGER NOT NULL, image BLOB NOT NULL
 );
-CREATE UNIQUE INDEX IF NOT EXISTS page_version_key ON page_version (volume, page, lsn);
+CREATE UNIQUE INDEX IF NOT EXISTS page_version_key ON page_version (volume, page, lsn, pg);
 CREATE VIEW IF NOT EXISTS page AS
-    SELECT volume, pg, page, count(*) AS versions, max(lsn) AS newest_lsn
+    SELECT volume, pg, page, count(*) AS versions, min(lsn) AS oldest_lsn, max(lsn) AS newest_lsn
     FROM page_version GROUP BY volume, pg, page;
+CREATE VIEW IF NOT EXISTS segment_summary AS
+    SELECT volume, pg, volume_epoch AS epoch, applied_lsn, known_vdl, damaged,
+        datetime(commit_time_us / 1000000, 'unixepoch') AS last_commit,
+        (SELECT count(*) FROM page_version AS v WHERE v.volume = s.volume AND v.pg = s.pg)
+            AS page_versions
+    FROM segment AS s;
 """
 
-_PUT_SEGMENT = "INSERT OR REPLACE INTO segment VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_PUT_SEGMENT = "INSERT OR REPLACE INTO segment VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _PUT_VERSION = "INSERT OR REPLACE INTO page_version VALUES (?,?,?,?,?,?)"
+_NEWEST = """
+    SELECT v.page, v.lsn, v.image, v.checksum FROM json_each(?) AS wanted
+    JOIN page_version AS v ON v.volume = ? AND v.page = wanted.value AND v.lsn =
+        (SELECT max(lsn) FROM page_version WHERE volume = ? AND page = wanted.value AND lsn <= ?)
+"""
+_DROP = """
+    DELETE FROM page_version WHERE volume = ? AND page = ? AND lsn <
+        (SELECT max(lsn) FROM page_version WHERE volume = ? AND page = ? AND lsn <= ?)
+"""
+
+Step: TypeAlias = tuple[str, Sequence[tuple[Any, ...]]]
+"""One statement and the rows of parameters it runs with."""
 
 
 class SqlitePageStore:
@@ -65,50 +88,75 @@ class SqlitePageStore:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._db: aiosqlite.Connection | None = None
-        self._writing = asyncio.Lock()
+        self._writer: aiosqlite.Connection | None = None
+        self._reader: aiosqlite.Connection | None = None
+        self._turn = asyncio.Lock()
+        self._running: set[asyncio.Task[list[int]]] = set()
 
-    @property
-    def db(self) -> aiosqlite.Connection:
-        assert self._db is not None, "the page store is not open"
-        return self._db
+    # -- life
 
     async def open(self, *, name: str, incarnation: str) -> str:
-        self._db = await aiosqlite.connect(self._path, isolation_level=None)
+        try:
+            return await self._open(name, incarnation)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _open(self, name: str, incarnation: str) -> str:
         with _mapped(self._path):
-            await self.db.execute("PRAGMA journal_mode=WAL")
-            await self.db.execute("PRAGMA synchronous=FULL")
-            await self.db.executescript(SCHEMA)
-            rows = await self._all("SELECT name, incarnation, format_version FROM node")
-        if not rows:
-            async with self._transaction():
-                await self.db.execute(
-                    "INSERT INTO node VALUES (?,?,?)", (name, incarnation, FORMAT_VERSION)
-                )
-            return incarnation
-        found_name, found_incarnation, version = rows[0]
-        if version != FORMAT_VERSION:
+            self._writer = await aiosqlite.connect(self._path, isolation_level=None)
+            found = await self._identity()
+            if found is not None:
+                self._check_identity(found, name)
+            await self._writer.execute("PRAGMA journal_mode=WAL")
+            await self._writer.execute("PRAGMA synchronous=FULL")
+            await self._writer.executescript(SCHEMA)
+            if found is None:
+                identity = [(name, incarnation, FORMAT_VERSION)]
+                await self._transact(("INSERT INTO node VALUES (?,?,?)", identity))
+            self._reader = await aiosqlite.connect(self._path, isolation_level=None)
+            await self._reader.execute("PRAGMA query_only=1")
+        return incarnation if found is None else str(found[1])
+
+    async def _identity(self) -> tuple[str, str, int] | None:
+        """(name, incarnation, format version), looked at before anything is written."""
+        assert self._writer is not None
+        tables = await self._writer.execute_fetchall(
+            "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'node'"
+        )
+        if not list(tables):
+            return None
+        rows = list(await self._writer.execute_fetchall("SELECT * FROM node"))
+        return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+
+    def _check_identity(self, found: tuple[str, str, int], name: str) -> None:
+        if found[2] != FORMAT_VERSION:
             raise ConfigError(
-                f"{self._path} has format version {version}, this program knows {FORMAT_VERSION}"
+                f"{self._path} has format version {found[2]}, this program knows {FORMAT_VERSION}; "
+                "start the program that wrote it"
             )
-        if found_name != name:
-            raise ConfigError(f"{self._path} belongs to {found_name}, not to {name}")
-        return str(found_incarnation)
+        if found[0] != name:
+            raise ConfigError(f"{self._path} belongs to {found[0]}, not to {name}")
 
     async def close(self) -> None:
-        if self._db is not None:
-            await self._db.close()
-            self._db = None
+        if self._running:
+            await asyncio.gather(*self._running, return_exceptions=True)
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                await connection.close()
+        self._reader = self._writer = None
+
+    # -- metadata
 
     async def segments(self) -> list[SegmentRow]:
         return [_row(r) for r in await self._all("SELECT * FROM segment ORDER BY volume, pg")]
 
-    async def truncations(self) -> dict[VolumeId, list[Truncation]]:
-        found: dict[VolumeId, list[Truncation]] = {}
+    async def truncations(self) -> dict[VolumeId, tuple[Truncation, ...]]:
+        found: dict[VolumeId, tuple[Truncation, ...]] = {}
         for volume, epoch, low, high in await self._all(
             "SELECT * FROM truncation ORDER BY volume, epoch, low, high"
         ):
-            found.setdefault(volume, []).append(Truncation(epoch, low, high))
+            found[volume] = (*found.get(volume, ()), Truncation(epoch, low, high))
         return found
 
     async def put_segments(
@@ -116,54 +164,58 @@ class SqlitePageStore:
         rows: Sequence[SegmentRow],
         truncations: Mapping[VolumeId, Sequence[Truncation]] | None = None,
     ) -> None:
-        added = [
-            (volume, t.epoch, t.low, t.high)
-            for volume, found in sorted((truncations or {}).items())
-            for t in found
-        ]
-        async with self._transaction():
-            await self.db.executemany(_PUT_SEGMENT, [_values(row) for row in rows])
-            await self.db.executemany("INSERT OR IGNORE INTO truncation VALUES (?,?,?,?)", added)
+        steps: list[Step] = [(_PUT_SEGMENT, [_values(row) for row in rows])]
+        for volume, ranges in sorted((truncations or {}).items()):
+            values = [(volume, t.epoch, t.low, t.high) for t in ranges]
+            steps.append(("DELETE FROM truncation WHERE volume = ?", [(volume,)]))
+            steps.append(("INSERT INTO truncation VALUES (?,?,?,?)", values))
+        await self._transact(*steps)
+
+    # -- page versions
 
     async def newest(
         self, segment: SegmentId, pages: Sequence[PageNo], upto: LSN
     ) -> dict[PageNo, PageVersion]:
         found = await self._all(
-            "SELECT v.page, v.lsn, v.image, v.checksum FROM json_each(?) AS wanted"
-            " JOIN page_version AS v ON v.volume = ? AND v.page = wanted.value AND v.lsn ="
-            " (SELECT max(lsn) FROM page_version"
-            "  WHERE volume = ? AND page = wanted.value AND lsn <= ?)",
-            (json.dumps(list(pages)), segment.volume, segment.volume, upto),
+            _NEWEST, (json.dumps(list(pages)), segment.volume, segment.volume, upto)
         )
         return {page: PageVersion(page, lsn, image, crc) for page, lsn, image, crc in found}
 
     async def put_versions(
         self, segment: SegmentId, versions: Sequence[PageVersion], row: SegmentRow | None = None
     ) -> None:
-        values = [
-            (segment.volume, segment.pg, v.page, v.lsn, v.checksum, v.image) for v in versions
-        ]
-        async with self._transaction():
-            await self.db.executemany(_PUT_VERSION, values)
-            if row is not None:
-                await self.db.execute(_PUT_SEGMENT, _values(row))
+        steps: list[Step] = [(_PUT_VERSION, [_version(segment, v) for v in versions])]
+        if row is not None:
+            steps.append((_PUT_SEGMENT, [_values(row)]))
+        await self._transact(*steps)
 
-    async def drop_superseded(self, segment: SegmentId, floor: LSN) -> int:
-        async with self._transaction():
-            cursor = await self.db.execute(
-                "DELETE FROM page_version AS old WHERE volume = ? AND pg = ? AND lsn <"
-                " (SELECT max(lsn) FROM page_version AS new WHERE new.volume = old.volume"
-                "  AND new.page = old.page AND new.lsn <= ?)",
-                (segment.volume, segment.pg, floor),
-            )
-            return cursor.rowcount
-
-    async def delete_version(self, segment: SegmentId, page: PageNo, lsn: LSN) -> None:
-        async with self._transaction():
-            await self.db.execute(
+    async def replace_version(
+        self, segment: SegmentId, page: PageNo, lsn: LSN, good: PageVersion
+    ) -> None:
+        await self._transact(
+            (
                 "DELETE FROM page_version WHERE volume = ? AND page = ? AND lsn = ?",
-                (segment.volume, page, lsn),
+                [(segment.volume, page, lsn)],
+            ),
+            (_PUT_VERSION, [_version(segment, good)]),
+        )
+
+    async def drop_superseded(
+        self, row: SegmentRow, floor: LSN, pages: Sequence[PageNo] | None
+    ) -> int:
+        volume = row.id.volume
+        if pages is None:
+            found = await self._all(
+                "SELECT page FROM page_version WHERE volume = ? AND pg = ?"
+                " GROUP BY page HAVING count(*) > 1",
+                (volume, row.id.pg),
             )
+            pages = [page for (page,) in found]
+        dropped = await self._transact(
+            (_DROP, [(volume, page, volume, page, floor) for page in pages]),
+            (_PUT_SEGMENT, [_values(row)]),
+        )
+        return dropped[0]
 
     async def scan(
         self, after: tuple[VolumeId, PageNo, LSN], limit: int
@@ -178,30 +230,44 @@ class SqlitePageStore:
             for volume, pg, page, lsn, image, crc in found
         ]
 
-    async def count(self, segment: SegmentId) -> int:
-        rows = await self._all(
-            "SELECT count(*) FROM page_version WHERE volume = ? AND pg = ?",
-            (segment.volume, segment.pg),
+    async def counts(self) -> dict[SegmentId, int]:
+        found = await self._all(
+            "SELECT volume, pg, count(*) FROM page_version GROUP BY volume, pg ORDER BY volume, pg"
         )
-        return int(rows[0][0])
+        return {SegmentId(volume, pg): count for volume, pg, count in found}
+
+    # -- underneath
 
     async def _all(self, sql: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        assert self._reader is not None, "the page store is not open"
         with _mapped(self._path):
-            return list(await self.db.execute_fetchall(sql, values))
+            return list(await self._reader.execute_fetchall(sql, values))
 
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[None]:
-        """One write transaction at a time; rolled back if the body raises."""
-        async with self._writing:
+    async def _transact(self, *steps: Step) -> list[int]:
+        """All steps in one transaction, which a cancelled caller leaves to end by itself; how many
+        rows each changed."""
+        task = asyncio.ensure_future(self._commit(steps))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def _commit(self, steps: Sequence[Step]) -> list[int]:
+        async with self._turn:
+            db = self._writer
+            assert db is not None, "the page store is not open"
             with _mapped(self._path):
-                await self.db.execute("BEGIN IMMEDIATE")
+                await db.execute("BEGIN IMMEDIATE")
                 try:
-                    yield
-                    await self.db.execute("COMMIT")
+                    changed = [
+                        (await db.executemany(sql, values)).rowcount if values else 0
+                        for sql, values in steps
+                    ]
+                    await db.execute("COMMIT")
                 except BaseException:
-                    if self.db.in_transaction:
-                        await self.db.execute("ROLLBACK")
+                    if db.in_transaction:
+                        await db.execute("ROLLBACK")
                     raise
+            return changed
 
 
 class _mapped:  # noqa: N801 - reads as a statement: with _mapped(path)
@@ -227,6 +293,10 @@ def _error(path: str, error: sqlite3.Error) -> SextetError:
     return DiskFailed(f"{path}: {error}")
 
 
+def _version(segment: SegmentId, v: PageVersion) -> tuple[Any, ...]:
+    return (segment.volume, segment.pg, v.page, v.lsn, v.checksum, v.image)
+
+
 def _values(row: SegmentRow) -> tuple[Any, ...]:
     members = json.dumps([asdict(member) for member in row.membership.members])
     return (
@@ -237,6 +307,7 @@ def _values(row: SegmentRow) -> tuple[Any, ...]:
         row.membership.epoch,
         members,
         row.applied,
+        row.scl,
         row.known_vdl,
         row.floor,
         row.commit.lsn,
@@ -248,7 +319,7 @@ def _values(row: SegmentRow) -> tuple[Any, ...]:
 
 def _row(values: Any) -> SegmentRow:
     volume, pg, incarnation, epoch, membership_epoch, members, *rest = values
-    applied, known_vdl, floor, commit_lsn, commit_time_us, commit_pages, damaged = rest
+    applied, scl, known_vdl, floor, commit_lsn, commit_time_us, commit_pages, damaged = rest
     return SegmentRow(
         id=SegmentId(volume, pg),
         incarnation=incarnation,
@@ -257,6 +328,7 @@ def _row(values: Any) -> SegmentRow:
         ),
         epoch=epoch,
         applied=applied,
+        scl=scl,
         known_vdl=known_vdl,
         floor=floor,
         commit=CommitMark(commit_lsn, commit_time_us, commit_pages),

@@ -1,113 +1,133 @@
-"""Reading pages at a read point: the newest version at or below it, plus the records after that."""
+"""Reading pages at a read point: the newest version at or below it, plus the records after that.
+
+What a read never returns:
+- A page that lacks a record at or below the read point. The caller knows the group's last LSN there
+  and the segment must be complete to it; below the floor the records are gone and it is refused.
+- Rotten bytes. Versions and frames are checked; what fails is repaired from a peer, and if none can,
+  the read fails.
+
+Coalescing, garbage collection and recovery go on while a read waits for the page store, so whether it
+may be answered is asked again afterwards.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 
-from engine.errors import Corrupt, NotComplete, SextetError, SnapshotTooOld
-from engine.log.apply import apply_ranges
+from engine.errors import Corrupt, NotComplete, ProtocolError, SnapshotTooOld
 from engine.log.frame import ranges_at
-from engine.net.methods import READ_PAGES
 from engine.net.pb import storage_pb2 as pb
 from engine.storage.pagestore import PageVersion
-from engine.storage.segment import RecordAt, Segment
+from engine.storage.repair import repair_frame, repair_version
+from engine.storage.segment import FrameRef, RecordAt, Segment
 from engine.storage.state import NodeState
+from engine.storage.volume import Volume
 from engine.types import LSN, PAGE_SIZE, ZERO_PAGE, PageNo
+from engine.volume.geometry import pg_of
 
 log = logging.getLogger(__name__)
 
+_TRIES_MAX = 8
+"""How often a read begins again because a frame was repaired or its file dropped under it."""
+
+Image = tuple[LSN, bytes]
+"""A page's bytes and the LSN of its last record; (0, b"") if it was never written."""
+
 
 async def read_pages(state: NodeState, request: pb.ReadPagesRequest) -> pb.ReadPagesReply:
-    """Raises StaleEpoch, BehindEpoch, NotComplete, SnapshotTooOld, Corrupt, UnknownSegment."""
+    """Raises StaleEpoch, BehindEpoch, NotComplete, SnapshotTooOld, Corrupt, UnknownSegment,
+    ProtocolError."""
+    volume = state.volume(request.volume)
     segment = state.segment(request.volume, request.pg)
-    state.check_serving(request.volume, request.epoch)
+    pages = list(request.pages)
+    if len(pages) > state.config.pages_per_read_max:
+        raise ProtocolError(f"{len(pages)} pages in one read")
+    if any(pg_of(page) != request.pg for page in pages):
+        raise ProtocolError(f"pages {pages[:8]} are not all in group {request.pg}")
+    _check_readable(state, volume, segment, request)
+    images = await page_images(state, segment, pages, request.read_lsn)
+    _check_readable(state, volume, segment, request)
+    state.counters["pages_read"] += len(images)
+    return pb.ReadPagesReply(
+        pages=[
+            pb.PageImage(page=page, lsn=lsn, image=image)
+            for page, (lsn, image) in zip(pages, images, strict=True)
+        ],
+        scl=segment.scl,
+    )
+
+
+def _check_readable(
+    state: NodeState, volume: Volume, segment: Segment, request: pb.ReadPagesRequest
+) -> None:
+    volume.check_serving(request.epoch, node=state.name)
     if segment.scl < request.pg_lsn:
         raise NotComplete(f"{state.name} is complete to {segment.scl}, not to {request.pg_lsn}")
     if request.read_lsn < segment.floor:
         raise SnapshotTooOld(
             f"{state.name} keeps nothing below LSN {segment.floor}; asked for {request.read_lsn}"
         )
-    images = await page_images(state, segment, list(request.pages), request.read_lsn)
-    state.counters["pages_read"] += len(images)
-    return pb.ReadPagesReply(
-        pages=[
-            pb.PageImage(page=page, lsn=lsn, image=image)
-            for page, (lsn, image) in zip(request.pages, images, strict=True)
-        ],
-        scl=segment.scl,
-    )
 
 
 async def page_images(
     state: NodeState, segment: Segment, pages: Sequence[PageNo], read_lsn: LSN
-) -> list[tuple[LSN, bytes]]:
-    """(LSN, image) of each page as of `read_lsn`; (0, b"") if it was never written."""
-    # Records first: coalescing and garbage collection may move on while the store answers.
-    records = [segment.records_between(page, 0, read_lsn) for page in pages]
-    wanted = [page for page, found in zip(pages, records, strict=True) if not _whole(found)]
-    bases = await state.store.newest(segment.row.id, wanted, read_lsn) if wanted else {}
-    for base in list(bases.values()):
-        if not base.valid(segment.row.id.volume):
-            bases[base.page] = await repaired(state, segment, base)
-    return [
-        _image(state, bases.get(page), found) for page, found in zip(pages, records, strict=True)
-    ]
+) -> list[Image]:
+    """Each page as of `read_lsn`, which the caller has checked or pinned. Raises Corrupt."""
+    for _ in range(_TRIES_MAX):
+        # Records first: the store's answer can only be newer, and then fewer of them are needed.
+        records = [segment.records_upto(page, read_lsn) for page in pages]
+        wanted = [page for page, found in zip(pages, records, strict=True) if not _whole(found)]
+        bases = await _bases(state, segment, wanted, read_lsn)
+        try:
+            return [
+                _image(state, bases.get(page), found)
+                for page, found in zip(pages, records, strict=True)
+            ]
+        except _BadFrame as bad:
+            await repair_frame(state, segment, bad.ref)
+        except FileNotFoundError:
+            log.debug("a log file was dropped under a read, which begins again")
+    raise Corrupt(f"pages {list(pages)[:8]} at LSN {read_lsn}: repair does not keep up with rot")
 
 
 def _whole(records: Sequence[RecordAt]) -> bool:
     return bool(records) and records[0].full
 
 
-def _image(
-    state: NodeState, base: PageVersion | None, records: Sequence[RecordAt]
-) -> tuple[LSN, bytes]:
-    if base is None and not records:
-        return 0, b""
+async def _bases(
+    state: NodeState, segment: Segment, pages: Sequence[PageNo], read_lsn: LSN
+) -> dict[PageNo, PageVersion]:
+    if not pages:
+        return {}
+    bases = await state.store.newest(segment.row.id, pages, read_lsn)
+    for base in list(bases.values()):
+        if not base.valid(segment.row.id.volume):
+            bases[base.page] = await repair_version(state, segment, base, limit=read_lsn)
+    return bases
+
+
+class _BadFrame(Exception):
+    def __init__(self, ref: FrameRef) -> None:
+        super().__init__(ref)
+        self.ref = ref
+
+
+def _image(state: NodeState, base: PageVersion | None, records: Sequence[RecordAt]) -> Image:
     lsn, image = (0, ZERO_PAGE) if base is None else (base.lsn, base.image)
-    for record in records:
-        if record.lsn > lsn:
-            frame = state.wal.read(record.frame.location)
-            image = apply_ranges(image, record.full, ranges_at(frame, record.record))
-            lsn = record.lsn
-    assert len(image) == PAGE_SIZE
-    return lsn, image
-
-
-async def repaired(state: NodeState, segment: Segment, rotten: PageVersion) -> PageVersion:
-    """A good version in place of a rotten one, from a peer. Raises Corrupt naming page and LSN.
-
-    A peer may have dropped exactly this version already; then its oldest one that can still be read
-    takes the place, and the rotten one, which nobody may read any more, goes.
-    """
-    volume = segment.row.id.volume
-    state.counters["scrub_found"] += 1
-    read_lsn = max(rotten.lsn, segment.floor)
-    request = pb.ReadPagesRequest(
-        volume=volume,
-        epoch=segment.epoch,
-        pg=segment.row.id.pg,
-        pages=[rotten.page],
-        read_lsn=read_lsn,
-        pg_lsn=min(read_lsn, segment.scl),
-    )
-    peers = state.peers(segment.row.membership)
-    for name in state.runtime.rng.sample(sorted(peers), len(peers)):
+    newer = [record for record in records if record.lsn > lsn]
+    if not newer:
+        return (lsn, image) if lsn else (0, b"")
+    page = bytearray(image)
+    for record in newer:
         try:
-            reply = await peers[name].call(READ_PAGES, request, timeout=state.config.peer_timeout_s)
-        except SextetError as error:
-            log.warning("repair of page %d from %s: %s", rotten.page, name, error)
-            continue
-        found = reply.pages[0]
-        good = PageVersion.make(volume, rotten.page, found.lsn, found.image)
-        await state.store.delete_version(segment.row.id, rotten.page, rotten.lsn)
-        await state.store.put_versions(segment.row.id, [good])
-        state.counters["scrub_repaired"] += 1
-        log.warning(
-            "page %d at LSN %d was corrupt, repaired from %s", rotten.page, rotten.lsn, name
-        )
-        return good
-    raise Corrupt(
-        f"page {rotten.page} at LSN {rotten.lsn} of volume {volume} fails its checksum on "
-        f"{state.name}, and no peer could repair it"
-    )
+            frame = state.wal.read(record.frame.location)
+        except Corrupt as error:
+            log.error("%s", error)
+            raise _BadFrame(record.frame) from error
+        if record.full:
+            page[:] = ZERO_PAGE
+        for offset, data in ranges_at(frame, record.record):
+            page[offset : offset + len(data)] = data
+    assert len(page) == PAGE_SIZE
+    return newer[-1].lsn, bytes(page)

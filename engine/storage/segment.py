@@ -3,28 +3,46 @@
 Pure state: no I/O happens here. Frames' bytes stay in the log; this knows where they are.
 
 Invariants
-- `chain.scl` covers only frames that are in the log. The ack waits for the log's sync.
-- A record annulled by a truncation that this segment knows is in neither index nor chain, whether it
+- The chain reaches only over frames that are in the log. What of it is durable is `durable_scl`, and
+  only that may be acknowledged or written down.
+- A record annulled by a truncation that this node knows is in neither index nor chain, whether it
   came before the truncation or after, or is read back from the log.
-- `applied` <= min(SCL, known VDL) and is the LSN of one of the group's records, so page
-  versions never hold what a recovery could still annul.
-- Frames are kept until `applied` and `floor` have passed them and their log file is deleted.
+- `applied` <= min(SCL, known VDL) and is the LSN of one of the group's records: page versions never
+  hold what a recovery could still annul.
+- A *coalescing point* is a value that `applied` has had: every page has a version as of it. A read at
+  R needs the version at the last point at or below R and all records between the two. So garbage
+  collection goes from point to point (`floor` is one) and never to an LSN between two: there the
+  older version is of no use without the records that would be gone.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from engine.log.chain import Chain
-from engine.log.frame import FrameHeader, RecordRef, index_frame, read_header, trim_frame
+from engine.log.frame import FrameHeader, RecordRef, index_frame
 from engine.storage.pagestore import SegmentRow
-from engine.storage.wal import Location
-from engine.types import LSN, CommitMark, Epoch, PageNo, Truncation
+from engine.storage.walfile import Location
+from engine.types import LSN, CommitMark, Epoch, PageNo, PgNo, Truncation
+
+_POINTS_MAX = 64
+
+Run = tuple[LSN, LSN, LSN]
+"""(first, last, volume predecessor of first): records without a hole in the numbers."""
 
 
 @dataclass(slots=True)
+class Points:
+    """A volume's durable LSN and minimum read point, as all its segments on a node know them."""
+
+    vdl: LSN = 0
+    pgmrpl: LSN = 0
+
+
+@dataclass(slots=True, eq=False)
 class FrameRef:
     """A frame in the log. `last` is that of its last record not annulled; the bytes may hold more."""
 
@@ -33,13 +51,13 @@ class FrameRef:
     prev: LSN
     epoch: Epoch
     location: Location
-    runs: tuple[tuple[LSN, LSN, LSN], ...]
-    """(first, last, volume predecessor of first) of each stretch of consecutive records."""
+    runs: tuple[Run, ...]
+    """Empty for a frame at or below the floor, which is kept only to be given to peers."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordAt:
-    """A record of one page: at bytes [offset, end) of the frame `ref`."""
+    """A record of one page: at bytes [record.offset, record.end) of the frame."""
 
     lsn: LSN
     full: bool
@@ -47,33 +65,34 @@ class RecordAt:
     record: RecordRef
 
 
-def trimmed(frame: bytes, header: FrameHeader, truncations: Sequence[Truncation]) -> bytes | None:
-    """The frame less its annulled records; None if nothing is left. Usually the frame itself."""
-    for t in truncations:
-        if header.epoch < t.epoch and header.first_lsn <= t.high and header.last_lsn > t.low:
-            # Nothing of an old epoch lies above a truncation's end, so this cuts exactly a tail.
-            cut = trim_frame(frame, t.low)
-            if cut is None:
-                return None
-            frame = cut
-    return frame
-
-
 class Segment:
-    """One of a node's segments. `row` is what is durable about it, `dirty` that it has changed."""
+    """One of a node's segments. `row` is what was last written about it, or is about to be."""
 
-    def __init__(self, row: SegmentRow) -> None:
+    def __init__(self, row: SegmentRow, points: Points) -> None:
         self.row = row
-        self.chain = Chain(row.applied)
-        self.known_vdl = row.known_vdl
-        self.floor = row.floor
+        self.points = points
+        self.durable_scl = row.scl
+        self.collected_to = row.floor
+        """As `floor`, but durable: log files may be deleted up to here."""
+        self.coalesced: deque[tuple[LSN, tuple[PageNo, ...] | None]] = deque()
+        """Coalescing points above the floor, and the pages that got a version there (None: all)."""
+        if row.applied > row.floor:
+            self.coalesced.append((row.applied, None))
+        self.caught_up_with: set[str] = set()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all frames; `restore` brings them back from the log."""
+        self.chain = Chain(self.row.applied)
         self.frames: list[FrameRef] = []  # by first LSN
         self.index: dict[PageNo, list[RecordAt]] = {}  # by LSN
-        self.commits: list[CommitMark] = [row.commit] if row.commit.lsn else []
-        self.hot_from = row.applied
+        self.commits: list[CommitMark] = [self.row.commit] if self.row.commit.lsn else []
+        self.hot_from = self.row.applied
         self.uncoalesced_bytes = 0
-        self.collected: LSN = 0  # garbage collection has been done up to here
-        self.caught_up_with: set[str] = set()
+
+    @property
+    def pg(self) -> PgNo:
+        return self.row.id.pg
 
     @property
     def scl(self) -> LSN:
@@ -84,183 +103,243 @@ class Segment:
         return self.row.applied
 
     @property
-    def epoch(self) -> Epoch:
-        return self.row.epoch
+    def floor(self) -> LSN:
+        """No read point below is served."""
+        return self.row.floor
+
+    # -- frames in
 
     def holds(self, header: FrameHeader) -> bool:
         """Whether the frame is here already, in the chain or waiting ahead of a gap."""
         if header.last_lsn <= self.scl:
             return True
-        at = bisect_left(self.frames, header.first_lsn, key=lambda f: f.first)
-        return at < len(self.frames) and self.frames[at].first == header.first_lsn
+        held = self._frame_at(header.first_lsn)
+        return held is not None and held.last >= header.last_lsn
 
-    def add(self, header: FrameHeader, frame: bytes, location: Location) -> None:
-        """Take in a frame that is in the log and not annulled; `holds` was False."""
-        refs = index_frame(frame)
-        ref = FrameRef(
-            header.first_lsn,
-            header.last_lsn,
-            header.prev_pg_lsn,
-            header.epoch,
-            location,
-            tuple(_runs(refs)),
-        )
+    def add(self, header: FrameHeader, records: Sequence[RecordRef], location: Location) -> None:
+        """Take in a frame that is in the log and not annulled; `holds` was False.
+
+        `records` are all of its records; none are needed of a frame at or below the floor.
+        """
+        shorter = self._frame_at(header.first_lsn)
+        if shorter is not None:
+            self._remove(shorter)
+        first, last, prev = header.first_lsn, header.last_lsn, header.prev_pg_lsn
+        ref = FrameRef(first, last, prev, header.epoch, location, ())
         insort(self.frames, ref, key=lambda f: f.first)
-        for record in refs:
-            entry = RecordAt(record.lsn, record.full, ref, record)
-            records = self.index.setdefault(record.page, [])
-            if not records or records[-1].lsn < record.lsn:
-                records.append(entry)
-            else:
-                insort(records, entry, key=lambda r: r.lsn)
-            if record.commit is not None:
-                insort(self.commits, record.commit)
-        self.uncoalesced_bytes += len(frame)
-        self.chain.offer(header.prev_pg_lsn, header.last_lsn)
+        if last > self.floor:
+            ref.runs = tuple(self._index(ref, records))
+        if last > self.applied:
+            self.uncoalesced_bytes += header.length
+        self.chain.offer(prev, last)
 
-    def restore(self, frame: bytes, location: Location) -> None:
-        """Take in a frame read back from the log: one whose effect is not in page versions yet, or
-        that a reader at an older point may still need."""
-        header = read_header(frame)
-        at = bisect_left(self.frames, header.first_lsn, key=lambda f: f.first)
-        if at < len(self.frames) and self.frames[at].first == header.first_lsn:
-            self.frames[at].location = location  # repaired once: the later copy is the good one
+    def restore(self, header: FrameHeader, frame: bytes, location: Location) -> None:
+        """Take in a frame read back from the log. `measure_hot_log` follows the last one."""
+        held = self._frame_at(header.first_lsn)
+        if held is not None and held.last >= header.last_lsn:
+            held.location = location  # repaired once: the later copy is the good one
         else:
-            self.hot_from = min(self.hot_from, header.prev_pg_lsn)
-            self.add(header, frame, location)
+            records = index_frame(frame) if header.last_lsn > self.floor else ()
+            self.add(header, records, location)
 
-    def learn_points(self, *, vdl: LSN, pgmrpl: LSN) -> None:
-        """A VDL once true stays true; both only grow."""
-        if vdl > self.known_vdl:
-            self.known_vdl = vdl
-            newest = bisect_right(self.commits, vdl, key=lambda c: c.lsn) - 1
-            if newest > 0:
-                del self.commits[:newest]
-        self.floor = max(self.floor, min(pgmrpl, self.known_vdl))
+    def measure_hot_log(self) -> None:
+        """Find out from where on the frames read back can be given to a peer without a hole."""
+        low = self.scl
+        for frame in reversed(self.frames):
+            if frame.last == low:
+                low = frame.prev
+            elif frame.last < low:
+                break
+        self.hot_from = min(low, self.applied)
+
+    def _index(self, ref: FrameRef, records: Sequence[RecordRef]) -> Iterator[Run]:
+        for record in records:
+            entry = RecordAt(record.lsn, record.full, ref, record)
+            known = self.index.setdefault(record.page, [])
+            if not known or known[-1].lsn < record.lsn:
+                known.append(entry)
+            else:
+                insort(known, entry, key=lambda r: r.lsn)
+            if record.commit is not None and record.commit.lsn > self.row.commit.lsn:
+                insort(self.commits, record.commit)
+        return _runs(records)
+
+    def _frame_at(self, first: LSN) -> FrameRef | None:
+        at = bisect_left(self.frames, first, key=lambda f: f.first)
+        return self.frames[at] if at < len(self.frames) and self.frames[at].first == first else None
+
+    def _remove(self, ref: FrameRef) -> None:
+        self.frames.remove(ref)
+        self._keep_records(lambda r: r.frame is not ref)
+        self.commits = [c for c in self.commits if not ref.first <= c.lsn <= ref.last]
+
+    # -- what recovery asks
 
     def newest_commit(self) -> CommitMark:
         """The newest CPL at or below the known VDL."""
-        at = bisect_right(self.commits, self.known_vdl, key=lambda c: c.lsn)
+        at = bisect_right(self.commits, self.points.vdl, key=lambda c: c.lsn)
         return self.commits[at - 1] if at else self.row.commit
+
+    def commits_from_vdl(self) -> list[CommitMark]:
+        """CPLs above the known VDL, and the newest at or below it."""
+        at = bisect_right(self.commits, self.points.vdl, key=lambda c: c.lsn)
+        del self.commits[: max(0, at - 1)]
+        return list(self.commits)
 
     def tail(self) -> LSN:
         """The last LSN of the chain at or below the known VDL: how far coalescing may go.
 
         Always a record of this group, so that every complete segment names the same LSN.
         """
-        vdl = self.known_vdl
+        vdl = self.points.vdl
         if self.scl <= vdl:
             return self.scl
-        parts = (min(last, vdl) for f in self.frames for first, last, _ in f.runs if first <= vdl)
-        return max(self.applied, max(parts, default=0))
+        at = bisect_right(self.frames, vdl, key=lambda f: f.first)
+        if not at:
+            return self.applied
+        frame = self.frames[at - 1]
+        below = [min(last, vdl) for first, last, _ in frame.runs if first <= vdl]
+        return max(self.applied, below[-1] if below else min(frame.last, vdl))
 
-    def runs_above_vdl(self) -> Iterator[tuple[LSN, LSN, LSN]]:
-        """(first, last, prev) of all records held above the known VDL, gap-free or not."""
-        vdl = self.known_vdl
+    def runs_above_vdl(self) -> list[Run]:
+        """All records held above the known VDL, gap-free or not, in order."""
+        vdl = self.points.vdl
+        merged: list[Run] = []
         for frame in self.frames:
             for first, last, prev in frame.runs:
-                if last > vdl:
-                    yield (first, last, prev) if first > vdl else (vdl + 1, last, vdl)
+                if last <= vdl:
+                    continue
+                if first <= vdl:
+                    first, prev = vdl + 1, vdl
+                if merged and merged[-1][1] == prev == first - 1:
+                    merged[-1] = (merged[-1][0], last, merged[-1][2])
+                else:
+                    merged.append((first, last, prev))
+        return merged
+
+    def gap_end(self) -> LSN:
+        """The last LSN missing in the first gap; 0 if no frame waits ahead of one."""
+        at = bisect_right(self.frames, self.scl, key=lambda f: f.first)
+        ahead = [f.prev for f in self.frames[at : at + 1] if f.prev > self.scl]
+        return ahead[0] if ahead else 0
+
+    # -- frames out
 
     def cut(self, truncation: Truncation) -> None:
         """Forget what `truncation` annuls."""
         low, high = truncation.low, truncation.high
-        hit = [
-            f
-            for f in self.frames
-            if f.epoch < truncation.epoch and low < f.last and f.first <= high
-        ]
-        for frame in hit:
-            frame.runs = tuple((a, min(b, low), p) for a, b, p in frame.runs if a <= low)
-            frame.last = max((b for _, b, _ in frame.runs), default=0)
-        self.frames = [f for f in self.frames if f.runs]
-        for page in [p for p, records in self.index.items() if records[-1].lsn > low]:
-            kept = [
-                r for r in self.index[page] if not truncation.annuls(lsn=r.lsn, epoch=r.frame.epoch)
-            ]
-            if kept:
-                self.index[page] = kept
-            else:
-                del self.index[page]
+        for frame in self.frames:
+            if frame.epoch < truncation.epoch and low < frame.last and frame.first <= high:
+                frame.runs = tuple((a, min(b, low), p) for a, b, p in frame.runs if a <= low)
+                frame.last = max((b for _, b, _ in frame.runs), default=0)
+        self.frames = [f for f in self.frames if f.last]
+        self._keep_records(lambda r: not truncation.annuls(lsn=r.lsn, epoch=r.frame.epoch))
         self.commits = [c for c in self.commits if not low < c.lsn <= high]
         self._rebuild_chain()
 
     def _rebuild_chain(self) -> None:
         """Chain again from what is kept: frames behind a cut must not count as gap-free."""
-        chain = Chain(self.applied)
+        self.chain = Chain(self.applied)
         for frame in self.frames:
-            chain.offer(frame.prev, frame.last)
-        self.chain = chain
+            self.chain.offer(frame.prev, frame.last)
+        self.durable_scl = min(self.durable_scl, self.scl)
 
-    def forget_coalesced(self, bound: LSN) -> None:
-        """Drop index entries at or below `bound`: page versions replace them for every reader."""
-        for page in list(self.index):
-            records = self.index[page]
-            if records[0].lsn <= bound:
-                kept = records[bisect_right(records, bound, key=lambda r: r.lsn) :]
-                if kept:
-                    self.index[page] = kept
-                else:
-                    del self.index[page]
+    def _keep_records(self, wanted: Callable[[RecordAt], bool]) -> None:
+        kept = {page: [r for r in found if wanted(r)] for page, found in self.index.items()}
+        self.index = {page: records for page, records in kept.items() if records}
 
     def forget_file(self, file: int) -> None:
-        """A log file was deleted."""
+        """A log file was deleted; all of it is at or below the floor."""
         gone = [f for f in self.frames if f.location.file == file]
         if gone:
             self.hot_from = max(self.hot_from, *(f.last for f in gone))
             self.frames = [f for f in self.frames if f.location.file != file]
 
+    # -- coalescing and collecting
+
+    def pending_changes(self, upto: LSN) -> list[PageNo]:
+        """Pages with records in (applied, upto], in order: what coalescing has to bring up."""
+        found = []
+        for page, records in self.index.items():
+            at = bisect_right(records, self.applied, key=lambda r: r.lsn)
+            if at < len(records) and records[at].lsn <= upto:
+                found.append(page)
+        return sorted(found)
+
+    def reached(self, point: LSN, pages: Sequence[PageNo]) -> None:
+        """Coalescing is durable up to `point`, a new version stands for each of `pages`."""
+        self.row = replace(self.row, applied=point)
+        self.coalesced.append((point, tuple(pages)))
+        if len(self.coalesced) > _POINTS_MAX:  # somebody holds an old read point for long
+            _, first = self.coalesced.popleft()
+            lsn, second = self.coalesced.popleft()
+            both = None if first is None or second is None else tuple({*first, *second})
+            self.coalesced.appendleft((lsn, both))
+
+    def collectable(self, bound: LSN) -> tuple[LSN, list[PageNo] | None] | None:
+        """The newest coalescing point at or below `bound` and above the floor, with the pages that
+        have got versions up to there (None: any may have); None if there is no such point."""
+        passed = [entry for entry in self.coalesced if entry[0] <= bound]
+        if not passed:
+            return None
+        pages: set[PageNo] = set()
+        for _, some in passed:
+            if some is None:
+                return passed[-1][0], None
+            pages.update(some)
+        return passed[-1][0], sorted(pages)
+
+    def collected(self, point: LSN) -> None:
+        """`point` is the durable floor now: index entries up to it are of no use to any reader."""
+        self.row = replace(self.row, floor=max(self.row.floor, point))
+        self.collected_to = self.row.floor
+        while self.coalesced and self.coalesced[0][0] <= point:
+            self.coalesced.popleft()
+        self._keep_records(lambda r: r.lsn > point)
+
+    def raise_floor(self) -> None:
+        """Serve nothing below `applied` any more; `collected_to` follows once that is durable."""
+        self.row = replace(self.row, floor=max(self.row.floor, self.row.applied))
+        self.coalesced = deque([(self.row.applied, None)])
+
     def restart_at(self, as_of: LSN, commit: CommitMark) -> None:
         """After a page copy: everything up to `as_of` stands as page versions, nothing below."""
+        self.row = replace(self.row, applied=as_of)
+        self.raise_floor()
         self.frames = [f for f in self.frames if f.last > as_of]
-        self.index = {
-            page: kept
-            for page, records in self.index.items()
-            if (kept := [r for r in records if r.lsn > as_of])
-        }
+        self._keep_records(lambda r: r.lsn > as_of)
         self.commits = sorted({c for c in (*self.commits, commit) if c.lsn})
         self.hot_from = max(self.hot_from, as_of)
-        self.floor = max(self.floor, as_of)
-        self.row = replace(self.row, applied=as_of, floor=self.floor)
         self._rebuild_chain()
+        self.durable_scl = max(self.durable_scl, as_of)
 
-    def durable_row(self, *, applied: LSN | None = None) -> SegmentRow:
+    def durable_row(self, *, epoch: Epoch) -> SegmentRow:
         """The row that says what this object knows now."""
         return replace(
             self.row,
-            applied=self.row.applied if applied is None else applied,
-            known_vdl=self.known_vdl,
-            floor=self.floor,
+            epoch=epoch,
+            scl=self.durable_scl,
+            known_vdl=max(self.points.vdl, self.row.known_vdl),
             commit=self.newest_commit(),
         )
 
-    def pending_changes(self, upto: LSN) -> dict[PageNo, list[RecordAt]]:
-        """Records in (applied, upto] by page, in page order: what coalescing has to apply."""
-        found = {}
-        for page in sorted(self.index):
-            records = self.index[page]
-            low = bisect_right(records, self.applied, key=lambda r: r.lsn)
-            high = bisect_right(records, upto, key=lambda r: r.lsn)
-            if low < high:
-                found[page] = records[low:high]
-        return found
+    # -- reading
 
-    def records_between(self, page: PageNo, after: LSN, upto: LSN) -> list[RecordAt]:
-        """The page's records in (after, upto], starting at the newest full image among them."""
+    def records_upto(self, page: PageNo, upto: LSN) -> list[RecordAt]:
+        """The page's records at or below `upto`, from the newest full image among them on."""
         records = self.index.get(page, [])
-        low = bisect_right(records, after, key=lambda r: r.lsn)
-        high = bisect_right(records, upto, key=lambda r: r.lsn)
-        for at in range(high - 1, low - 1, -1):
+        end = bisect_right(records, upto, key=lambda r: r.lsn)
+        for at in range(end - 1, -1, -1):
             if records[at].full:
-                return records[at:high]
-        return records[low:high]
+                return records[at:end]
+        return records[:end]
 
 
-def _runs(refs: Sequence[RecordRef]) -> Iterator[tuple[LSN, LSN, LSN]]:
-    start = previous = refs[0]
-    for ref in refs[1:]:
-        if not ref.prev_lsn == previous.lsn == ref.lsn - 1:
+def _runs(records: Sequence[RecordRef]) -> Iterator[Run]:
+    start = previous = records[0]
+    for record in records[1:]:
+        if not record.prev_lsn == previous.lsn == record.lsn - 1:
             yield start.lsn, previous.lsn, start.prev_lsn
-            start = ref
-        previous = ref
+            start = record
+        previous = record
     yield start.lsn, previous.lsn, start.prev_lsn

@@ -1,26 +1,40 @@
-"""What the parts of a storage node share: its segments, log, page store and peers."""
+"""What the parts of a storage node share: its volumes, log, page store and peers.
+
+Everything that must not be torn apart by an await is synchronous here. In particular `take_in`: its
+caller checks the epoch in the same turn of the loop, so a fence comes before both or after both.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TypeVar
 
-from engine.errors import BehindEpoch, DiskFailed, DiskFull, StaleEpoch, UnknownSegment
-from engine.log.frame import FrameHeader, read_header, trim_frame
+from engine.errors import DiskFailed, DiskFull, FormatError, ProtocolError, UnknownSegment
+from engine.log.frame import FrameHeader, RecordRef, index_frame, read_header, trim_frame
 from engine.ports import Channel, Runtime
 from engine.storage.config import StorageConfig
 from engine.storage.pagestore import PageStore
-from engine.storage.segment import FrameRef, Segment, trimmed
+from engine.storage.segment import FrameRef, Segment
+from engine.storage.volume import Volume
 from engine.storage.wal import Wal
-from engine.types import Epoch, Membership, SegmentId, Truncation, VolumeId
+from engine.types import LSN, PAGES_PER_PG, VolumeId
 from engine.volume.channels import Channels
+from engine.volume.geometry import first_page
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+Pin = Callable[[Segment], LSN]
+"""A floor under garbage collection: nothing a reader at this LSN needs is dropped from the segment.
+Copies under way add one; archives and clones can."""
+
+NUMBER_LIMIT = 1 << 63
+"""LSNs, epochs and times stay below: SQLite's integers are signed."""
 
 COUNTERS = (
     "appends",
@@ -32,6 +46,7 @@ COUNTERS = (
     "gossip_rounds",
     "gossip_frames_filled",
     "segments_copied",
+    "segments_made_whole",
     "pages_read",
     "pages_coalesced",
     "versions_dropped",
@@ -44,7 +59,7 @@ COUNTERS = (
 
 @dataclass
 class NodeState:
-    """One storage node. Methods here are synchronous unless they say `durable`."""
+    """One storage node. Methods are synchronous except where a disk is waited for."""
 
     runtime: Runtime
     config: StorageConfig
@@ -54,142 +69,170 @@ class NodeState:
     wal: Wal
     channels: Channels
     incarnation: str = ""
-    segments: dict[SegmentId, Segment] = field(default_factory=dict)
-    truncations: dict[VolumeId, list[Truncation]] = field(default_factory=dict)
+    volumes: dict[VolumeId, Volume] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
-    disk_full: bool = False
+    pins: list[Pin] = field(default_factory=list)
+    full: set[str] = field(default_factory=set)
+    """What had no room the last time it wrote: "log", "page store"."""
+    stopped: str = ""
+    """Why this node is ending itself, if it is."""
     rows: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while segment rows are made and written, so an older row never overwrites a newer."""
 
     # -- segments
 
-    def segment(self, volume: VolumeId, pg: int) -> Segment:
+    def volume(self, volume: VolumeId) -> Volume:
         """Raises UnknownSegment."""
-        found = self.segments.get(SegmentId(volume, pg))
+        found = self.volumes.get(volume)
         if found is None:
-            raise UnknownSegment(f"{self.name} keeps no segment of volume {volume}, group {pg}")
+            raise UnknownSegment(f"{self.name} keeps no segment of volume {volume}")
         return found
 
-    def of_volume(self, volume: VolumeId) -> list[Segment]:
-        return [self.segments[key] for key in sorted(self.segments) if key.volume == volume]
+    def segment(self, volume: VolumeId, pg: int) -> Segment:
+        """Raises UnknownSegment."""
+        found = self.volumes.get(volume)
+        segment = found.segments.get(pg) if found is not None else None
+        if segment is None:
+            raise UnknownSegment(f"{self.name} keeps no segment of volume {volume}, group {pg}")
+        return segment
 
-    def volume_epoch(self, volume: VolumeId) -> Epoch:
-        return max((s.epoch for s in self.of_volume(volume)), default=0)
+    def segments(self) -> Iterator[tuple[Volume, Segment]]:
+        """All of them, sorted; the node may get more while the caller waits in between."""
+        for key in sorted(self.volumes):
+            volume = self.volumes[key]
+            for segment in volume.segments.values():
+                yield volume, segment
 
-    def settled(self, volume: VolumeId) -> bool:
-        """Whether this node knows what the recovery of its epoch annulled.
-
-        Between a fence and its truncation it does not: records here may never have happened, so
-        nothing is taken in or given out. The volume's first epoch annulled nothing.
-        """
-        epoch = self.volume_epoch(volume)
-        return epoch <= 1 or any(t.epoch == epoch for t in self.truncations.get(volume, ()))
-
-    def check_serving(self, volume: VolumeId, epoch: Epoch) -> None:
-        """Raises StaleEpoch or BehindEpoch unless requests of `epoch` may be served."""
-        self.check_epoch(volume, epoch)
-        known = self.volume_epoch(volume)
-        if epoch > known or not self.settled(volume):
-            raise BehindEpoch(
-                f"{self.name} is at epoch {known} and does not know what epoch {epoch} annulled"
-            )
-
-    def peers(self, membership: Membership) -> dict[str, Channel]:
+    def peers(self, segment: Segment) -> dict[str, Channel]:
         """The group's other members, by name."""
         return {
             m.node: self.channels.to(m.address)
-            for m in sorted(membership.members, key=lambda m: m.node)
+            for m in sorted(segment.row.membership.members, key=lambda m: m.node)
             if m.node != self.name
         }
 
+    def shuffled_peers(self, segment: Segment) -> list[tuple[str, Channel]]:
+        """As `peers`, in random order."""
+        peers = self.peers(segment)
+        names = self.runtime.rng.sample(sorted(peers), len(peers))
+        return [(name, peers[name]) for name in names]
+
+    @contextmanager
+    def pinned(self, segment: Segment, lsn: LSN) -> Iterator[None]:
+        """Keep what a reader of `segment` at `lsn` needs, for a while."""
+
+        def pin(other: Segment) -> LSN:
+            return lsn if other is segment else NUMBER_LIMIT
+
+        self.pins.append(pin)
+        try:
+            yield
+        finally:
+            self.pins.remove(pin)
+
     # -- frames
 
-    def take_in(self, segment: Segment, header: FrameHeader, frame: bytes) -> bool:
+    def take_in(self, volume: Volume, segment: Segment, header: FrameHeader, frame: bytes) -> bool:
         """Append a checked frame to the log and the segment; False if it was here or is annulled.
 
-        The caller has checked the epoch in the same turn of the loop, so a fence never falls between
-        that check and this. Raises DiskFull with nothing kept; not durable before `wal.sync`.
+        Raises FormatError or DiskFull with nothing kept; not durable before `durable`.
         """
-        kept = trimmed(frame, header, self.truncations.get(header.volume, ()))
+        kept = volume.trimmed(frame, header)
         if kept is None:
             return False
         if kept is not frame:
             header = read_header(kept)
         if segment.holds(header):
             return False
-        location = self.wal.append(kept)
-        segment.add(header, kept, location)
+        records = checked_records(kept, header)
+        try:
+            location = self.wal.append(kept, header)
+        except DiskFull:
+            self.full.add("log")
+            raise
+        except DiskFailed as error:
+            self.stop(str(error))
+            raise
+        self.full.discard("log")
+        segment.add(header, records, location)
         self.counters["frames"] += 1
         self.counters["redo_bytes"] += len(kept)
         return True
 
-    def frame_bytes(self, ref: FrameRef, *, from_disk: bool = False) -> bytes:
-        """A frame as it counts now, cut where a truncation cut it. Raises Corrupt."""
+    def frame_bytes(self, ref: FrameRef, *, from_disk: bool = False, upto: LSN = 0) -> bytes | None:
+        """A frame as it counts now: cut where a truncation cut it, or at `upto` if that is lower.
+
+        None if nothing is left. Raises Corrupt, FileNotFoundError.
+        """
         frame = self.wal.read_from_disk(ref.location) if from_disk else self.wal.read(ref.location)
-        cut = trim_frame(frame, ref.last)
-        assert cut is not None, "a frame without records is not kept"
-        return cut
+        return trim_frame(frame, min(ref.last, upto) if upto else ref.last)
 
     async def durable(self) -> None:
         """Everything appended so far is on disk. After a failed fsync this node is over."""
         try:
             await self.wal.sync()
         except DiskFailed as error:
-            self.runtime.stop_node(str(error))
+            self.stop(str(error))
             raise
 
-    # -- epochs and truncations
+    async def durable_scls(self, segments: Iterable[Segment]) -> dict[Segment, LSN]:
+        """Make the segments' chains durable as they are at the call; how far each then reaches.
 
-    def check_epoch(self, volume: VolumeId, epoch: Epoch) -> None:
-        """Raises StaleEpoch if any segment of the volume is fenced at a higher one."""
-        known = self.volume_epoch(volume)
-        if epoch < known:
-            self.counters["refused_stale_epoch"] += 1
-            raise StaleEpoch(f"{self.name} is fenced at epoch {known}, the request has {epoch}")
-
-    async def fence(self, volume: VolumeId, epoch: Epoch) -> None:
-        """Durably refuse every lower epoch from now on; what is held is durable when this returns."""
-        self.check_epoch(volume, epoch)
-        segments = self.of_volume(volume)
-        for segment in segments:
-            segment.row = replace(segment.row, epoch=epoch)  # from here on nothing older comes in
+        What arrives during the sync is not covered by it, so it is not in the answer either.
+        """
+        reached = {segment: segment.scl for segment in segments}
         await self.durable()
-        await self.put_rows(segments)
-        self.check_epoch(volume, epoch)
+        for segment, scl in reached.items():
+            reached[segment] = min(scl, segment.scl)
+            segment.durable_scl = max(segment.durable_scl, reached[segment])
+        return reached
 
-    async def truncate(self, volume: VolumeId, truncations: Sequence[Truncation]) -> None:
-        """Durably annul; idempotent. In memory first, so that nothing annulled is served meanwhile."""
-        known = self.truncations.setdefault(volume, [])
-        added = [t for t in truncations if t not in known]
-        known.extend(added)
-        segments = self.of_volume(volume)
-        for truncation in sorted(added):
-            for segment in segments:
-                segment.cut(truncation)
-        await self.put_rows(segments, {volume: added})
+    # -- rows
 
     async def put_rows(
-        self,
-        segments: Sequence[Segment],
-        truncations: dict[VolumeId, list[Truncation]] | None = None,
+        self, volume: Volume, segments: Iterable[Segment], *, truncations: bool = False
     ) -> None:
-        """Write the segments' rows as they are now."""
+        """Write the segments' rows, and the volume's truncations if told to, as they are now."""
         async with self.rows:
-            for segment in segments:
-                segment.row = segment.durable_row()
-            await self.guarded(
-                self.store.put_segments([segment.row for segment in segments], truncations)
-            )
+            rows = [segment.durable_row(epoch=volume.epoch) for segment in segments]
+            ranges = {volume.id: volume.truncations} if truncations else None
+            await self.guarded(self.store.put_segments(rows, ranges))
 
     async def guarded(self, write: Awaitable[T]) -> T:
         """A write to the page store; a failed disk ends the node, a full one is remembered."""
         try:
             done = await write
         except DiskFull:
-            self.disk_full = True
+            self.full.add("page store")
             raise
         except DiskFailed as error:
-            self.runtime.stop_node(str(error))
+            self.stop(str(error))
             raise
-        self.disk_full = False
+        self.full.discard("page store")
         return done
+
+    def stop(self, reason: str) -> None:
+        """End this node: what its disk holds is unknown until it has been read again."""
+        if not self.stopped:
+            self.stopped = reason
+            self.runtime.stop_node(reason)
+
+
+def checked_records(frame: bytes, header: FrameHeader) -> list[RecordRef]:
+    """The records of a frame that is about to be kept, all of pages of its group.
+
+    Raises FormatError: a frame whose checksum is right but whose content is not must be refused
+    before it is in the log, where it would meet every restart.
+    """
+    records = index_frame(frame)
+    start = first_page(header.pg)
+    if not all(start <= record.page < start + PAGES_PER_PG for record in records):
+        raise FormatError(f"frame {header.first_lsn}..{header.last_lsn} has a foreign page")
+    return records
+
+
+def check_numbers(what: str, numbers: Mapping[str, int]) -> None:
+    """Raises ProtocolError for numbers that no LSN, epoch or volume can be."""
+    for name, number in numbers.items():
+        if number >= NUMBER_LIMIT:
+            raise ProtocolError(f"{what}: {name} {number} is out of range")

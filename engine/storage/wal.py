@@ -3,11 +3,12 @@
 Invariants
 - Nothing is acknowledged before the `sync` that covers it returned. One fdatasync covers whatever
   was appended before it began, by anyone.
-- A file is closed and the next begun only right after a sync, so bytes not yet durable are always
-  at the end of the newest file. A torn frame is therefore normal at the very end of the log and
-  nowhere else; anywhere else it is damage.
-
-Caveat: rot in the last frame of the log cannot be told from a torn write, and is cut as one.
+- The next file is begun only when every byte of the current one is durable, so only the newest file
+  can have a torn tail. While one is being closed `room` holds back whoever wants to append.
+- After a failed append or sync nothing is appended or synced any more: what the disk holds is
+  unknown, and only a restart may look.
+- What `replay` found is synced before it counts: a crash of the process leaves frames in the page
+  cache that no fdatasync has covered.
 """
 
 from __future__ import annotations
@@ -16,43 +17,17 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from engine.errors import Corrupt, FormatError, TornFrame
-from engine.log.frame import FrameHeader, check_body, find_next_frame, read_header
+from engine.errors import Corrupt, DiskFailed, DiskFull, FormatError
+from engine.log.frame import FrameHeader, check_body, read_header
 from engine.ports import AppendFile, Disk
 from engine.storage.config import StorageConfig
+from engine.storage.walfile import Damage, Found, Location, mark, scan_file
+from engine.types import LSN, SegmentId
 
 log = logging.getLogger(__name__)
 
 FOLDER = "wal"
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where a frame's bytes are."""
-
-    file: int
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A whole, checked frame met while reading the log back."""
-
-    location: Location
-    header: FrameHeader
-    frame: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """Bytes in the middle of the log that are no frame; `header` if it at least is readable."""
-
-    file: int
-    offset: int
-    header: FrameHeader | None
 
 
 def _path(file: int) -> str:
@@ -60,97 +35,146 @@ def _path(file: int) -> str:
 
 
 class Wal:
-    """`replay` first, once; then `append`, `sync`, `read`, `delete`."""
+    """`replay` first, once, then `open`; after that `append`, `sync`, `read`, `delete`."""
 
     def __init__(self, disk: Disk, config: StorageConfig) -> None:
         self._disk = disk
         self._config = config
         self._current: AppendFile | None = None
+        self._failed = ""
         self._appended = 0  # frames ever appended by this process
         self._synced = 0
         self._syncing = asyncio.Lock()
+        self._room = asyncio.Event()
+        self._room.set()
         self._cache: OrderedDict[Location, bytes] = OrderedDict()
         self._cached_bytes = 0
-        self.files: list[int] = []
+        self.files: list[int] = self._found()
+        self.contents: dict[int, dict[SegmentId, LSN]] = {}
+        """For each file, the last LSN that it holds of each segment."""
         self.counters = {"syncs": 0, "torn_tail_cuts": 0, "wal_bytes_appended": 0}
+
+    def _found(self) -> list[int]:
+        names = self._disk.list(FOLDER)
+        return [int(n.removesuffix(".wal")) for n in names if n.endswith(".wal")]
 
     # -- reading back
 
     def replay(self) -> Iterator[Found | Damage]:
-        """Every frame in log order, and every damaged place; cuts a torn tail; opens for appending."""
-        self.files = [
-            int(n.removesuffix(".wal")) for n in self._disk.list(FOLDER) if n.endswith(".wal")
-        ]
+        """Every frame in log order, and every damaged place; cuts a torn tail."""
         for file in self.files:
-            yield from self._replay_file(file, last=file == self.files[-1])
+            scanned = scan_file(self._disk.read(_path(file)), file, last=file == self.files[-1])
+            if scanned.torn_at is not None:
+                log.warning("%s has a torn tail, cut at %d", _path(file), scanned.torn_at)
+                self.counters["torn_tail_cuts"] += 1
+                self._disk.truncate(_path(file), scanned.torn_at)
+            for item in scanned.items:
+                if isinstance(item, Found):
+                    self._note(file, item.header)
+                yield item
+
+    def rescan(self) -> Iterator[Found]:
+        """Every readable frame in log order, once more. Changes nothing."""
+        for file in self.files:
+            for item in scan_file(self._disk.read(_path(file)), file, last=False).items:
+                if isinstance(item, Found):
+                    yield item
+
+    async def open(self) -> None:
+        """Begin to append behind what `replay` found, once that is durable. Raises DiskFailed."""
         if not self.files:
             self.files = [1]
         self._current = self._disk.open_append(_path(self.files[-1]))
+        if self._current.size:
+            await self._sync_current()
 
-    def _replay_file(self, file: int, *, last: bool) -> Iterator[Found | Damage]:
-        data = self._disk.read(_path(file))
-        offset = 0
-        while offset < len(data):
-            header: FrameHeader | None = None
-            try:
-                header = read_header(data, offset)
-                check_body(data, header, offset)
-            except (FormatError, Corrupt) as error:
-                following = _next_valid(data, offset, header)
-                if following is None and last:
-                    self._cut_tail(file, offset, error)
-                    return
-                yield Damage(file, offset, header)
-                if following is None:
-                    return
-                offset = following
-                continue
-            location = Location(file, offset, header.length)
-            yield Found(location, header, data[offset : offset + header.length])
-            offset += header.length
-
-    def _cut_tail(self, file: int, offset: int, error: Exception) -> None:
-        log.warning("torn tail of %s cut at %d: %s", _path(file), offset, error)
-        self.counters["torn_tail_cuts"] += 1
-        self._disk.truncate(_path(file), offset)
+    def wipe(self) -> None:
+        """Delete all files: they belong to another life of this disk."""
+        for file in self._found():
+            self._disk.delete(_path(file))
+        self.files = []
 
     # -- writing
 
-    def append(self, frame: bytes) -> Location:
+    async def room(self) -> None:
+        """Wait while a file is being closed. To be called before each batch of appends."""
+        while not self._room.is_set():
+            await self._room.wait()
+
+    def append(self, frame: bytes, header: FrameHeader) -> Location:
         """Write a frame; durable only after `sync`. Raises DiskFull (nothing kept), DiskFailed."""
-        assert self._current is not None, "replay comes first"
-        offset = self._current.append(frame)
+        current = self._usable()
+        try:
+            offset = current.append(frame)
+        except DiskFailed as error:
+            self._failed = str(error)
+            raise
         self._appended += 1
         self.counters["wal_bytes_appended"] += len(frame)
         location = Location(self.files[-1], offset, len(frame))
+        self._note(location.file, header)
         self._remember(location, frame)
         return location
 
     async def sync(self) -> None:
         """Return once everything appended before the call is durable. Raises DiskFailed."""
+        self._usable()
         wanted = self._appended
         async with self._syncing:
             if self._synced >= wanted:
                 return  # the sync that was under way when we came covered us
-            assert self._current is not None
-            covered = self._appended
-            await self._current.sync()
+            await self._sync_current()
+            if self._usable().size >= self._config.wal_file_bytes:
+                await self._close_file()
+
+    async def _sync_current(self) -> None:
+        current = self._usable()
+        covered, end = self._appended, current.size
+        try:
+            await current.sync()
             self._synced = covered
             self.counters["syncs"] += 1
-            if self._current.size >= self._config.wal_file_bytes and self._appended == covered:
-                self._begin_next_file()
+            current.append(mark(self.files[-1], end))
+        except DiskFull:
+            log.debug("no room for a sync mark; the next sync writes one")
+        except DiskFailed as error:
+            self._failed = str(error)
+            raise
 
-    def _begin_next_file(self) -> None:
-        assert self._current is not None
-        following = self._disk.open_append(_path(self.files[-1] + 1))
-        self._current.close()
-        self._current = following
-        self.files.append(self.files[-1] + 1)
+    async def _close_file(self) -> None:
+        """Begin the next file, after one more sync if frames came during the last one."""
+        self._room.clear()
+        try:
+            if self._appended > self._synced:
+                await self._sync_current()
+            if self._appended == self._synced:
+                following = self._disk.open_append(_path(self.files[-1] + 1))
+                self._usable().close()
+                self._current = following
+                self.files.append(self.files[-1] + 1)
+        except DiskFull:
+            log.warning("no room for a new log file; going on in the old one")
+        finally:
+            self._room.set()
+
+    def _usable(self) -> AppendFile:
+        if self._failed:
+            raise DiskFailed(self._failed)
+        assert self._current is not None, "replay and open come first"
+        return self._current
+
+    def _note(self, file: int, header: FrameHeader) -> None:
+        segments = self.contents.setdefault(file, {})
+        key = SegmentId(header.volume, header.pg)
+        segments[key] = max(header.last_lsn, segments.get(key, 0))
 
     # -- frames by location
 
     def read(self, location: Location) -> bytes:
-        """A frame's bytes, from memory or disk. Raises Corrupt if the disk's fail their checksum."""
+        """A frame's bytes, from memory or disk.
+
+        Raises Corrupt if the disk's fail their checksum, FileNotFoundError if the file is dropped.
+        """
         frame = self._cache.get(location)
         if frame is not None:
             self._cache.move_to_end(location)
@@ -159,12 +183,16 @@ class Wal:
         self._remember(location, frame)
         return frame
 
+    def cached(self, location: Location) -> bytes | None:
+        """The frame if it is in memory, where rot on the disk has not reached it."""
+        return self._cache.get(location)
+
     def read_from_disk(self, location: Location) -> bytes:
         """As `read`, but what the disk really holds now: for the scrubber."""
         frame = self._disk.read(_path(location.file), location.offset, location.length)
         try:
             check_body(frame, read_header(frame))
-        except (TornFrame, FormatError) as error:
+        except (FormatError, Corrupt) as error:
             raise Corrupt(f"{_path(location.file)} at {location.offset}: {error}") from error
         return frame
 
@@ -177,27 +205,23 @@ class Wal:
 
     # -- dropping
 
-    def deletable(self) -> list[int]:
-        """Files that are closed, oldest first; the one being written is never among them."""
+    def closed_files(self) -> list[int]:
+        """Files that no frame goes into any more, oldest first."""
         return self.files[:-1]
 
     def delete(self, file: int) -> None:
         """Delete a closed file."""
+        self._disk.delete(_path(file))
         self.files.remove(file)
+        self.contents.pop(file, None)
         for location in [place for place in self._cache if place.file == file]:
             self._cached_bytes -= len(self._cache.pop(location))
-        self._disk.delete(_path(file))
 
     def bytes_kept(self) -> int:
+        """Size of all files, marks included."""
         return sum(self._disk.size(_path(file)) for file in self.files)
 
     def close(self) -> None:
         if self._current is not None:
             self._current.close()
             self._current = None
-
-
-def _next_valid(data: bytes, offset: int, header: FrameHeader | None) -> int | None:
-    """Where reading can go on behind a bad frame at `offset`: a place with a valid header."""
-    after = offset + 1 if header is None else min(offset + header.length, len(data))
-    return find_next_frame(data, after)

@@ -1,0 +1,117 @@
+"""From disk to memory: what a node does before it serves.
+
+The page store says which segments there are and how far they stand as page versions; the log has the
+rest. What is missing there is one of two things, and they must never be taken for one another:
+
+- A torn tail: bytes that no fdatasync covered. They were never acknowledged. They are cut.
+- Damage: bytes that were durable and are gone or rotten. They may have been acknowledged. The
+  segments they may have belonged to are marked `damaged`, durably, until they have it all back
+  (`engine.storage.gossip`): meanwhile recovery does not take their silence for a denial.
+
+Records at or below `applied` are in page versions, so their loss endangers no commit. But read points
+between the floor and `applied` need them too, so damage of the log moves the floor up to `applied`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from engine.errors import FormatError
+from engine.log.frame import read_header
+from engine.storage.segment import Segment
+from engine.storage.state import NodeState
+from engine.storage.volume import Volume
+from engine.storage.walfile import Damage, Found, Location
+from engine.types import SegmentId
+
+log = logging.getLogger(__name__)
+
+
+async def open_node(state: NodeState) -> None:
+    """Read everything back. Raises ConfigError, Corrupt (the page store), DiskFull, DiskFailed."""
+    fresh = f"{state.runtime.rng.getrandbits(64):016x}"
+    state.incarnation = await state.store.open(name=state.name, incarnation=fresh)
+    truncations = await state.store.truncations()
+    for row in await state.store.segments():
+        volume = state.volumes.get(row.id.volume)
+        if volume is None:
+            known = truncations.get(row.id.volume, ())
+            volume = state.volumes[row.id.volume] = Volume(row.id.volume, truncations=known)
+        volume.epoch = max(volume.epoch, row.epoch)
+        volume.add(Segment(row, volume.points))
+    if state.incarnation == fresh:
+        state.wal.wipe()
+    damages = _replay(state)
+    if state.volumes and not state.wal.files:
+        log.error("the log is gone")
+        damages.append(Damage(0, 0, None))
+    await state.wal.open()
+    await _note_damage(state, damages)
+    for _, segment in state.segments():
+        segment.durable_scl = segment.scl
+
+
+def _replay(state: NodeState) -> list[Damage]:
+    """Put the log's frames back into the segments; the damaged places met."""
+    damages = []
+    for item in state.wal.replay():
+        if isinstance(item, Damage):
+            log.error("the log is damaged: file %d, offset %d", item.file, item.offset)
+            damages.append(item)
+        elif not _restore(state, item):
+            damages.append(Damage(item.location.file, item.location.offset, item.header))
+    for _, segment in state.segments():
+        segment.measure_hot_log()
+    return damages
+
+
+def _restore(state: NodeState, found: Found) -> bool:
+    """Put one frame back; False if its content contradicts its header."""
+    location: Location = found.location
+    volume = state.volumes.get(found.header.volume)
+    segment = volume.segments.get(found.header.pg) if volume is not None else None
+    if volume is None or segment is None:
+        return True
+    try:
+        kept = volume.trimmed(found.frame, found.header)
+        if kept is not None:
+            segment.restore(read_header(kept), kept, location)
+    except FormatError as error:
+        log.error("the frame at %s: %s", location, error)
+        return False
+    return True
+
+
+async def _note_damage(state: NodeState, damages: list[Damage]) -> None:
+    """Mark, durably, every segment that may have lost something."""
+    for volume, segment in state.segments():
+        marks = [d for d in damages if _may_hit(volume, segment, d)]
+        lost = segment.scl < segment.row.scl
+        if lost:
+            log.error("group %d reaches %d, it was at %d", segment.pg, segment.scl, segment.row.scl)
+        if not marks and not lost:
+            continue
+        state.counters["scrub_found"] += 1
+        acked = lost or any(d.header is None or d.header.last_lsn > segment.applied for d in marks)
+        segment.row = replace(segment.row, damaged=segment.row.damaged or acked)
+        segment.raise_floor()
+        segment.durable_scl = segment.scl
+        await state.put_rows(volume, [segment])
+        segment.collected_to = segment.floor
+
+
+def _may_hit(volume: Volume, segment: Segment, damage: Damage) -> bool:
+    """Whether the bytes may have been a frame of this segment that it has not got elsewhere."""
+    header = damage.header
+    if header is None:
+        return True
+    if SegmentId(header.volume, header.pg) != segment.row.id:
+        return False
+    last = header.last_lsn
+    for t in volume.truncations:
+        if header.epoch < t.epoch and header.first_lsn <= t.high:
+            last = min(last, t.low)  # what lies above is annulled and not missed
+    first = header.first_lsn
+    at_hand = any(f.first == first and f.last >= last for f in segment.frames)
+    return not at_hand and last >= first and last > segment.floor
