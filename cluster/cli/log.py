@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from cluster.cli.client import channel_to, running_layout
-from cluster.cli.console import err, out, print_json
+from cluster.cli.console import err, narrow_table, out, print_json
 from cluster.cli.errors import CommandFailed
 from cluster.local.folder import Folder
 from cluster.local.layout import address
@@ -51,7 +51,7 @@ def show_log(folder: Folder, node: str, query: LogQuery, *, as_json: bool) -> No
         print_json([record_to_json(record) for record in records])
         return
     out.print(_table(records))
-    if query.start <= hot_from:
+    if hot_from > 0 and query.start <= hot_from:
         err.print(
             f"[dim]records up to LSN {hot_from} have left the hot log: they are pages now[/dim]"
         )
@@ -125,11 +125,10 @@ def record_to_json(record: Record) -> dict[str, Any]:
 
 
 def _table(records: Iterable[Record]) -> Table:
-    table = Table()
-    for name in ("LSN", "prev", "prev in PG", "epoch", "page", "bytes"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("ranges (offset+bytes)")
-    table.add_column("CPL: commit time, pages", no_wrap=True)
+    right = ("LSN", "prev", "prev in PG", "epoch", "page", "bytes")
+    table = narrow_table(right, right=right)
+    table.add_column("offset+bytes", min_width=12)
+    table.add_column("CPL: time, pages", no_wrap=True)
     for record in records:
         table.add_row(
             *(str(record.lsn), str(record.prev_lsn), str(record.prev_pg_lsn), str(record.epoch)),
@@ -141,16 +140,16 @@ def _table(records: Iterable[Record]) -> Table:
 
 
 def ranges_text(record: Record) -> str:
-    """The changed ranges, the first few of them; "page of" where all else on the page is zero."""
+    """The changed ranges, the first few of them; "all:" where the rest of the page is zero."""
     parts = [f"{offset}+{len(data)}" for offset, data in record.ranges[:RANGES_SHOWN]]
     if len(record.ranges) > RANGES_SHOWN:
         parts.append(f"… {len(record.ranges) - RANGES_SHOWN} more")
     text = " ".join(parts)
-    return f"page of {text}" if record.full else text
+    return f"all: {text}" if record.full else text
 
 
 def commit_text(record: Record) -> str:
     if record.commit is None:
         return ""
     time = datetime.datetime.fromtimestamp(record.commit.time_us / 1e6, tz=datetime.UTC)
-    return f"{time:%H:%M:%S.%f}Z, {record.commit.pages}"
+    return f"{time:%H:%M:%S}.{time.microsecond // 1000:03}Z, {record.commit.pages}"

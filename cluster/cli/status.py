@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
 from cluster.cli.client import cluster_status, running_layout
-from cluster.cli.console import out, print_json, size
+from cluster.cli.console import narrow_table, out, print_json, size
 from cluster.cli.errors import EXIT_NOT_RUNNING, NotRunning
 from cluster.cli.report import down_report, scl_range, status_report
 from cluster.local.folder import Folder
@@ -35,7 +35,9 @@ def show_status(folder: Folder, cluster: str, *, as_json: bool, every_group: boo
         print_json(report)
         return
     _print_head(report)
+    out.print("\n[bold]instances[/bold]")
     out.print(_instances(report["instances"]))
+    out.print("\n[bold]storage nodes[/bold]")
     out.print(_storage(report["storage"]))
     _print_groups(report, every_group=every_group)
     _print_errors(report)
@@ -66,16 +68,8 @@ def _print_head(report: Row) -> None:
         )
 
 
-def _table(title: str, columns: Sequence[str], *, right: Collection[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
-    return table
-
-
 def _instances(rows: Sequence[Row]) -> Table:
-    table = _table(
-        "instances",
+    table = narrow_table(
         ("name", "role", "AZ", "pid", "port", "state", "read point", "lag ms", "clients"),
         right=("pid", "port", "read point", "lag ms", "clients"),
     )
@@ -89,8 +83,7 @@ def _instances(rows: Sequence[Row]) -> Table:
 
 
 def _storage(rows: Sequence[Row]) -> Table:
-    table = _table(
-        "storage nodes",
+    table = narrow_table(
         ("name", "AZ", "pid", "port", "state", "segments", "SCL", "hot log"),
         right=("pid", "port", "segments", "SCL", "hot log"),
     )
@@ -109,6 +102,7 @@ def _print_groups(report: Row, *, every_group: bool) -> None:
     shown = groups
     if len(groups) > GROUPS_SHOWN and not every_group:
         shown = ailing[:GROUPS_SHOWN]
+    out.print("\n[bold]protection groups[/bold]: quorums, PGCL, and the SCL on storage node 1, 2 …")
     if shown:
         out.print(_groups(shown, report["storage"]))
     if len(shown) < len(groups):
@@ -120,10 +114,10 @@ def _print_groups(report: Row, *, every_group: bool) -> None:
 
 def _groups(groups: Sequence[Row], storage: Sequence[Row]) -> Table:
     nodes = [row["name"] for row in storage]
-    table = _table(
-        "protection groups (SCL of each segment)",
-        ("PG", "write", "read", "PGCL", *nodes),
-        right=("PG", "PGCL", *nodes),
+    short = [name.rpartition("-")[2] for name in nodes]  # six LSNs must fit side by side
+    table = narrow_table(
+        ("PG", "write", "read", "PGCL", *short),
+        right=("PG", "PGCL", *short),
     )
     scls = {(row["name"], s["pg"]): s["scl"] for row in storage for s in row["segments"]}
     for group in groups:
