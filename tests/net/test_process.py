@@ -34,6 +34,7 @@ def start(code: str, **env: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env=ENV | env,
+        start_new_session=True,
     )
 
 
@@ -42,7 +43,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     try:
         out, err = process.communicate(timeout=20)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # it and the children that it started
         process.communicate()
         raise
     return process.returncode, out, err
@@ -175,6 +176,7 @@ def test_node_dies_with_its_supervisor(kind: str) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env=ENV | {"KIND": kind},
+        start_new_session=True,
     )
     pid = ready(supervisor)
     assert pid != supervisor.pid
