@@ -19,6 +19,9 @@ from cluster.local.state import load_state
 from engine.errors import SextetError
 
 READY_S = 60.0
+STRAGGLERS_S = 3.0
+"""How long we wait for the last components once SQL is answered; quorums do not need them."""
+
 POLL_S = 0.05
 RESTARTS_MAX = 6
 """A component that was started again so often without ever listening will not come up."""
@@ -66,10 +69,11 @@ def wait_ready(
     *,
     supervisor_ended: Callable[[], bool],
     timeout: float = READY_S,
-) -> None:
-    """Return once both endpoints of cluster "main" answer SQL, showing progress meanwhile.
+) -> list[str]:
+    """Wait until both endpoints of cluster "main" answer SQL, showing progress meanwhile.
 
-    Raises Readiness if the supervisor ends, a component keeps dying, or `timeout` seconds pass.
+    Returns the components that do not listen even so, normally none. Raises Readiness if the
+    supervisor ends, a component keeps dying, or `timeout` seconds pass.
     """
     deadline = time.monotonic() + timeout
     main = layout.cluster(MAIN)
@@ -78,19 +82,26 @@ def wait_ready(
     for select in selects:
         select.start()
     listening: set[str] = set()
+    answered_at: float | None = None
     try:
         with _progress(len(ports) + len(selects)) as show:
-            while not all(select.done.is_set() for select in selects):
+            while True:
                 listening |= {
                     n for n, port in ports.items() if n not in listening and answers(port)
                 }
                 ready = sum(select.done.is_set() for select in selects)
                 show(len(listening) + ready, _what_next(ports, listening))
+                if ready == len(selects):
+                    answered_at = answered_at or time.monotonic()
+                    missing = [name for name in ports if name not in listening]
+                    if not missing or time.monotonic() > answered_at + STRAGGLERS_S:
+                        return missing
+                elif time.monotonic() > deadline:
+                    raise _too_late(ports, listening, selects, timeout)
+                else:
+                    _raise_if_hopeless(folder, listening)
                 if supervisor_ended():
                     raise Readiness("the supervisor ended")
-                _raise_if_hopeless(folder, listening)
-                if time.monotonic() > deadline:
-                    raise _too_late(ports, listening, selects, timeout)
                 time.sleep(POLL_S)
     finally:
         for select in selects:

@@ -53,7 +53,7 @@ def bring_up(folder: Folder, options: UpOptions) -> None:
     save(folder.data, layout)
     supervisor = _start_supervisor(folder, foreground=options.foreground)
     try:
-        wait_ready(folder, layout, supervisor_ended=lambda: supervisor.poll() is not None)
+        missing = wait_ready(folder, layout, supervisor_ended=lambda: supervisor.poll() is not None)
     except SextetError as error:
         _report_failure(folder, error)
         stop_installation(folder)
@@ -64,6 +64,7 @@ def bring_up(folder: Folder, options: UpOptions) -> None:
         stop_installation(folder)
         raise
     _announce(layout, f"up in {time.monotonic() - started_at:.1f} s")
+    _warn(folder, missing)
     if options.foreground:
         _stay(supervisor)
 
@@ -157,8 +158,9 @@ def _show_running(folder: Folder, options: UpOptions) -> None:
         raise CommandFailed(
             f"the cluster is running on port {main.writer_port}; to move it, `sextet down` first"
         )
-    wait_ready(folder, layout, supervisor_ended=lambda: running_state(folder) is None)
+    missing = wait_ready(folder, layout, supervisor_ended=lambda: running_state(folder) is None)
     _announce(layout, "is running already")
+    _warn(folder, missing)
 
 
 def _announce(layout: Layout, how: str) -> None:
@@ -169,6 +171,12 @@ def _announce(layout: Layout, how: str) -> None:
     out.print("try next")
     out.print(f"  psql {main.writer_url}", soft_wrap=True)
     out.print("  sextet status    sextet sql    sextet down")
+
+
+def _warn(folder: Folder, missing: list[str]) -> None:
+    """The cluster works, but not with everyone."""
+    for name in missing:
+        err.print(f"[yellow]![/yellow] {name} does not run; see {folder.log(name)}", soft_wrap=True)
 
 
 def _report_failure(folder: Folder, error: SextetError) -> None:

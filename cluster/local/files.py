@@ -37,8 +37,10 @@ def read_json(path: Path) -> Any:
     """The file's value, None if there is no such file. Raises ConfigError if it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{path} is damaged: {error}") from error
 

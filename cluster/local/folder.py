@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Folder:
@@ -48,9 +50,14 @@ class Folder:
         return self.run / f"endpoint-{cluster}-view.json"
 
     def make(self) -> None:
-        """Create the folders that every component may rely on."""
+        """Create the folders that every component may rely on. Raises ConfigError."""
         for folder in (self.data, self.run, self.data / "logs", self.catalog.parent):
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"the folder {folder} cannot be made ({error.strerror}); choose another --data"
+                ) from error
 
 
 def socket_name(instance: str) -> str:

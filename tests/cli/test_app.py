@@ -121,3 +121,11 @@ def test_what_counts_only_at_creation_is_refused_later(tmp_path):
     done = sextet("up", "--readers", "5", "--data", tmp_path)
     assert done.returncode == 1
     assert "this cluster has 2 readers" in done.stderr
+
+
+def test_data_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = sextet("up", "--data", tmp_path / "file" / "below")
+    assert done.returncode == 1
+    assert "cannot be made" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

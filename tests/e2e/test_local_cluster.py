@@ -293,14 +293,26 @@ def test_taken_port_is_named_before_anything_starts(new_cluster):
 def test_failing_start_shows_the_guilty_log_and_leaves_nothing(new_cluster):
     cluster = new_cluster(start=False)
     cluster.folder.make()
-    # A storage node whose folder is a file cannot start.
-    (cluster.folder.data / "storage-3").write_text("in the way")
+    cluster.folder.catalog.write_text("no database at all" * 100)
     done = cluster.sextet("up", "--port", cluster.port, check=False)
     assert done.returncode == 1
-    assert "storage-3 keeps ending" in done.stderr
-    assert "storage-3.log" in done.stderr
-    assert "Traceback" not in done.stderr.splitlines()[-1]
+    assert "control keeps ending" in done.stderr
+    assert "control.log" in done.stderr
+    assert "catalog.db cannot be used" in done.stderr
+    assert "Traceback" not in done.stderr
     assert cluster.sextet("status", check=False).returncode == 3
+
+
+def test_start_without_one_storage_node_works_and_names_it(new_cluster):
+    cluster = new_cluster(start=False)
+    cluster.folder.make()
+    (cluster.folder.data / "storage-3").write_text("a file where its folder should be")
+    done = cluster.sextet("up", "--port", cluster.port, "--readers", 0)
+    assert "storage-3 does not run" in done.stderr
+    assert cluster.query("SELECT 1") == [(1,)]
+    (row,) = (s for s in cluster.status()["storage"] if s["name"] == "storage-3")
+    assert row["state"] == "down"
+    assert row["error"]
 
 
 def test_foreground_stops_with_sigint(new_cluster):
