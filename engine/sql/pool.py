@@ -37,6 +37,9 @@ from engine.sql.readahead import WINDOW_MAX, ReadAhead
 from engine.sql.versions import Versions
 from engine.types import LSN, PAGE_SIZE, CommitMark, PageNo
 
+REMEMBERED_MIN = 4096
+"""Below this many pages it is not worth looking which changes may be forgotten."""
+
 
 class PageSource(Protocol):
     """Where missing pages come from: the volume's reader."""
@@ -92,7 +95,7 @@ class BufferPool:
         """The page at a read point if it is cached, else None. Never blocks."""
         self._base: LSN = start.lsn  # changes at or below it were never seen
         self._changed: dict[PageNo, LSN] = {}  # last change, where it is above the lowest pin
-        self._changed_limit = 4096
+        self._changed_limit = REMEMBERED_MIN
         self._flights: dict[tuple[PageNo, LSN], _Flight] = {}
         self._flying: dict[PageNo, list[_Flight]] = {}
 
@@ -288,7 +291,7 @@ class BufferPool:
         if len(self._changed) > self._changed_limit:
             lowest = self.min_pinned()
             self._changed = {p: lsn for p, lsn in self._changed.items() if lsn > lowest}
-            self._changed_limit = max(4096, 2 * len(self._changed))
+            self._changed_limit = max(REMEMBERED_MIN, 2 * len(self._changed))
 
     @property
     def images(self) -> int:

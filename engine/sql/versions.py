@@ -70,7 +70,7 @@ class Versions:
     # -- changing
 
     def set_current(self, page: PageNo, lsn: LSN, image: bytes) -> None:
-        """`image` serves every read point from `lsn` on; ignored if a newer one does already."""
+        """`image` serves every read point from `lsn` on."""
         entry = self._pages.get(page)
         if entry is None:
             entry = self._pages[page] = _Page()
@@ -78,8 +78,8 @@ class Versions:
             self._pages.move_to_end(page)
         if entry.lsn == UNKNOWN:
             self.images += 1
-        elif entry.lsn > lsn:
-            return
+        else:
+            assert entry.lsn <= lsn, "a version is superseded before a newer one is set"
         entry.lsn, entry.image = lsn, image
 
     def supersede(self, page: PageNo, by: LSN) -> None:

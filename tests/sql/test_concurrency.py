@@ -100,9 +100,7 @@ async def test_readers_and_writers_interleave_at_every_page(volume: LocalVolume)
             await run(session, "rollback" if step == 1 else "commit")
         await session.close()
 
-    everything = asyncio.gather(
-        *(read(n) for n in range(15)), *(write(n) for n in range(10))
-    )
+    everything = asyncio.gather(*(read(n) for n in range(15)), *(write(n) for n in range(10)))
     await turnstile.drive(everything)
     await everything
     check = asyncio.ensure_future(rows(engine.session(), "select count(*) from t where b = 'new'"))

@@ -9,7 +9,9 @@ from engine.sql.session import Session
 from engine.sql.statement import SqlValue
 from tests.sql.client import fails, rows, run
 
-NUMBERS = "with recursive c(x) as (select 1 union all select x + 1 from c where x < $1) select x from c"
+NUMBERS = (
+    "with recursive c(x) as (select 1 union all select x + 1 from c where x < $1) select x from c"
+)
 
 
 async def start(session: Session, sql: str, *params: SqlValue) -> Cursor:

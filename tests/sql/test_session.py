@@ -256,9 +256,7 @@ async def test_what_sqlite_rolled_back_as_a_whole_no_savepoint_brings_back(
 async def test_a_commit_that_violates_a_deferred_key_is_rolled_back(
     engine: SqlEngine, table: Session
 ) -> None:
-    await run(
-        table, "create table c(x integer references t(a) deferrable initially deferred)"
-    )
+    await run(table, "create table c(x integer references t(a) deferrable initially deferred)")
     await run(table, "begin")
     await run(table, "insert into c values (77)")
     assert (await fails(table, "commit")).sqlstate == "23503"
@@ -376,7 +374,10 @@ async def test_a_cancelled_task_unwinds_and_the_session_lives(
     await run(table, "begin")
     await run(table, "insert into t values (3, 'three')")
     task = await parked(
-        run(table, "with recursive c(x) as (select 1 union all select x from c) select max(x) from c")
+        run(
+            table,
+            "with recursive c(x) as (select 1 union all select x from c) select max(x) from c",
+        )
     )
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -410,7 +411,10 @@ async def test_cancelled_while_a_page_is_being_fetched(volume: LocalVolume, tabl
 
 async def test_one_task_at_a_time(table: Session) -> None:
     task = await parked(
-        rows(table, "with recursive c(x) as (select 1 union all select x from c) select max(x) from c")
+        rows(
+            table,
+            "with recursive c(x) as (select 1 union all select x from c) select max(x) from c",
+        )
     )
     with pytest.raises(SessionBusy):
         await run(table, "select 1")
@@ -423,7 +427,10 @@ async def test_close_interrupts_rolls_back_and_frees(engine: SqlEngine, table: S
     await run(table, "begin")
     await run(table, "insert into t values (3, 'three')")
     task = await parked(
-        rows(table, "with recursive c(x) as (select 1 union all select x from c) select max(x) from c")
+        rows(
+            table,
+            "with recursive c(x) as (select 1 union all select x from c) select max(x) from c",
+        )
     )
     await table.close()
     await table.close()
@@ -455,13 +462,13 @@ async def test_the_heap_limit_fails_a_statement_not_the_process(volume: LocalVol
     engine = volume.writer(settings=SqlSettings(heap_bytes_max=24 * 1024 * 1024))
     session = engine.session()
     await run(session, "create table t(a)")
-    error = await fails(session, "insert into t select zeroblob(1 << 20) from generate_series(1, 64)")
-    assert error.sqlstate in ("53200", "42P01")
     await run(session, "begin")
-    with pytest.raises(SqlError) as caught:
-        for _ in range(64):
-            await run(session, "insert into t values (zeroblob(1 << 20))")
-    assert caught.value.sqlstate == "53200"
+    error = await fails(
+        session,
+        "with recursive c(x) as (select 1 union all select x + 1 from c where x < 64)"
+        " insert into t select zeroblob(1 << 20) from c",
+    )
+    assert error.sqlstate == "53200"
     await run(session, "rollback")
     assert await rows(session, "select count(*) from t") == [(0,)]
     await engine.close()

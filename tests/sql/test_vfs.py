@@ -63,9 +63,7 @@ async def test_the_order_of_calls_is_what_the_module_says(
     read = await trace(calls, session, "select * from t")
     assert read == "+SHARED counter -NONE"
     autocommit = await trace(calls, session, "insert into t values (2, 2)")
-    assert autocommit == (
-        "+SHARED counter +RESERVED +EXCLUSIVE W* SYNC PHASETWO -SHARED -NONE"
-    )
+    assert autocommit == ("+SHARED counter +RESERVED +EXCLUSIVE W* SYNC PHASETWO -SHARED -NONE")
     no_change = await trace(calls, session, "update t set b = 3 where a = 99")
     assert no_change == "+SHARED counter +RESERVED +EXCLUSIVE PHASETWO -SHARED -NONE"
     ddl = await trace(calls, session, "drop table gone")
