@@ -15,7 +15,8 @@ from engine.errors import ConfigError
 NODES = [f"storage-{n}" for n in range(1, 7)]
 
 
-def make_layout(first_port: int = 25434) -> Layout:
+def make_layout(first_port: int = 3) -> Layout:
+    """By default on ports where nobody listens, not even a cluster that somebody runs here."""
     storage = tuple(
         StorageSpec(name, f"az{n // 2 + 1}", first_port + 1 + n) for n, name in enumerate(NODES)
     )

@@ -276,7 +276,7 @@ async def test_stranger_is_adopted_once_the_layout_has_it(world):
     )
     with pytest.raises(ConfigError, match="no storage node storage-7 belongs"):
         await world.channel.call(REGISTER, request, timeout=5)
-    world.layout = world.layout.with_storage(StorageSpec("storage-7", "az1", 1))
+    world.layout = world.layout.with_storage(StorageSpec("storage-7", "az1", 99))
     await world.channel.call(REGISTER, request, timeout=5)
     assert "storage-7" in [n.name for n in await world.catalog.storage_nodes()]
 
