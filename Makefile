@@ -1,73 +1,63 @@
-# Sextet. `make help` lists the targets.
+# What a user needs is `make up` and `make test`. `make help` lists the rest.
+#
+# PYTHON=python3.12  another interpreter        ARGS="..."  passed on to sextet or pytest
+
 PYTHON ?= python3
-DATA ?= .sextet
 BIN := .venv/bin
-JOBS ?= 2
+SOURCES := engine cluster tests tools
+
+# A test that hangs ends the run, with every thread's stack, instead of holding it for ever.
+PYTEST := $(BIN)/python -m pytest -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test check fmt lint types layers proto lock unit e2e bench nightly clean venv dev
+.PHONY: help up down test e2e check lint fmt proto lock clean run-venv dev-venv
 
-help: ## this list
-	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+help: ## show this list
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
 
-venv: ## what a running cluster needs, in .venv
-	@$(PYTHON) tools/bootstrap.py run
+# -- for users
 
-dev: venv ## and what tests and checks need
-	@$(PYTHON) tools/bootstrap.py dev
+up: run-venv ## install into .venv and start a cluster (ARGS="--readers 1 --port 26000")
+	@$(BIN)/sextet up $(ARGS)
 
-up: venv ## start the cluster in .sextet and print its two URLs
-	@$(BIN)/sextet up --data $(DATA)
+down: ## stop the cluster; its data stays in .sextet
+	@if [ -x $(BIN)/sextet ]; then $(BIN)/sextet down $(ARGS); else echo "nothing is installed here"; fi
 
-down: venv ## stop it; the data stays
-	@$(BIN)/sextet down --data $(DATA)
+test: dev-venv ## run all tests (ARGS="-k name" for some)
+	$(PYTEST) -n 2 --dist loadfile $(ARGS)
 
-test: dev ## all tests (a few minutes on two cores)
-	$(BIN)/pytest -q -n $(JOBS) --dist loadgroup tests --ignore tests/e2e
-	$(BIN)/pytest -q tests/e2e
+# -- for developers
 
-unit: dev ## the tests that start no processes
-	$(BIN)/pytest -q -n $(JOBS) tests --ignore tests/e2e
+e2e: dev-venv ## run only the tests that start real processes
+	$(PYTEST) -m e2e $(ARGS)
 
-e2e: dev ## the tests with real processes
-	$(BIN)/pytest -q tests/e2e
+check: lint test ## what a change must pass: format, lint, types, layers, generated code, tests
 
-check: lint types layers generated test ## what a change must pass
-
-lint: dev
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-
-types: dev
+lint: dev-venv ## all of check but the tests
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
-
-layers: dev
 	$(BIN)/lint-imports
-
-generated: dev
 	$(BIN)/python tools/gen_proto.py --check
 
-fmt: dev ## format and mend what can be mended
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+fmt: dev-venv ## format, and fix what the linter can fix
+	$(BIN)/ruff check --fix --exit-zero --quiet $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
 
-proto: dev ## regenerate engine/net/pb from proto/
+proto: dev-venv ## generate engine/net/pb from proto/
 	$(BIN)/python tools/gen_proto.py
 
-bench: dev ## measure this machine; writes benchmarks/results/ (docs/measurements.md)
-	$(BIN)/python -m benchmarks.recovery
-	$(BIN)/python -m benchmarks.redo_bytes
+lock: run-venv ## resolve pyproject.toml into requirements/*.lock (ARGS=--upgrade for newer versions)
+	$(BIN)/python tools/lock.py $(ARGS)
 
-nightly: dev ## long property runs (about half an hour)
-	SEXTET_HYPOTHESIS=nightly $(BIN)/pytest -q -n $(JOBS) tests/properties
+clean: down ## stop the cluster, delete .venv and caches; data stays
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
-lock: ## resolve dependencies again into requirements/
-	$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -q uv
-	for set in run dev; do .venv-lock/bin/uv pip compile --universal --python-version 3.11 \
-	  --generate-hashes --no-annotate -q --custom-compile-command "make lock" \
-	  $$(test $$set = dev && echo --extra dev) pyproject.toml -o requirements/$$set.lock; done
-	rm -rf .venv-lock
+# tools/bootstrap.py looks whether what stands in .venv was made from the lock file as it is now.
 
-clean: ## remove .venv and caches (not the data in .sextet)
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+run-venv:
+	@$(PYTHON) tools/bootstrap.py run
+
+dev-venv:
+	@$(PYTHON) tools/bootstrap.py dev

@@ -1,141 +1,189 @@
-"""Make .venv from a lock file: `python3 tools/bootstrap.py run|dev`. Standard library only.
+"""Make .venv and install what a lock file names, with nothing but Python: `make` runs it.
 
-Works on a fresh Debian or Ubuntu whose python3 comes without ensurepip (no python3-venv package):
-then pip's own wheel, of a pinned version and hash, is fetched from the package index and used as it is.
+    python3 tools/bootstrap.py run     what a cluster needs   (requirements/run.lock)
+    python3 tools/bootstrap.py dev     that and the tools     (requirements/dev.lock)
+
+A fresh Debian has a python3 without pip and without ensurepip, where `python3 -m venv` fails. So the
+environment is made without pip, and the pip that installs into it runs from its own wheel, which is
+in tools/vendor. pip's configuration holds: PIP_INDEX_URL, PIP_FIND_LINKS, proxies, pip.conf.
+
+Nothing of ours is built: a .pth file leads to this folder, so an edited file counts at once. A record
+in the environment says what it was made from; if that still holds, this returns at once. It is
+written last, so that an installation which broke off is done again.
+
+This file must be readable by any Python 3, to be able to say that it is too old: hence no newer
+syntax, annotations without brackets, and imports that wait for the check.
 """
 
-from __future__ import annotations
-
+import argparse
 import hashlib
-import importlib.util
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
-import urllib.error
-import urllib.request
-from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
-PIP_WHEEL = "pip-26.0.1-py3-none-any.whl"
-PIP_SHA256 = "bdb1b08f4274833d62c1aa29e20907365a2ceb950410df15fc9521bad440122b"
+LOCKS = ("run", "dev")  # each contains the ones before it, at the same versions
+
+PIP = "pip-26.3-py3-none-any.whl"
+PIP_SHA256 = "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
+
+OLDEST = (3, 11)
+NEEDED = ("asyncio", "ctypes", "sqlite3", "ssl", "venv", "zlib")
+
+SCRIPT = """\
+#!/bin/sh
+'''exec' {python} "$0" "$@"
+' '''
+import sys
+from cluster.cli.app import main
+sys.argv[0] = "sextet"
+sys.exit(main())
+"""  # sh runs the second line and Python skips it: no limit on the path, and spaces may be in it
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):
+    parser = argparse.ArgumentParser(description="Make .venv and install what a lock file names.")
+    parser.add_argument("lock", choices=LOCKS)
+    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", metavar="DIR")
+    arguments = parser.parse_args()
+    check_python()
+    Environment(ROOT, arguments.venv.absolute()).ensure(arguments.lock)
+
+
+def check_python() -> None:
+    """Exit with what to install if this Python cannot run Sextet."""
+    have = "{}.{}.{}".format(*sys.version_info[:3])
+    if sys.version_info < OLDEST:
+        wanted = "{}.{}".format(*OLDEST)
         sys.exit(
-            f"Sextet needs Python 3.11 or newer, this is {sys.version.split()[0]} "
-            f"({sys.executable}).\nInstall one and run: make PYTHON=python3.12 up"
+            f"Sextet needs Python {wanted} or newer, and {sys.executable} is {have}.\n"
+            f"Install one (Debian 12 and Ubuntu 24.04: apt install python3; "
+            f"Ubuntu 22.04: apt install python{wanted}),\n"
+            f"then name it: make PYTHON=python{wanted} up"
         )
-    if len(sys.argv) != 2 or sys.argv[1] not in ("run", "dev"):
-        sys.exit("usage: bootstrap.py run|dev")
-    lock = ROOT / "requirements" / f"{sys.argv[1]}.lock"
-    stamp = VENV / f"installed-{sys.argv[1]}"
-    wanted = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted:
-        return
-    pip = make_venv()
-    print(f"installing from requirements/{lock.name} into .venv ...", flush=True)
-    run(*pip, "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r", str(lock))
-    install_ourselves()
-    stamp.write_text(wanted)
-
-
-def venv_python() -> Path:
-    return VENV / "bin" / "python"
-
-
-def make_venv() -> list[str]:
-    """Create .venv if it is not there or is of another Python; returns the command that is its pip."""
-    if not is_ours():
-        shutil.rmtree(VENV, ignore_errors=True)
-        has_pip = importlib.util.find_spec("ensurepip") is not None
-        print("making .venv" + ("" if has_pip else " (python3-venv is missing: fetching pip)"), flush=True)
-        run(sys.executable, "-m", "venv", *([] if has_pip else ["--without-pip"]), str(VENV))
-    python = str(venv_python())
-    if subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode:
-        with tempfile.TemporaryDirectory() as folder:
-            wheel = fetch_pip(Path(folder))
-            run(python, f"{wheel}/pip", "install", "--quiet", "--no-index", str(wheel))
-    return [python, "-m", "pip"]
-
-
-def is_ours() -> bool:
-    if not venv_python().exists():
-        return False
-    asked = "import sys; print(sys.version_info[:2])"
-    found = subprocess.run(
-        [str(venv_python()), "-c", asked], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() == str(tuple(sys.version_info[:2]))
-
-
-def install_ourselves() -> None:
-    """The packages of this checkout, importable from where they are, and the `sextet` command."""
-    asked = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    found = subprocess.run(
-        [str(venv_python()), "-c", asked], capture_output=True, text=True, check=True
-    )
-    (Path(found.stdout.strip()) / "sextet-checkout.pth").write_text(f"{ROOT}\n")
-    command = VENV / "bin" / "sextet"
-    command.write_text(
-        f"#!{venv_python()}\nimport sys\n\nfrom cluster.cli.app import main\n\nsys.exit(main())\n"
-    )
-    command.chmod(0o755)
-
-
-def run(*command: str) -> None:
-    done = subprocess.run(command, check=False)
-    if done.returncode:
-        sys.exit(f"failed: {' '.join(command)}\nIs there a network, and does pip work here?")
-
-
-# -- pip without ensurepip
-
-
-class _Links(HTMLParser):
-    """The hrefs of a simple-index page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [value for name, value in attrs if tag == "a" and name == "href" and value]
-
-
-def fetch_pip(folder: Path) -> Path:
-    """The pinned wheel, verified."""
-    index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/pip/"
-    try:
-        page = _Links()
-        page.feed(_get(index).decode())
-        url = next(
-            urljoin(index, link)
-            for link in page.found
-            if urlsplit(link).path.rsplit("/", 1)[-1] == PIP_WHEEL
-        )
-        data = _get(url)
-    except (urllib.error.URLError, StopIteration, OSError) as error:
+    missing = []
+    for name in NEEDED:
+        try:
+            __import__(name)
+        except ImportError:
+            missing.append(name)
+    if missing:
         sys.exit(
-            f"cannot fetch {PIP_WHEEL} from {index}: {error}\n"
-            "Install it by the system instead: sudo apt-get install python3-venv"
+            f"{sys.executable} ({have}) lacks parts of its standard library: {', '.join(missing)}.\n"
+            "Install the whole of it (Debian and Ubuntu: apt install python3)."
         )
-    if hashlib.sha256(data).hexdigest() != PIP_SHA256:
-        sys.exit(f"{PIP_WHEEL} from {index} does not have the pinned hash; not used")
-    wheel = folder / PIP_WHEEL
-    wheel.write_bytes(data)
-    return wheel
 
 
-def _get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=60) as reply:
-        data: bytes = reply.read()
-    return data
+class Environment:
+    """The virtual environment in `venv`, for the checkout in `root`."""
+
+    def __init__(self, root: Path, venv: Path) -> None:
+        self.root = root
+        self.venv = venv
+        self.python = venv / "bin" / "python"
+        self._record = venv / "sextet.json"
+
+    def ensure(self, lock: str) -> None:
+        """Install `lock` unless that was done already."""
+        made_from = {"python": sys.version, "place": str(self.venv), "root": str(self.root)}
+        record = self._read_record()
+        done = record.get("locks", {})
+        if any(record.get(key) != value for key, value in made_from.items()):
+            done = {}
+            if record or not self._is_usable():
+                self._create()
+        if any(done.get(name) == self._digest(name) for name in LOCKS[LOCKS.index(lock) :]):
+            return
+        self._record.unlink(missing_ok=True)
+        self._install(lock)
+        self._link()
+        done[lock] = self._digest(lock)
+        unnamed = self._record.with_suffix(".new")
+        unnamed.write_text(json.dumps({"locks": done, **made_from}, indent=2))
+        unnamed.replace(self._record)
+
+    def _read_record(self) -> dict:
+        try:
+            return json.loads(self._record.read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def _digest(self, lock: str) -> str:
+        files = (self._lock_file(lock), self.root / "pyproject.toml", Path(__file__))
+        return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+    def _lock_file(self, lock: str) -> Path:
+        return self.root / "requirements" / f"{lock}.lock"
+
+    def _is_usable(self) -> bool:
+        """Whether an environment without a record is there and of this Python."""
+        if not self.python.exists():
+            return False
+        code = "import sys; print(sys.version, end='')"
+        done = subprocess.run([str(self.python), "-c", code], capture_output=True, text=True)
+        return done.stdout == sys.version
+
+    def _create(self) -> None:
+        import venv
+
+        if self.venv.exists() and not (self.venv / "pyvenv.cfg").exists():
+            sys.exit(f"{self.venv} is there and no virtual environment; move it away")
+        print("making {} with Python {}.{}.{}".format(self.venv, *sys.version_info[:3]), flush=True)
+        venv.EnvBuilder(clear=True, symlinks=True, with_pip=False).create(self.venv)
+
+    def _install(self, lock: str) -> None:
+        file = self._lock_file(lock)
+        count = sum("==" in line for line in file.read_text().splitlines())
+        print(
+            f"installing {count} packages of {file.name} (the first time takes a minute)",
+            flush=True,
+        )
+        arguments = ["--require-hashes", "--no-deps", "--only-binary=:all:", "-r", str(file)]
+        if self.pip("install", "--quiet", *arguments) != 0:
+            sys.exit(
+                f"pip could not install what {file} names; its own words are above.\n"
+                "If the package index is out of reach: PIP_INDEX_URL names another one, "
+                "PIP_FIND_LINKS a folder of wheels."
+            )
+
+    def pip(self, *arguments: str) -> int:
+        """Run the pip of tools/vendor in this environment; its exit status."""
+        wheel = Path(__file__).resolve().parent / "vendor" / PIP
+        if hashlib.sha256(wheel.read_bytes()).hexdigest() != PIP_SHA256:
+            sys.exit(f"{wheel} is not the file that was released: restore it from the repository")
+        elsewhere = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER")
+        environ = {name: value for name, value in os.environ.items() if name not in elsewhere}
+        command = [
+            str(self.python),
+            str(wheel / "pip"),
+            "--disable-pip-version-check",
+            "--no-input",
+        ]
+        return subprocess.run([*command, *arguments], env=environ).returncode
+
+    def _link(self) -> None:
+        """Make `import engine`, `import cluster` and the command `sextet` lead to the checkout."""
+        import tomllib
+
+        site = self.venv / "lib" / "python{}.{}".format(*sys.version_info[:2]) / "site-packages"
+        (site / "sextet.pth").write_text(f"{self.root}\n")
+        if not list(site.glob("sextet-*.dist-info/RECORD")):  # with one, pip has installed us
+            for old in site.glob("sextet-*.dist-info"):
+                shutil.rmtree(old)
+            version = tomllib.loads((self.root / "pyproject.toml").read_text())["project"][
+                "version"
+            ]
+            info = site / f"sextet-{version}.dist-info"
+            info.mkdir()
+            head = f"Metadata-Version: 2.1\nName: sextet\nVersion: {version}\n"
+            (info / "METADATA").write_text(head)
+        script = self.venv / "bin" / "sextet"
+        script.write_text(SCRIPT.format(python=shlex.quote(str(self.python))))
+        script.chmod(0o755)
 
 
 if __name__ == "__main__":
