@@ -27,9 +27,9 @@ from engine.net.pb import instance_pb2 as pb
 from engine.types import PAGE_SIZE
 
 CHUNK_PAGES = 64
-COMMIT_FIRST_S = 60.0
-COMMIT_S_PER_BYTE = 1 / (256 * 1024)
-"""The writer may take a minute and another second for each 256 KiB before we stop waiting."""
+PATIENCE_S = 60.0
+PATIENCE_S_PER_BYTE = 1 / (256 * 1024)
+"""What takes longer than a minute and another second for each 256 KiB is given up."""
 
 FOLLOW_S = 30.0
 POLL_S = 0.1
@@ -52,7 +52,11 @@ def import_file(folder: Folder, cluster: str, path: Path) -> None:
     )
     asyncio.run(_wait_followed(folder, layout, cluster, reply.commit_lsn))
     for reader in (False, True):
-        _check_endpoint(folder, cluster, reader=reader)
+        _check_endpoint(folder, cluster, total, reader=reader)
+
+
+def _patience(total: int) -> float:
+    return PATIENCE_S + total * PATIENCE_S_PER_BYTE
 
 
 async def _send(
@@ -80,7 +84,7 @@ async def _send(
                 await stream.done_sending()
                 complete = True
                 show.update(task, description="making durable")
-                async with asyncio.timeout(COMMIT_FIRST_S + total * COMMIT_S_PER_BYTE):
+                async with asyncio.timeout(_patience(total)):
                     return await channel.collect(IMPORT, stream)
         except (TimeoutError, Unavailable) as error:
             if not complete:
@@ -115,11 +119,14 @@ async def _wait_followed(folder: Folder, layout: Layout, cluster: str, lsn: int)
         await asyncio.sleep(POLL_S)
 
 
-def _check_endpoint(folder: Folder, cluster: str, *, reader: bool) -> None:
+def _check_endpoint(folder: Folder, cluster: str, total: int, *, reader: bool) -> None:
     """Raises CommandFailed if the database fails its integrity check through SQL."""
     url = endpoint_url(folder, cluster, reader=reader)
     try:
-        with connect(url) as connection:
+        with err.status(f"integrity check at {url}"), connect(url) as connection:
+            # A replica reads every page from storage for it, which may take longer than a default.
+            connection.execute(f"SET statement_timeout = {_patience(total) * 1000:.0f}")
+            connection.execute("SET statement_timeout = 0")  # it reads every page, cold
             rows = connection.execute("PRAGMA integrity_check").fetchall()
     except psycopg.Error as error:
         raise CommandFailed(f"imported, but not checked at {url}: {describe(error)}") from error

@@ -177,7 +177,9 @@ class Supervisor:
 
     def _again_later(self, child: _Child) -> None:
         now = time.monotonic()
-        if now - child.started_at >= UP_S:
+        killed = child.exit_status is not None and child.exit_status < 0
+        if killed or now - child.started_at >= UP_S:
+            # Somebody else's signal says nothing about whether it can run; its own exit does.
             child.delay = RESTART_FIRST_S
         child.start_at = now + child.delay
         if not self._stopping:

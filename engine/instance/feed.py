@@ -52,6 +52,7 @@ class Feed:
         self._config = config
         self._volume = volume
         self._followers: dict[str, _Follower] = {}
+        self._opened_at = runtime.clock.monotonic()
         volume.on_batch.append(self._batch)
         volume.on_durable.append(self._durable)
         volume.on_grown.append(self._grown)
@@ -65,8 +66,14 @@ class Feed:
         ]
 
     def min_read_lsn(self) -> LSN | None:
-        """The lowest read point pinned on any replica, None without replicas (for PGMRPL)."""
+        """The lowest read point pinned on any replica, None without replicas (for PGMRPL).
+
+        0 right after opening: replicas of the writer before this one have read points that nobody
+        here knows yet, and time to join again.
+        """
         now = self._runtime.clock.monotonic()
+        if now - self._opened_at < LINGER_S:
+            return 0
         for name in sorted(self._followers):
             gone_at = self._followers[name].gone_at
             if gone_at is not None and now - gone_at > LINGER_S:

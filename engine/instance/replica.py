@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 FeedStream = Stream[pb.FollowReport, pb.FeedItem]
 
 
+REJOIN_LIMIT_S = 0.25
+"""The longest pause between two tries to find the writer: readers here are stale meanwhile."""
+
+
 class FeedGap(ProtocolError):
     """A redo record's predecessor is not the one applied last."""
 
@@ -109,7 +113,7 @@ class Replica:
         return backoff(
             self._runtime.rng,
             self._volume_config.backoff_first_s,
-            self._volume_config.backoff_limit_s,
+            REJOIN_LIMIT_S,
         )
 
     async def _follow(self, channel: Channel) -> None:

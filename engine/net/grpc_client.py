@@ -29,7 +29,7 @@ _STATUS_LOOKS = 200
 _CLIENT = (
     *OPTIONS,
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 250),
     # Despite its name this is how long one attempt to connect may take, not a pause after it.
     ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.enable_retries", 0),
