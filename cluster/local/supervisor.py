@@ -48,6 +48,9 @@ log = logging.getLogger("supervisor")
 
 RESTART_FIRST_S = 0.05
 RESTART_LIMIT_S = 5.0
+RESTART_KILLED_LIMIT_S = 0.2
+"""After SIGKILL: somebody outside ended it, so waiting long would not make it any healthier."""
+
 UP_S = 1.0
 """A child that lived this long starts again without delay: it costs at most one start a second."""
 
@@ -181,6 +184,8 @@ class Supervisor:
         if killed or now - child.started_at >= UP_S:
             # Somebody else's signal says nothing about whether it can run; its own exit does.
             child.delay = RESTART_FIRST_S
+        if child.exit_status == -signal.SIGKILL:
+            child.delay = min(child.delay, RESTART_KILLED_LIMIT_S)
         child.start_at = now + child.delay
         if not self._stopping:
             log.info("= %s starts again in %.2f s", child.name, child.delay)

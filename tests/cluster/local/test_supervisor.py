@@ -99,6 +99,14 @@ def test_child_that_keeps_dying_is_started_less_and_less_often(supervised):
     assert waits[:3] == [0.05, 0.1, 0.2]
 
 
+def test_child_that_others_keep_killing_is_not_made_to_wait(supervised):
+    supervised.start(("target", 0, ["/bin/sh", "-c", "kill -9 $$"]), ("well", 0, SLEEPER))
+    supervised.state_when(lambda s: s.child("target").restarts >= 7)
+    errors = supervised.end()
+    waits = [float(line.split()[-2]) for line in errors.splitlines() if "starts again" in line]
+    assert waits[:6] == [0.05, 0.1, 0.2, 0.2, 0.2, 0.2]
+
+
 def test_command_that_does_not_exist_takes_nobody_down(supervised):
     supervised.start(("absent", 0, ["/nonexistent/program"]), ("well", 0, SLEEPER))
     state = supervised.state_when(lambda s: s.child("absent").restarts >= 2)
