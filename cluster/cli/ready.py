@@ -15,7 +15,7 @@ from cluster.local.components import endpoint_name
 from cluster.local.folder import Folder
 from cluster.local.layout import MAIN, Layout
 from cluster.local.ports import answers
-from cluster.local.state import load_state
+from cluster.local.state import running_state
 from engine.errors import SextetError
 
 READY_S = 60.0
@@ -126,7 +126,7 @@ def _what_next(ports: Mapping[str, int], listening: set[str]) -> str:
 
 
 def _raise_if_hopeless(folder: Folder, listening: set[str]) -> None:
-    state = load_state(folder)
+    state = running_state(folder)  # of this start, not what an earlier one left behind
     for child in state.children if state is not None else ():
         if child.name not in listening and child.restarts >= RESTARTS_MAX:
             raise Readiness(f"{child.name} keeps ending", child.name)

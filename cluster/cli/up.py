@@ -56,12 +56,12 @@ def bring_up(folder: Folder, options: UpOptions) -> None:
         missing = wait_ready(folder, layout, supervisor_ended=lambda: supervisor.poll() is not None)
     except SextetError as error:
         _report_failure(folder, error)
-        stop_installation(folder)
+        _stop(folder, supervisor)
         raise CommandFailed(
             f"the cluster in {folder.data} did not start; everything is stopped again"
         ) from error
     except KeyboardInterrupt:
-        stop_installation(folder)
+        _stop(folder, supervisor)
         raise
     _announce(layout, f"up in {time.monotonic() - started_at:.1f} s")
     _warn(folder, missing)
@@ -132,6 +132,13 @@ def _start_supervisor(folder: Folder, *, foreground: bool) -> subprocess.Popen[b
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def _stop(folder: Folder, supervisor: subprocess.Popen[bytes]) -> None:
+    """End what we have just started; it may not have written yet who it is."""
+    supervisor.terminate()
+    supervisor.wait()
+    stop_installation(folder)
 
 
 def _stay(supervisor: subprocess.Popen[bytes]) -> None:

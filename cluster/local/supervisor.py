@@ -49,7 +49,7 @@ log = logging.getLogger("supervisor")
 RESTART_FIRST_S = 0.05
 RESTART_LIMIT_S = 5.0
 RESTART_KILLED_LIMIT_S = 0.2
-"""After SIGKILL: somebody outside ended it, so waiting long would not make it any healthier."""
+"""After SIGKILL: somebody outside ended it, which says nothing about whether it can run."""
 
 UP_S = 1.0
 """A child that lived this long starts again without delay: it costs at most one start a second."""
@@ -180,9 +180,7 @@ class Supervisor:
 
     def _again_later(self, child: _Child) -> None:
         now = time.monotonic()
-        killed = child.exit_status is not None and child.exit_status < 0
-        if killed or now - child.started_at >= UP_S:
-            # Somebody else's signal says nothing about whether it can run; its own exit does.
+        if now - child.started_at >= UP_S:
             child.delay = RESTART_FIRST_S
         if child.exit_status == -signal.SIGKILL:
             child.delay = min(child.delay, RESTART_KILLED_LIMIT_S)
