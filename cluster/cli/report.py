@@ -214,3 +214,10 @@ def scl_range(segments: Sequence[Mapping[str, Any]]) -> str:
         return "–"
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low} … {high}"
+
+
+def scl_against(scl: int | None, highest: int | None) -> str:
+    """One segment's SCL against the highest of its group."""
+    if scl is None or highest is None:
+        return "–"
+    return "=" if scl == highest else str(scl - highest)

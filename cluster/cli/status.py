@@ -12,7 +12,7 @@ from rich.table import Table
 from cluster.cli.client import cluster_status, running_layout
 from cluster.cli.console import narrow_table, out, print_json, size
 from cluster.cli.errors import EXIT_NOT_RUNNING, NotRunning
-from cluster.cli.report import down_report, scl_range, status_report
+from cluster.cli.report import down_report, scl_against, scl_range, status_report
 from cluster.local.folder import Folder
 from cluster.local.state import running_state
 
@@ -84,8 +84,8 @@ def _instances(rows: Sequence[Row]) -> Table:
 
 def _storage(rows: Sequence[Row]) -> Table:
     table = narrow_table(
-        ("name", "AZ", "pid", "port", "state", "segments", "SCL", "hot log"),
-        right=("pid", "port", "segments", "SCL", "hot log"),
+        ("name", "AZ", "pid", "port", "state", "segs", "SCL", "hot log"),
+        right=("pid", "port", "segs", "SCL", "hot log"),
     )
     for row in rows:
         table.add_row(
@@ -102,7 +102,10 @@ def _print_groups(report: Row, *, every_group: bool) -> None:
     shown = groups
     if len(groups) > GROUPS_SHOWN and not every_group:
         shown = ailing[:GROUPS_SHOWN]
-    out.print("\n[bold]protection groups[/bold]: quorums, PGCL, and the SCL on storage node 1, 2 …")
+    out.print(
+        "\n[bold]protection groups[/bold]   highest SCL, and on storage node 1, 2 …: "
+        "= it, -n behind it, – none"
+    )
     if shown:
         out.print(_groups(shown, report["storage"]))
     if len(shown) < len(groups):
@@ -113,20 +116,20 @@ def _print_groups(report: Row, *, every_group: bool) -> None:
 
 
 def _groups(groups: Sequence[Row], storage: Sequence[Row]) -> Table:
+    """One line a group. Six LSNs side by side do not fit: each SCL is shown against the highest."""
     nodes = [row["name"] for row in storage]
-    short = [name.rpartition("-")[2] for name in nodes]  # six LSNs must fit side by side
+    short = [name.rpartition("-")[2] for name in nodes]
     table = narrow_table(
-        ("PG", "write", "read", "PGCL", *short),
-        right=("PG", "PGCL", *short),
+        ("PG", "write", "read", "PGCL", "SCL", *short), right=("PG", "PGCL", "SCL", *short)
     )
     scls = {(row["name"], s["pg"]): s["scl"] for row in storage for s in row["segments"]}
     for group in groups:
+        own = [scls.get((node, group["pg"])) for node in nodes]
+        highest = max((scl for scl in own if scl is not None), default=None)
         table.add_row(
-            str(group["pg"]),
-            _quorum(group["write_quorum"]),
-            _quorum(group["read_quorum"]),
-            _text(group["pgcl"]),
-            *(_text(scls.get((node, group["pg"]))) for node in nodes),
+            *(str(group["pg"]), _quorum(group["write_quorum"]), _quorum(group["read_quorum"])),
+            *(_text(group["pgcl"]), _text(highest)),
+            *(scl_against(scl, highest) for scl in own),
         )
     return table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.cli.report import scl_range, status_report
+from cluster.cli.report import scl_against, scl_range, status_report
 from cluster.local.processes import ProcessId
 from cluster.local.state import ChildState, SupervisorState
 from engine.net.pb import control_pb2 as pb
@@ -190,3 +190,10 @@ def test_processes_are_the_supervisors():
 )
 def test_scl_range(scls, text):
     assert scl_range([{"scl": scl} for scl in scls]) == text
+
+
+@pytest.mark.parametrize(
+    ("scl", "highest", "text"), [(7, 7, "="), (5, 7, "-2"), (None, 7, "–"), (None, None, "–")]
+)
+def test_scl_against_the_highest(scl, highest, text):
+    assert scl_against(scl, highest) == text
