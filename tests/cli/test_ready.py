@@ -1,0 +1,46 @@
+"""When a start is given up: by what this start does, not by what an earlier one left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from cluster.cli.ready import RESTARTS_MAX, Readiness, _raise_if_hopeless
+from cluster.local.folder import Folder
+from cluster.local.processes import ProcessId
+from cluster.local.state import ChildState, SupervisorState, save_state
+
+
+def _save(folder: Folder, supervisor: ProcessId, restarts: int) -> None:
+    child = ChildState("main-1", None, restarts, exit_status=1)
+    save_state(folder, SupervisorState(supervisor, stopping=False, children=(child,)))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Folder:
+    made = Folder.at(tmp_path)
+    made.make()
+    return made
+
+
+def test_component_that_keeps_ending_is_named(folder):
+    me = ProcessId.of(os.getpid())
+    assert me is not None
+    _save(folder, me, RESTARTS_MAX - 1)
+    _raise_if_hopeless(folder, set())
+    _save(folder, me, RESTARTS_MAX)
+    _raise_if_hopeless(folder, {"main-1"})  # it was restarted, and now it listens
+    with pytest.raises(Readiness, match="main-1 keeps ending") as raised:
+        _raise_if_hopeless(folder, set())
+    assert raised.value.component == "main-1"
+
+
+def test_restarts_under_an_earlier_supervisor_do_not_count(folder):
+    with subprocess.Popen(["/bin/sleep", "60"]) as child:
+        earlier = ProcessId.of(child.pid)
+        child.kill()
+    assert earlier is not None
+    _save(folder, earlier, RESTARTS_MAX * 2)
+    _raise_if_hopeless(folder, set())
