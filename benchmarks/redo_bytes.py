@@ -16,22 +16,21 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=1000)
     updates = parser.parse_args().updates
     rng = random.Random(6)
-    with cluster() as made:
-        with made.connect() as connection:
+    with cluster() as made, made.connect() as connection:
+        connection.execute(
+            "CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER, filler TEXT)"
+        )
+        connection.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
+            " INSERT INTO account SELECT i, 0, 'filler to make the row 100 bytes wide' FROM n"
+        )
+        before = made.status()["redo"]
+        for _ in range(updates):
             connection.execute(
-                "CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER, filler TEXT)"
+                "UPDATE account SET balance = balance + 1 WHERE id = %s",
+                (rng.randrange(1, 100001),),
             )
-            connection.execute(
-                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
-                " INSERT INTO account SELECT i, 0, 'filler to make the row 100 bytes wide' FROM n"
-            )
-            before = made.status()["redo"]
-            for _ in range(updates):
-                connection.execute(
-                    "UPDATE account SET balance = balance + 1 WHERE id = %s",
-                    (rng.randrange(1, 100001),),
-                )
-            after = made.status()["redo"]
+        after = made.status()["redo"]
     per = {
         key: round((after[key] - before[key]) / updates, 2)
         for key in ("redo_bytes", "dirty_page_bytes", "records", "commits")

@@ -32,7 +32,8 @@ Life of a write
 12. Everyone waiting at or below VDL is released (`engine.volume.writer.VolumeWriter.wait_durable`); readers
     that begin now see the commit (`engine.sql.pool.BufferPool.set_visible`); the client gets its answer.
 13. Later, in the background: gossip fills gaps (`engine.storage.gossip.Gossiper`), redo becomes page
-    versions (`engine.storage.coalesce.Coalescer`), checksums are verified (`engine.storage.scrub.Scrubber`).
+    versions (`engine.storage.coalesce.Coalescer`), checksums are verified
+    (`engine.storage.scrub.Scrubber`).
 
 Life of a read
 ==============

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def resolve(name: str) -> None:
                 continue
             raise
         for part in parts[cut:]:
+            if inspect.isclass(found) and f"self.{part}" in inspect.getsource(found):
+                continue  # an attribute that only instances have
             found = getattr(found, part)
         return
     raise ModuleNotFoundError(name)

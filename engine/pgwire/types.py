@@ -13,7 +13,7 @@ import struct
 import uuid
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from typing import Final, TypeAlias, cast
+from typing import Final, TypeAlias
 
 from engine.errors import SqlError
 from engine.sql.statement import SqlValue
@@ -310,19 +310,21 @@ def _decode_numeric(data: bytes) -> SqlValue:
 
 def _unpack(layout: str) -> Decoder:
     unpacker = struct.Struct(layout)
+
     def decode_one(data: bytes) -> SqlValue:
-        return cast(SqlValue, unpacker.unpack(data)[0])
+        found: tuple[SqlValue] = unpacker.unpack(data)
+        return found[0]
 
     return decode_one
 
 
 def _decode_timestamp(data: bytes) -> SqlValue:
-    (us,) = struct.unpack("!q", data)
+    us: int = struct.unpack("!q", data)[0]
     return (_PG_EPOCH + us * _US).isoformat(sep=" ")
 
 
 def _decode_date(data: bytes) -> SqlValue:
-    (days,) = struct.unpack("!i", data)
+    days: int = struct.unpack("!i", data)[0]
     return (_PG_EPOCH + datetime.timedelta(days=days)).date().isoformat()
 
 

@@ -153,7 +153,7 @@ async def test_undurable_commits_of_a_dead_writer_never_come_back(fleet: Fleet) 
     for _ in range(10):
         await model.commit(second)
     async with asyncio.timeout(20):
-        while {s for s in second.volume.scls(0).values()} != {second.volume.vdl.lsn}:
+        while set(second.volume.scls(0).values()) != {second.volume.vdl.lsn}:
             await asyncio.sleep(0.02)
             await model.commit(second)
     await check(second, model.pages)
