@@ -80,8 +80,8 @@ class DurabilityTracker:
             raise ValueError(f"frame {first}..{last} of group {pg} is out of order")
         group.outstanding.append((first, last))
         self._busy[pg] = group
-        if self._first is None:
-            self._first = first
+        if self._first is None or first < self._first:
+            self._first = first  # a flush's groups come in any order
         self._sent = max(self._sent, last)
 
     def committed(self, mark: CommitMark) -> None:

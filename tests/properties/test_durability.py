@@ -69,6 +69,17 @@ def test_an_epoch_may_begin_far_above_the_old_vdl() -> None:
     assert points.vcl == points.vdl.lsn == 10_000_101
 
 
+def test_an_epochs_first_flush_may_name_its_groups_in_any_order() -> None:
+    points = tracker(2)
+    points.sent(0, first=102, last=102)
+    points.sent(1, first=101, last=101)
+    points.committed(CommitMark(101, 0, 1))
+    points.committed(CommitMark(102, 0, 1))
+    for node in "ABCD":
+        points.acked(1, node, 101)
+    assert (points.vcl, points.vdl.lsn) == (101, 101)
+
+
 @dataclass
 class DumbModel:
     """Every record with its group, every ack; nothing is incremental."""
