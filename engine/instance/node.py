@@ -146,6 +146,8 @@ class Instance:
             return
         self.role = own.role
         self._view_known.set()
+        if self.replica is not None:
+            self.replica.writer_moved()
 
     def _writer_address(self) -> str | None:
         if self.view is None:

@@ -20,7 +20,7 @@ from engine.log.frame import decode_frame
 from engine.log.record import Record
 from engine.net.methods import FOLLOW
 from engine.net.pb import instance_pb2 as pb
-from engine.ports import Channel, Runtime, Stream
+from engine.ports import Runtime, Stream
 from engine.sql.engine import SqlEngine
 from engine.sql.pool import BufferPool
 from engine.tasks import backoff
@@ -83,6 +83,8 @@ class Replica:
         self._pending_bytes = 0
         self._applied: LSN = 0
         self._heard_at = runtime.clock.monotonic()
+        self._following = ""
+        self._stream: FeedStream | None = None
 
     async def run(self) -> None:
         """Follow for ever; on any failure join again with backoff."""
@@ -92,7 +94,7 @@ class Replica:
             if address is not None:
                 joins = self.counters["joins"]
                 try:
-                    await self._follow(self._channels.to(address))
+                    await self._follow(address)
                 except FeedGap as error:
                     self.counters["gaps"] += 1
                     log.warning("gap in the redo stream, dropping the cache: %s", error)
@@ -116,8 +118,17 @@ class Replica:
             REJOIN_LIMIT_S,
         )
 
-    async def _follow(self, channel: Channel) -> None:
-        stream: FeedStream = channel.stream(FOLLOW)
+    def writer_moved(self) -> None:
+        """The catalog may name another writer now: leave the one being followed if it does.
+
+        The old one may still be alive and silent, so waiting for its stream to break is no answer.
+        """
+        if self._stream is not None and self._writer_address() not in (None, self._following):
+            self._stream.close()
+
+    async def _follow(self, address: str) -> None:
+        stream: FeedStream = self._channels.to(address).stream(FOLLOW)
+        self._following, self._stream = address, stream
         reporter: asyncio.Task[None] | None = None
         try:
             await stream.send(pb.FollowReport(instance=self._name))
@@ -129,6 +140,7 @@ class Replica:
             while (item := await stream.recv()) is not None:
                 self._take(item)
         finally:
+            self._stream = None
             if reporter is not None:
                 reporter.cancel()
                 await asyncio.gather(reporter, return_exceptions=True)

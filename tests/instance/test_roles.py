@@ -1,0 +1,190 @@
+"""Writer and replica instances over six real storage nodes, in one process, over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import InstanceConfig
+from engine.errors import CommitUnknown, ReadOnly, SextetError
+from engine.instance.node import Instance, InstanceIdentity
+from engine.instance.replica import FeedGap
+from engine.net.clock import LoopClock
+from engine.net.disk import OsDisk
+from engine.net.grpc_transport import GrpcTransport
+from engine.net.pb import instance_pb2 as pb
+from engine.ports import Runtime, Server
+from engine.sql.session import Session
+from tests.support.catalog import Catalog
+from tests.support.fleet import Fleet
+
+WAIT_S = 20.0
+
+
+@dataclass
+class Running:
+    instance: Instance
+    server: Server
+    ended: list[str]
+
+    def session(self) -> Session:
+        assert self.instance.engine is not None
+        return self.instance.engine.session()
+
+    async def stop(self) -> None:
+        await self.server.stop(0)
+        await self.instance.stop()
+
+
+class Cluster:
+    def __init__(self, fleet: Fleet, catalog: Catalog, root: Path) -> None:
+        self.fleet = fleet
+        self.catalog = catalog
+        self.root = root
+        self.running: list[Running] = []
+
+    async def start(self, name: str, config: InstanceConfig | None = None) -> Running:
+        ended: list[str] = []
+        runtime = Runtime(
+            clock=LoopClock(),
+            disk=OsDisk(self.root / name),
+            transport=GrpcTransport(),
+            rng=random.Random(name),
+            stop_node=ended.append,
+        )
+        identity = InstanceIdentity(name, "main", "az1", self.catalog.address)
+        instance = Instance(runtime, identity, instance_config=config)
+        server = await runtime.transport.serve("127.0.0.1:0", instance.handlers)
+        await instance.start(server.address)
+        running = Running(instance, server, ended)
+        self.running.append(running)
+        async with asyncio.timeout(WAIT_S):
+            await instance.ready.wait()
+        return running
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    fleet = Fleet(tmp_path)
+    await fleet.start()
+    catalog = Catalog(fleet)
+    await catalog.start()
+    await catalog.name_writer("main-1")
+    made = Cluster(fleet, catalog, tmp_path)
+    yield made
+    for running in made.running:
+        await running.stop()
+    await catalog.stop()
+    await fleet.stop()
+
+
+async def run(session: Session, sql: str) -> list[tuple[Any, ...]]:
+    cursor = await session.execute(await session.prepare(sql))
+    return await cursor.fetch()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+def caught_up(replica: Running, writer: Running) -> Callable[[], bool]:
+    def check() -> bool:
+        assert replica.instance.pool is not None
+        assert writer.instance.pool is not None
+        return replica.instance.pool.visible == writer.instance.pool.visible
+
+    return check
+
+
+async def fill(session: Session, rows: int) -> None:
+    await run(session, "CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT)")
+    for _ in range(rows):
+        await run(session, "INSERT INTO t (text) VALUES (hex(randomblob(200)))")
+
+
+async def test_replica_shows_what_the_writer_committed_and_refuses_writes(cluster: Cluster) -> None:
+    writer = await cluster.start("main-1")
+    replica = await cluster.start("main-2")
+    session, reading = writer.session(), replica.session()
+    await fill(session, 50)
+    await until(caught_up(replica, writer))
+    everything = "SELECT id, text FROM t ORDER BY id"
+    assert await run(reading, everything) == await run(session, everything)
+    with pytest.raises(ReadOnly):
+        await run(reading, "INSERT INTO t (text) VALUES ('no')")
+    assert await run(reading, "PRAGMA integrity_check") == [("ok",)]
+
+
+async def test_a_snapshot_on_a_replica_stays_while_the_writer_goes_on(cluster: Cluster) -> None:
+    writer = await cluster.start("main-1")
+    replica = await cluster.start("main-2", InstanceConfig(pool_pages=8))
+    session, reading = writer.session(), replica.session()
+    await fill(session, 100)
+    await until(caught_up(replica, writer))
+    await run(reading, "BEGIN")
+    before = await run(reading, "SELECT count(*), sum(length(text)) FROM t")
+    for _ in range(30):
+        await run(session, "UPDATE t SET text = 'x' WHERE id % 30 = 1")
+        await run(session, "INSERT INTO t (text) VALUES ('more')")
+    await until(caught_up(replica, writer))
+    assert await run(reading, "SELECT count(*), sum(length(text)) FROM t") == before
+    await run(reading, "COMMIT")
+    assert await run(reading, "SELECT count(*) FROM t") == [(130,)]
+
+
+async def test_the_next_writer_fences_the_first_and_the_replica_follows_it(
+    cluster: Cluster,
+) -> None:
+    old = await cluster.start("main-1")
+    replica = await cluster.start("main-3")
+    session = old.session()
+    await fill(session, 20)
+    await cluster.catalog.name_writer("main-2")
+    new = await cluster.start("main-2")
+    with pytest.raises(SextetError) as refused:
+        await run(session, "INSERT INTO t (text) VALUES ('too late')")
+    assert isinstance(refused.value, CommitUnknown) or refused.value.sqlstate in ("57P01", "08007")
+    assert old.ended, "a fenced writer must end itself"
+    again = new.session()
+    assert await run(again, "SELECT count(*) FROM t") == [(20,)]
+    await run(again, "INSERT INTO t (text) VALUES ('next epoch')")
+    await until(caught_up(replica, new))
+    assert await run(replica.session(), "SELECT count(*) FROM t") == [(21,)]
+
+
+async def test_a_replica_that_cannot_keep_up_is_let_go_and_joins_again(cluster: Cluster) -> None:
+    writer = await cluster.start("main-1", InstanceConfig(follower_queue_bytes_max=20_000))
+    replica = await cluster.start("main-2")
+    session = writer.session()
+    await fill(session, 3)
+    await until(caught_up(replica, writer))
+    await run(
+        session,
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)"
+        " INSERT INTO t (text) SELECT hex(randomblob(100)) FROM n",
+    )
+    await until(caught_up(replica, writer))
+    assert replica.instance.replica is not None
+    assert replica.instance.replica.counters["joins"] >= 2
+    assert await run(replica.session(), "SELECT count(*) FROM t") == [(2003,)]
+
+
+async def test_a_gap_in_the_feed_is_noticed(cluster: Cluster) -> None:
+    writer = await cluster.start("main-1")
+    replica = await cluster.start("main-2")
+    await fill(writer.session(), 3)
+    await until(caught_up(replica, writer))
+    follower = replica.instance.replica
+    assert follower is not None
+    assert writer.instance.pool is not None
+    beyond = writer.instance.pool.visible.lsn + 5
+    with pytest.raises(FeedGap, match=str(beyond)):
+        follower._take(pb.FeedItem(vdl=beyond))
