@@ -11,7 +11,7 @@ LONG_S = 10.0
 async def until(true: Callable[[], bool | Awaitable[bool]], *, seconds: float = LONG_S) -> None:
     """Return as soon as `true()` is; raises TimeoutError after `seconds`."""
     async with asyncio.timeout(seconds):
-        while not await _value(true()):  # noqa: ASYNC110  # any condition, not only events
+        while not await _value(true()):  # any condition, not only events
             await asyncio.sleep(0.005)
 
 
