@@ -375,10 +375,18 @@ def _primary_start(found: list[Token], at: int) -> int | None:
     for back in range(at, -1, -1):
         depth += (found[back].text == ")") - (found[back].text == "(")
         if depth == 0:
-            called = back and found[back - 1].kind in ("word", "quoted")
+            before = found[back - 1] if back else None
+            called = before is not None and (
+                before.kind == "quoted" or (before.kind == "word" and before.upper not in _KEYWORDS)
+            )
             return back - 1 if called else back
     return None
 
+
+_KEYWORDS = frozenset(
+    ["SELECT", "DISTINCT", "ALL", "WHERE", "AND", "OR", "NOT", "IN", "IS", "LIKE", "GLOB", "BETWEEN", "VALUES", "ON", "BY", "FROM", "SET", "WHEN", "THEN", "ELSE", "CASE", "RETURNING", "HAVING", "LIMIT", "OFFSET", "USING", "AS", "UNION", "EXCEPT", "INTERSECT"]
+)
+"""Words before a parenthesis that call nothing."""
 
 _AFFINITY = {
     **dict.fromkeys(

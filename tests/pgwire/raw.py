@@ -7,6 +7,7 @@ mistake there is not mirrored here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -192,10 +193,8 @@ class Raw:
 
     async def close(self) -> None:
         self.writer.close()
-        try:
+        with contextlib.suppress(ConnectionError):  # the server was first
             await self.writer.wait_closed()
-        except ConnectionError:
-            pass  # the server was first
 
 
 def kinds(replies: Sequence[Reply]) -> str:
