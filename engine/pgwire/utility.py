@@ -384,7 +384,22 @@ def _primary_start(found: list[Token], at: int) -> int | None:
 
 
 _KEYWORDS = frozenset(
-    ["SELECT", "DISTINCT", "ALL", "WHERE", "AND", "OR", "NOT", "IN", "IS", "LIKE", "GLOB", "BETWEEN", "VALUES", "ON", "BY", "FROM", "SET", "WHEN", "THEN", "ELSE", "CASE", "RETURNING", "HAVING", "LIMIT", "OFFSET", "USING", "AS", "UNION", "EXCEPT", "INTERSECT"]
+    {
+        "SELECT",
+        "DISTINCT",
+        "ALL",
+        "WHERE",
+        "AND",
+        "OR",
+        "NOT",
+        "IN",
+        "IS",
+        "LIKE",
+        "GLOB",
+        "BETWEEN",
+    }
+    | {"VALUES", "ON", "BY", "FROM", "SET", "WHEN", "THEN", "ELSE", "CASE", "RETURNING", "HAVING"}
+    | {"LIMIT", "OFFSET", "USING", "AS", "UNION", "EXCEPT", "INTERSECT"}
 )
 """Words before a parenthesis that call nothing."""
 
