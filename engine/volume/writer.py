@@ -419,11 +419,19 @@ class VolumeWriter:
         return min(self.pgmrpl(), self._tracker.vdl.lsn)
 
     async def _points_loop(self) -> None:
-        """VDL and PGMRPL ride on redo; when there is none they travel alone (P17 §4.2.3)."""
+        """VDL and PGMRPL ride on redo; when there is none they travel alone (P17 §4.2.3).
+
+        They also ask: every node answers with its SCLs. A segment whose gap was filled by gossip after
+        it took our frames has nothing to acknowledge any more, and a batch may be waiting for it.
+        """
+        head: LSN = 0
         while True:
             await asyncio.sleep(self._config.idle_points_s)
             points = (self._tracker.vdl.lsn, self._pgmrpl())
-            if points != self._points_sent and not self._in_flight:
+            waiting = self._in_flight[0].last if self._in_flight else 0
+            stalled = waiting != 0 and waiting == head
+            head = waiting
+            if stalled or (points != self._points_sent and not self._in_flight):
                 self._points_sent = points
                 for node in sorted(self.links):
                     self.links[node].offer_points()

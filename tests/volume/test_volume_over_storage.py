@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from engine.errors import QuorumLost, StaleEpoch
 from engine.log.record import PageChange
 from engine.types import PAGE_SIZE
-from tests.support.fleet import Fleet, OpenedWriter
+from tests.support.fleet import FAST, Fleet, OpenedWriter
 
 
 @pytest.fixture
@@ -181,3 +182,21 @@ async def test_volume_grows_by_groups(fleet: Fleet) -> None:
     writer = await fleet.open_writer()
     await check(writer, model.pages)
     await writer.close()
+
+
+async def test_a_gap_filled_by_gossip_lets_the_waiting_commit_through(tmp_path: Path) -> None:
+    """The commit's quorum needs a node that took its frame ahead of a gap and has nothing left to
+    acknowledge once gossip has filled it: the writer has to ask."""
+    fleet = Fleet(tmp_path, replace(FAST, gossip_s=0.4, gossip_hurry_s=0.4))
+    await fleet.start()
+    writer = await fleet.open_writer()
+    model = Model()
+    await model.commit(writer)
+    await fleet.stop("storage-1")
+    await model.commit(writer)
+    await fleet.start("storage-1")
+    await fleet.stop("storage-2", "storage-3")
+    await model.commit(writer)
+    await check(writer, model.pages)
+    await writer.close()
+    await fleet.stop()
