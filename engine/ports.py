@@ -193,4 +193,3 @@ class Runtime:
     rng: random.Random
     stop_node: Callable[[str], None]
     """Fence this node by ending it now, with a reason for its log; its supervisor restarts it."""
-

@@ -23,7 +23,7 @@ def status_report(
 ) -> dict[str, Any]:
     """Everything that is known about the cluster now."""
     volume = status.cluster.volume
-    storage = [_storage(report, volume) for report in status.storage]
+    storage = [_storage(report, volume, supervisor) for report in status.storage]
     groups = _groups(status)
     return {
         "running": True,
@@ -97,14 +97,16 @@ def _instance(report: pb.InstanceReport, supervisor: SupervisorState | None) -> 
     }
 
 
-def _storage(report: pb.StorageReport, volume: int) -> dict[str, Any]:
+def _storage(
+    report: pb.StorageReport, volume: int, supervisor: SupervisorState | None
+) -> dict[str, Any]:
     answered = report.HasField("status")
     status = report.status
     state = status.state if answered else "down"
     return {
         "name": report.node,
         "az": report.az,
-        "pid": status.pid if answered else None,
+        "pid": status.pid or _pid(supervisor, report.node),
         "port": _port(report.address),
         "state": "wiped" if answered and report.error else state,
         "incarnation": status.incarnation if answered else None,

@@ -15,9 +15,9 @@ from cluster.cli.results import columns_of, json_rows, print_table, print_tsv
 from cluster.local.folder import Folder
 
 HELP = """\
-  [bold].tables[/bold], [bold]\\dt[/bold]           tables and views
-  [bold].schema [NAME][/bold], [bold]\\d NAME[/bold]  how they were created
-  [bold]\\q[/bold], Ctrl-D             leave
+  [bold].tables[/bold], [bold]\\dt[/bold]             tables and views
+  [bold].schema \\[NAME][/bold], [bold]\\d NAME[/bold]  how they were created
+  [bold]\\q[/bold], Ctrl-D                leave
 SQL ends with a semicolon and may take several lines. Ctrl-C cancels what is typed or running."""
 
 TABLES = (

@@ -66,7 +66,7 @@ class Session:
         self._prepared = PreparedStatements(engine.pool, engine.settings.prepared_max)
         self._cursors: list[Cursor] = []  # unfinished
         self._read_only = False  # of the running transaction
-        self._savepoints = False  # whether the running transaction has had any
+        self._savepoints: list[str] = []  # of the running transaction, newest last
         self._closed = False
 
     # -- what clients call
@@ -274,7 +274,7 @@ class Session:
         else:
             await run_sync(connection.run, "BEGIN", ())
         self.status = "T"
-        self._savepoints = False
+        self._savepoints.clear()
         await self._turn.base_durable()
         return None
 
@@ -308,8 +308,14 @@ class Session:
             self._prepared.schema_changes += 1
         await run_sync(connection.run, f"{control.verb.value} {control.name}", ())
         self.status = "T"
+        names = self._savepoints
         if control.verb is Verb.SAVEPOINT:
-            self._savepoints = True
+            names.append(control.key)
+            return
+        while names and names[-1] != control.key:
+            names.pop()
+        if names and control.verb is Verb.RELEASE:
+            names.pop()
 
     # -- cursors
 

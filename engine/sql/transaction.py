@@ -43,11 +43,20 @@ class Control:
     """SQLite's BEGIN IMMEDIATE or EXCLUSIVE: takes the write lock at once."""
 
     @property
+    def key(self) -> str:
+        """The savepoint's name as SQLite compares names: unquoted, ASCII case ignored."""
+        name, close = self.name, {"[": "]"}.get(self.name[:1], self.name[:1])
+        if close in ('"', "`", "]"):
+            name = name[1:-1].replace(close * 2, close) if close != "]" else name[1:-1]
+        return name.translate(_ASCII_LOWER)
+
+    @property
     def ends_failed(self) -> bool:
         """Whether it is allowed in a failed transaction."""
         return self.verb in (Verb.COMMIT, Verb.ROLLBACK, Verb.ROLLBACK_TO)
 
 
+_ASCII_LOWER = {ord(c): ord(c) + 32 for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 _FIRST = frozenset({"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE"})
 _LEVELS = frozenset({"SERIALIZABLE", "REPEATABLE READ", "READ COMMITTED", "READ UNCOMMITTED"})
 

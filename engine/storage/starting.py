@@ -40,8 +40,8 @@ async def open_node(state: NodeState) -> None:
             volume = state.volumes[row.id.volume] = Volume(row.id.volume, truncations=known)
         volume.epoch = max(volume.epoch, row.epoch)
         volume.add(Segment(row, volume.points))
-    if state.incarnation == fresh:
-        state.wal.wipe()
+    if not state.volumes:
+        state.wal.wipe()  # without segments there is nothing to lose; it is another life's log
     damages = _replay(state)
     if state.volumes and not state.wal.files:
         log.error("the log is gone")

@@ -230,6 +230,30 @@ async def test_a_savepoint_brings_a_failed_transaction_back(
     assert not engine.lock.held
 
 
+@pytest.mark.parametrize(
+    ("statements", "held"),
+    [
+        (["savepoint a"], True),
+        (["savepoint a", "release a"], False),
+        (["savepoint a", "savepoint b", "release A"], False),
+        (["savepoint a", "savepoint b", 'release "b"'], True),
+        (["savepoint a", "savepoint b", "rollback to [a]"], True),
+        (["savepoint a", "savepoint a", "release `A`"], True),
+        (["savepoint a", "savepoint a", "release a", "release a"], False),
+    ],
+)
+async def test_a_failed_transaction_keeps_the_lock_only_for_a_savepoint(
+    engine: SqlEngine, table: Session, statements: list[str], held: bool
+) -> None:
+    await run(table, "begin immediate")
+    for sql in statements:
+        await run(table, sql)
+    await fails(table, "insert into t values (1, 'again')")
+    assert engine.lock.held is held
+    await run(table, "rollback")
+    assert not engine.lock.held
+
+
 @pytest.mark.parametrize("sql", ["savepoint s", "release s", "rollback to s"])
 async def test_savepoints_only_in_transactions(table: Session, sql: str) -> None:
     assert (await fails(table, sql)).sqlstate == "25P01"

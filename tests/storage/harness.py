@@ -1,0 +1,456 @@
+"""A storage node in the test's own process, and a writer's log to feed it.
+
+`Log` plays the writer: it allots LSNs, frames commits and remembers every page at every LSN, so that
+any answer of a node can be compared. `Node` is a real node over real files; handlers are called
+directly, or over gRPC in a `Group`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.errors import DiskFailed, DiskFull, Unavailable
+from engine.log.diff import diff_page
+from engine.log.frame import build_frame, encode_record
+from engine.net.clock import LoopClock
+from engine.net.disk import OsDisk
+from engine.net.grpc_transport import GrpcTransport
+from engine.net.methods import (
+    APPEND,
+    ASSIGN_SEGMENTS,
+    COPY_PAGES,
+    FENCE,
+    FETCH_FRAMES,
+    GOSSIP,
+    READ_PAGES,
+    STORAGE_STATUS,
+    TRUNCATE,
+)
+from engine.net.pb import storage_pb2 as pb
+from engine.ports import Disk, Runtime, Server
+from engine.storage.config import StorageConfig
+from engine.storage.node import StorageNode
+from engine.storage.pagestore import PageStore
+from engine.storage.pagestore_sqlite import SqlitePageStore
+from engine.types import LAL, PAGE_SIZE, ZERO_PAGE, CommitMark
+from engine.volume.geometry import pg_of
+
+VOLUME = 1
+QUIET = StorageConfig(gossip_s=3600, gossip_hurry_s=3600, coalesce_s=3600, scrub_s=3600)
+"""Nothing happens in the background: the test drives every step."""
+
+MEMBERS = tuple(f"storage-{n}" for n in range(1, 7))
+
+
+class Log:
+    """What one writer of one volume produces, and the truth about every page."""
+
+    def __init__(self, seed: int = 1, *, epoch: int = 1) -> None:
+        self.rng = random.Random(seed)
+        self.epoch = epoch
+        self.last = 0  # volume predecessor of the next record
+        self.next = 1
+        self.pg_last: dict[int, int] = {}
+        self.pages: dict[int, bytes] = {}
+        self.history: dict[int, list[tuple[int, bytes]]] = {}
+        self.commits: list[int] = []
+        self.pg_records: dict[int, list[int]] = {}
+
+    def commit(self, pages: Sequence[int] = (0,), *, whole: bool = False) -> dict[int, bytes]:
+        """One MTR that changes `pages`; its frame per group. `whole` rewrites the pages."""
+        mark = CommitMark(self.next + len(pages) - 1, 1_700_000_000_000_000 + self.next, 100)
+        bodies: dict[int, list[tuple[int, int, bytes]]] = {}
+        for page in pages:
+            lsn, pg = self.next, pg_of(page)
+            before = self.pages.get(page)
+            after = self._changed(before, whole)
+            full, ranges = diff_page(None if whole else before, after)
+            prev = self.pg_last.get(pg, 0)
+            body = encode_record(
+                lsn=lsn,
+                prev_lsn=self.last,
+                prev_pg_lsn=prev,
+                page=page,
+                full=full,
+                ranges=ranges,
+                commit=mark if lsn == mark.lsn else None,
+            )
+            bodies.setdefault(pg, []).append((lsn, prev, body))
+            self.pages[page] = after
+            self.history.setdefault(page, []).append((lsn, after))
+            self.pg_records.setdefault(pg, []).append(lsn)
+            self.pg_last[pg] = self.last = lsn
+            self.next = lsn + 1
+        self.commits.append(mark.lsn)
+        return {
+            pg: build_frame(
+                volume=VOLUME,
+                pg=pg,
+                epoch=self.epoch,
+                prev_pg_lsn=records[0][1],
+                first_lsn=records[0][0],
+                last_lsn=records[-1][0],
+                records=[body for _, _, body in records],
+            )
+            for pg, records in bodies.items()
+        }
+
+    def frames(self, count: int, span: int = 6) -> list[bytes]:
+        """`count` commits of one to three pages of group 0."""
+        pages = range(span)
+        return [self.commit(sorted(self.rng.sample(pages, 1 + n % 3)))[0] for n in range(count)]
+
+    def _changed(self, before: bytes | None, whole: bool) -> bytes:
+        image = bytearray(self.rng.randbytes(PAGE_SIZE) if whole else before or ZERO_PAGE)
+        at = self.rng.randrange(PAGE_SIZE - 40)
+        image[at : at + 40] = self.rng.randbytes(40)
+        return bytes(image)
+
+    def page_at(self, page: int, lsn: int) -> tuple[int, bytes]:
+        """(LSN, image) of the newest version at or below `lsn`."""
+        versions = [v for v in self.history.get(page, []) if v[0] <= lsn]
+        return versions[-1] if versions else (0, b"")
+
+    def tail(self, lsn: int, pg: int = 0) -> int:
+        """The group's last LSN at or below `lsn`."""
+        return max((r for r in self.pg_records.get(pg, []) if r <= lsn), default=0)
+
+    def truncated(self, vdl: int, epoch: int) -> Log:
+        """The log of the writer of `epoch`, whose recovery kept everything up to `vdl`."""
+        log = Log(self.rng.randrange(1 << 30), epoch=epoch)
+        log.last, log.next = vdl, vdl + LAL + 1
+        for page, versions in self.history.items():
+            kept = [v for v in versions if v[0] <= vdl]
+            if kept:
+                log.history[page] = kept
+                log.pages[page] = kept[-1][1]
+        log.pg_records = {pg: [r for r in lsns if r <= vdl] for pg, lsns in self.pg_records.items()}
+        log.pg_last = {pg: lsns[-1] for pg, lsns in log.pg_records.items() if lsns}
+        log.commits = [c for c in self.commits if c <= vdl]
+        return log
+
+
+class Pipe:
+    """The serving end of a stream, fed and read by the test."""
+
+    def __init__(self) -> None:
+        self.requests: asyncio.Queue[Any] = asyncio.Queue()
+        self.replies: asyncio.Queue[Any] = asyncio.Queue()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def recv(self) -> Any:
+        request = await self.requests.get()
+        if isinstance(request, Exception):
+            raise request
+        return request
+
+    async def send(self, message: Any) -> None:
+        await self.gate.wait()
+        self.replies.put_nowait(message)
+
+    async def done_sending(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Writer:
+    """An open Append stream to one node, its handler called directly."""
+
+    def __init__(self, node: Node, *, epoch: int = 1) -> None:
+        self.pipe = Pipe()
+        self.epoch = epoch
+        self.task = asyncio.create_task(node.node.handlers[APPEND](self.pipe))  # type: ignore[arg-type]
+
+    def send(
+        self, *frames: bytes, vdl: int = 0, pgmrpl: int = 0, membership_epoch: int = 1, pg: int = 0
+    ) -> None:
+        request = pb.AppendRequest(volume=VOLUME, epoch=self.epoch, vdl=vdl, pgmrpl=pgmrpl)
+        if frames:
+            request.pgs.add(pg=pg, membership_epoch=membership_epoch, frames=b"".join(frames))
+        self.pipe.requests.put_nowait(request)
+
+    async def ack(self) -> pb.AppendAck:
+        async with asyncio.timeout(10):
+            ack: pb.AppendAck = await self.pipe.replies.get()
+            return ack
+
+    async def close(self) -> None:
+        self.pipe.requests.put_nowait(None)
+        async with asyncio.timeout(10):
+            await self.task
+
+    async def break_off(self) -> None:
+        self.pipe.requests.put_nowait(Unavailable("the caller went away"))
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+@dataclass
+class Node:
+    """A storage node over `folder`; `crash_copy` gives another one as a crash would leave it."""
+
+    folder: Path
+    name: str = "storage-1"
+    config: StorageConfig = QUIET
+    disk: Disk | None = None
+    store: PageStore | None = None
+    transport: Any = None
+    stopped: list[str] = field(default_factory=list)
+    node: StorageNode = field(init=False)
+
+    async def open(self) -> Node:
+        disk = self.disk or OsDisk(self.folder)
+        runtime = Runtime(
+            clock=LoopClock(),
+            disk=disk,
+            transport=self.transport or GrpcTransport(),
+            rng=random.Random(self.name),
+            stop_node=self.stopped.append,
+        )
+        store = self.store or SqlitePageStore(disk.local_path("node.db"))
+        self.node = StorageNode(runtime, name=self.name, az="az1", store=store, config=self.config)
+        await self.node.open()
+        return self
+
+    async def close(self) -> None:
+        await self.node.stop()
+
+    async def crash_copy(self, folder: Path) -> Node:
+        """A node over what the disk holds now, as after a kill; this one goes on."""
+        shutil.copytree(self.folder, folder)
+        return await Node(folder, self.name, self.config).open()
+
+    @property
+    def state(self) -> Any:
+        return self.node.state
+
+    def segment(self, pg: int = 0) -> Any:
+        return self.node.state.segment(VOLUME, pg)
+
+    async def call(self, method: Any, request: Any) -> Any:
+        return await self.node.handlers[method](request)
+
+    async def assign(
+        self,
+        *,
+        pgs: Sequence[int] = (0,),
+        epoch: int = 1,
+        members: Mapping[str, tuple[str, str]] | None = None,
+        create: bool = True,
+        incarnation: str | None = None,
+    ) -> pb.AssignSegmentsReply:
+        """`members`: name -> (address, incarnation); by default six of which only this one exists."""
+        own = incarnation or self.state.incarnation
+        members = members or dict.fromkeys(MEMBERS, ("127.0.0.1:1", "elsewhere"))
+        request = pb.AssignSegmentsRequest()
+        for pg in pgs:
+            membership = pb.PgMembership(pg=pg, epoch=epoch)
+            for name, (address, other) in sorted(members.items()):
+                membership.members.add(
+                    node=name,
+                    az="az1",
+                    address=address,
+                    incarnation=own if name == self.name else other,
+                )
+            request.segments.add(
+                volume=VOLUME, membership=membership, incarnation=own, create=create
+            )
+        reply: pb.AssignSegmentsReply = await self.call(ASSIGN_SEGMENTS, request)
+        return reply
+
+    async def fence(self, epoch: int) -> pb.FenceReply:
+        reply: pb.FenceReply = await self.call(FENCE, pb.FenceRequest(volume=VOLUME, epoch=epoch))
+        return reply
+
+    async def truncate(self, epoch: int, *ranges: tuple[int, int, int]) -> pb.TruncateReply:
+        request = pb.TruncateRequest(volume=VOLUME, epoch=epoch)
+        for of, low, high in ranges:
+            request.truncations.add(epoch=of, low=low, high=high)
+        reply: pb.TruncateReply = await self.call(TRUNCATE, request)
+        return reply
+
+    async def append(self, *frames: bytes, epoch: int = 1, **points: int) -> pb.AppendAck:
+        """Send frames on a stream of their own and return the last ack."""
+        writer = Writer(self, epoch=epoch)
+        writer.send(*frames, **points)
+        ack = await writer.ack()
+        await writer.close()
+        return ack
+
+    async def read(
+        self, pages: Sequence[int], lsn: int, *, pg_lsn: int = 0, epoch: int = 1, pg: int = 0
+    ) -> list[tuple[int, bytes]]:
+        request = pb.ReadPagesRequest(
+            volume=VOLUME, epoch=epoch, pg=pg, pages=pages, read_lsn=lsn, pg_lsn=pg_lsn
+        )
+        reply = await self.call(READ_PAGES, request)
+        return [(page.lsn, page.image) for page in reply.pages]
+
+    async def gossip_with(self, other: Node) -> None:
+        """One round with `other`, whose handlers are called directly."""
+        await self.node.gossiper.round_with(other.name, Direct(other))  # type: ignore[arg-type]
+
+    async def status(self) -> pb.StorageStatusReply:
+        reply: pb.StorageStatusReply = await self.call(STORAGE_STATUS, pb.StorageStatusRequest())
+        return reply
+
+    async def coalesce(self, pg: int = 0) -> int:
+        return await self.node.coalescer.coalesce(self.state.volume(VOLUME), self.segment(pg))
+
+    async def fetched(self, after: int = 0, upto: int = 0, *, epoch: int = 1) -> bytes:
+        """All that FetchFrames gives."""
+        request = pb.FetchFramesRequest(volume=VOLUME, pg=0, after=after, upto=upto, epoch=epoch)
+        pipe = Pipe()
+        await self.node.handlers[FETCH_FRAMES](request, pipe)
+        return b"".join(pipe.replies.get_nowait().frames for _ in range(pipe.replies.qsize()))
+
+    def wal_bytes(self) -> bytes:
+        return b"".join(path.read_bytes() for path in sorted(self.folder.glob("wal/*.wal")))
+
+
+class Direct:
+    """A channel whose other end is a node in this process."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def call(self, method: Any, request: Any, *, timeout: float) -> Any:
+        return await self._node.call(method, request)
+
+    def stream(self, method: Any, request: Any) -> Any:
+        return _DirectStream(self._node.node.handlers[method], request)
+
+
+class _DirectStream:
+    def __init__(self, handler: Any, request: Any) -> None:
+        self._pipe = Pipe()
+        self._task = asyncio.create_task(self._run(handler, request))
+
+    async def _run(self, handler: Any, request: Any) -> None:
+        try:
+            await handler(request, self._pipe)
+            self._pipe.replies.put_nowait(None)
+        except Exception as error:
+            self._pipe.replies.put_nowait(error)
+
+    async def recv(self) -> Any:
+        reply = await self._pipe.replies.get()
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def close(self) -> None:
+        self._task.cancel()
+
+
+@dataclass
+class Group:
+    """Several nodes over gRPC on loopback that are members of group 0."""
+
+    root: Path
+    count: int = 3
+    config: StorageConfig = QUIET
+    nodes: list[Node] = field(default_factory=list)
+    servers: list[Server] = field(default_factory=list)
+
+    async def start(self) -> Group:
+        for name in MEMBERS[: self.count]:
+            node = await Node(self.root / name, name, self.config).open()
+            self.nodes.append(node)
+            server = await node.state.runtime.transport.serve("127.0.0.1:0", node.node.handlers)
+            self.servers.append(server)
+        members = {
+            node.name: (server.address, node.state.incarnation)
+            for node, server in zip(self.nodes, self.servers, strict=True)
+        }
+        members |= dict.fromkeys(MEMBERS[self.count :], ("127.0.0.1:1", "elsewhere"))
+        for node in self.nodes:
+            await node.assign(members=members)
+            await node.fence(1)
+        return self
+
+    async def stop(self) -> None:
+        for server in self.servers:
+            await server.stop(0)
+        for node in self.nodes:
+            await node.close()
+
+    async def restart(self, index: int) -> Node:
+        """The node again, at its old address, over what its disk holds."""
+        old, server = self.nodes[index], self.servers[index]
+        await server.stop(0)
+        await old.close()
+        node = self.nodes[index] = await Node(old.folder, old.name, self.config).open()
+        self.servers[index] = await node.state.runtime.transport.serve(
+            server.address, node.node.handlers
+        )
+        return node
+
+
+__all__ = [
+    "COPY_PAGES",
+    "GOSSIP",
+    "MEMBERS",
+    "QUIET",
+    "VOLUME",
+    "Direct",
+    "FaultyDisk",
+    "Group",
+    "Log",
+    "Node",
+    "Pipe",
+    "Writer",
+]
+
+
+class FaultyDisk:
+    """OsDisk whose log can be full, whose fdatasync can be held back or fail."""
+
+    def __init__(self, folder: Path) -> None:
+        self._disk = OsDisk(folder)
+        self.full = False
+        self.broken = False
+        self.syncing = asyncio.Event()
+        """Set when an fdatasync has begun while `gate` was closed."""
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._disk, name)
+
+    def open_append(self, path: str) -> Any:
+        if self.full:
+            raise DiskFull("no room for a file")
+        return _FaultyFile(self, self._disk.open_append(path))
+
+
+class _FaultyFile:
+    def __init__(self, disk: FaultyDisk, file: Any) -> None:
+        self._disk = disk
+        self._file = file
+
+    @property
+    def size(self) -> int:
+        return int(self._file.size)
+
+    def append(self, data: bytes) -> int:
+        if self._disk.full:
+            raise DiskFull("no room")
+        return int(self._file.append(data))
+
+    async def sync(self) -> None:
+        if not self._disk.gate.is_set():
+            self._disk.syncing.set()
+            await self._disk.gate.wait()
+        if self._disk.broken:
+            raise DiskFailed("the fdatasync failed")
+        await self._file.sync()
+
+    def close(self) -> None:
+        self._file.close()
