@@ -175,11 +175,19 @@ def test_leftovers_of_a_killed_supervisor_are_ended_before_a_new_one_starts(supe
     assert supervised.pid(after, "one").alive
 
 
+def _wait_until_stopped(pid: int) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert time.monotonic() < deadline, f"{pid} does not stop"
+        time.sleep(0.005)
+
+
 def test_stopped_child_is_killed_after_its_grace(supervised):
     supervised.start(("one", 0, SLEEPER))
     state = supervised.state_when(_all_run)
     child = supervised.pid(state, "one")
-    os.kill(child.pid, signal.SIGSTOP)  # SIGTERM does not reach it any more
+    os.kill(child.pid, signal.SIGSTOP)  # SIGTERM does not reach it any more ...
+    _wait_until_stopped(child.pid)  # ... once it has stopped: of two pending signals it would win
     errors = supervised.end()
     assert "one is still there after SIGTERM" in errors
     assert not child.alive
