@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import tempfile
 from pathlib import Path
 
 from engine.instance.node import Instance, InstanceIdentity
@@ -36,39 +35,38 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
     async def relay(number: int, pid: int, secret: int) -> None:
         await relay_cancel(path.with_name(f"{arguments.cluster}-{number}.sock"), pid, secret)
 
-    with tempfile.TemporaryDirectory(prefix=f"{arguments.name}-") as scratch:
-        runtime = real_runtime(Path(scratch))  # an instance owns no data
-        instance = Instance(
-            runtime,
-            InstanceIdentity(
-                arguments.name,
-                arguments.cluster,
-                arguments.az,
-                arguments.control,
-                os.getpid(),
-            ),
-        )
-        server = PgServer(
-            ServerConfig(arguments.cluster, arguments.number),
-            lambda: instance.engine,
-            in_recovery=lambda: instance.role != "writer",
-            relay_cancel=relay,
-        )
-        instance.connections = lambda: server.connections
-        rpc = await runtime.transport.serve(arguments.listen, instance.handlers)
-        await instance.start(rpc.address)
-        ready = asyncio.ensure_future(instance.ready.wait())
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        handoff = HandoffServer(path, server)
-        if not stop.is_set():
-            await handoff.start()  # from now on the endpoint sends clients
-        await stopped
-        await handoff.stop()
-        await server.stop()
-        await rpc.stop()
-        await instance.stop()
+    runtime = real_runtime(None)  # an instance owns no data
+    instance = Instance(
+        runtime,
+        InstanceIdentity(
+            arguments.name,
+            arguments.cluster,
+            arguments.az,
+            arguments.control,
+            os.getpid(),
+        ),
+    )
+    server = PgServer(
+        ServerConfig(arguments.cluster, arguments.number),
+        lambda: instance.engine,
+        in_recovery=lambda: instance.role != "writer",
+        relay_cancel=relay,
+    )
+    instance.connections = lambda: server.connections
+    rpc = await runtime.transport.serve(arguments.listen, instance.handlers)
+    await instance.start(rpc.address)
+    ready = asyncio.ensure_future(instance.ready.wait())
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    ready.cancel()
+    handoff = HandoffServer(path, server)
+    if not stop.is_set():
+        await handoff.start()  # from now on the endpoint sends clients
+    await stopped
+    await handoff.stop()
+    await server.stop()
+    await rpc.stop()
+    await instance.stop()
 
 
 def main() -> None:

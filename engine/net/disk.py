@@ -27,6 +27,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from engine.errors import DiskFailed, DiskFull
 
@@ -168,6 +169,13 @@ class OsDisk:
 
     def local_path(self, path: str) -> str:
         return str(self._path(path))
+
+
+class NoDisk:
+    """Disk port of a node that owns no data: whoever tries to keep something on it has a bug."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"this node has no disk, so no {name}()")
 
 
 def _make_folder(folder: Path) -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from engine.net.clock import LoopClock
-from engine.net.disk import OsDisk
+from engine.net.disk import NoDisk, OsDisk
 from engine.net.grpc_transport import GrpcTransport
 from engine.net.process import end_process
-from engine.ports import Runtime
+from engine.ports import Disk, Runtime
 
 
-def real_runtime(folder: Path, *, stop_node: Callable[[str], None] = end_process) -> Runtime:
-    """Operating system, gRPC and true randomness; `folder` is the node's disk."""
+def real_runtime(folder: Path | None, *, stop_node: Callable[[str], None] = end_process) -> Runtime:
+    """Operating system, gRPC and true randomness; `folder` is the node's disk, None if it has none."""
     return Runtime(
         clock=LoopClock(),
-        disk=OsDisk(folder),
+        disk=cast(Disk, NoDisk()) if folder is None else OsDisk(folder),
         transport=GrpcTransport(),
         rng=random.Random(random.SystemRandom().getrandbits(64)),
         stop_node=stop_node,

@@ -6,6 +6,8 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
+
 from engine.net.real import real_runtime
 
 
@@ -30,3 +32,8 @@ async def test_its_disk_is_the_folder_and_the_node_can_be_stopped(tmp_path: Path
     assert (tmp_path / "node" / "meta").read_bytes() == b"x"
     runtime.stop_node("fsync failed")
     assert reasons == ["fsync failed"]
+
+
+def test_a_node_without_a_disk_cannot_keep_anything() -> None:
+    with pytest.raises(AttributeError, match="no disk"):
+        real_runtime(None).disk.write_atomic("meta", b"x")
