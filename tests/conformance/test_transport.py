@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 import pytest
 
+from cluster.sim.network import Network
+from cluster.sim.transport import SimTransport
 from engine.errors import (
     BY_NAME,
     ConfigError,
@@ -72,7 +75,56 @@ class GrpcWorld:
             await relay.cut()
 
 
-WORLDS: list[Callable[[], World]] = [GrpcWorld]
+class SimLink:
+    """Servers are on host "there", callers on "here"; the link is the path between the two."""
+
+    def __init__(self, network: Network, address: str) -> None:
+        self._network = network
+        self._address = address
+
+    @property
+    def address(self) -> str:
+        return self._address
+
+    async def cut(self) -> None:
+        self._network.refusing.add(self._address)
+        self._network.reset_between("here", "there")
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    async def mend(self) -> None:
+        self._network.refusing.discard(self._address)
+        self._network.mend("here", "there")
+        self._network.mend("there", "here")
+
+    def freeze(self) -> None:
+        self._network.cut("here", "there")
+        self._network.cut("there", "here")
+
+
+class SimWorld:
+    """The simulated transport on an ordinary loop: servers on one host, callers on another."""
+
+    def __init__(self) -> None:
+        self._network = Network(random.Random(1))
+        self._there = SimTransport(self._network, "there")
+        self._here = SimTransport(self._network, "here")
+        self.transport: Transport = self
+
+    async def serve(self, address: str, handlers: Handlers) -> Server:
+        return await self._there.serve(address, handlers)
+
+    def connect(self, address: str) -> Channel:
+        return self._here.connect(address)
+
+    async def link(self, address: str) -> Link:
+        return SimLink(self._network, address)
+
+    async def close(self) -> None:
+        """Nothing is left behind."""
+
+
+WORLDS: list[Callable[[], World]] = [GrpcWorld, SimWorld]
 
 
 class Net:
