@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ from engine.types import Member, Membership, NodeId, PgNo, VolumeId
 
 EVENTS_KEPT = 10_000
 
+Connect = Callable[[Path], Awaitable[aiosqlite.Connection]]
+"""Opens a database in autocommit mode."""
+
 
 class Catalog:
     """Made by `open`. Every method is one transaction, durable when it returns."""
@@ -41,9 +44,12 @@ class Catalog:
         self._turn = asyncio.Lock()  # one connection: transactions must not mix
 
     @classmethod
-    async def open(cls, path: Path) -> Catalog:
-        """Open or create. Raises ConfigError if the file is of a format this code does not know."""
-        db = await aiosqlite.connect(path, isolation_level=None)
+    async def open(cls, path: Path, *, connect: Connect | None = None) -> Catalog:
+        """Open or create. Raises ConfigError if the file is of a format this code does not know.
+
+        `connect` opens the database some other way than through aiosqlite's thread.
+        """
+        db = await (connect(path) if connect else aiosqlite.connect(path, isolation_level=None))
         try:
             await db.execute("PRAGMA journal_mode = WAL")
             await db.execute("PRAGMA synchronous = FULL")
@@ -245,6 +251,27 @@ class Catalog:
                 return False
             what = f"{cluster.writer} opens the volume under epoch {cluster.epoch + 1}"
             await _event(db, time_us, cluster.name, what)
+            await _bump(db)
+            return True
+
+    async def name_writer(self, cluster: str, writer: str, *, instead_of: str, time_us: int) -> bool:
+        """Make `writer` the cluster's writer, if `instead_of` still is. It opens the volume later.
+
+        Raises ConfigError if the cluster has no such instance.
+        """
+        async with self._transaction() as db:
+            known = await _one_or_none(
+                db, "SELECT 1 FROM instances WHERE name = ? AND cluster = ?", writer, cluster
+            )
+            if known is None:
+                raise ConfigError(f"{cluster} has no instance {writer}")
+            done = await db.execute(
+                "UPDATE clusters SET writer = ? WHERE name = ? AND writer = ?",
+                (writer, cluster, instead_of),
+            )
+            if done.rowcount != 1:
+                return False
+            await _event(db, time_us, cluster, f"{writer} is named writer instead of {instead_of}")
             await _bump(db)
             return True
 

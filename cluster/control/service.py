@@ -214,6 +214,24 @@ class ControlPlane:
                 )
         raise Overloaded(f"the catalog entry of {request.cluster} keeps changing; try again")
 
+    async def name_writer(self, cluster: str, writer: str) -> None:
+        """Nominate another instance: its next OpenVolume fences the writer there is.
+
+        Safe whoever asks and however often: what keeps two writers apart is the epoch. Raises
+        ConfigError, Overloaded.
+        """
+        for _ in range(OPEN_TRIES):
+            row = await self._catalog.cluster(cluster)
+            if row.writer == writer:
+                return
+            if await self._catalog.name_writer(
+                cluster, writer, instead_of=row.writer, time_us=self._runtime.clock.wall_us()
+            ):
+                self._notify()
+                log.info("= %s is named writer of %s instead of %s", writer, cluster, row.writer)
+                return
+        raise Overloaded(f"the catalog entry of {cluster} keeps changing; try again")
+
     async def _established(self, row: ClusterRow) -> list[Membership]:
         """All groups, the first one made if there is none, each created on a write quorum."""
         memberships = await self._catalog.memberships(row.volume)

@@ -23,7 +23,7 @@ class MemoryPageStore:
         self._identity: tuple[str, str] | None = None
         self._segments: dict[SegmentId, SegmentRow] = {}
         self._truncations: dict[VolumeId, tuple[Truncation, ...]] = {}
-        self._versions: dict[SegmentId, dict[PageNo, _Versions]] = {}
+        self.versions: dict[SegmentId, dict[PageNo, _Versions]] = {}
 
     async def open(self, *, name: str, incarnation: str) -> str:
         if self._identity is None:
@@ -54,7 +54,7 @@ class MemoryPageStore:
     async def newest(
         self, segment: SegmentId, pages: Sequence[PageNo], upto: LSN
     ) -> dict[PageNo, PageVersion]:
-        kept = self._versions.get(segment, {})
+        kept = self.versions.get(segment, {})
         found = {}
         for page in pages:
             versions = kept.get(page, [])
@@ -68,7 +68,7 @@ class MemoryPageStore:
     ) -> None:
         for version in versions:
             self._delete(segment, version.page, version.lsn)
-            kept = self._versions.setdefault(segment, {}).setdefault(version.page, [])
+            kept = self.versions.setdefault(segment, {}).setdefault(version.page, [])
             insort(kept, version, key=lambda v: v.lsn)
         if row is not None:
             self._segments[row.id] = row
@@ -83,7 +83,7 @@ class MemoryPageStore:
         self, row: SegmentRow, floor: LSN, pages: Sequence[PageNo] | None
     ) -> int:
         self._segments[row.id] = row
-        kept = self._versions.get(row.id, {})
+        kept = self.versions.get(row.id, {})
         dropped = 0
         for page in kept if pages is None else pages:
             versions = kept.get(page, [])
@@ -97,7 +97,7 @@ class MemoryPageStore:
     ) -> list[tuple[SegmentId, PageVersion]]:
         every = sorted(
             ((segment.volume, page, version.lsn), segment, version)
-            for segment, pages in self._versions.items()
+            for segment, pages in self.versions.items()
             for page, versions in pages.items()
             for version in versions
             if (segment.volume, page, version.lsn) > after
@@ -107,9 +107,9 @@ class MemoryPageStore:
     async def counts(self) -> dict[SegmentId, int]:
         return {
             segment: sum(map(len, pages.values()))
-            for segment, pages in sorted(self._versions.items())
+            for segment, pages in sorted(self.versions.items())
         }
 
     def _delete(self, segment: SegmentId, page: PageNo, lsn: LSN) -> None:
-        versions = self._versions.get(segment, {}).get(page, [])
+        versions = self.versions.get(segment, {}).get(page, [])
         versions[:] = [v for v in versions if v.lsn != lsn]

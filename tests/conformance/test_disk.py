@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import random
 import resource
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager
@@ -18,6 +19,7 @@ from typing import Protocol
 
 import pytest
 
+from cluster.sim.disk import DiskImage, SimDisk
 from engine.errors import DiskFailed, DiskFull
 from engine.net.disk import OsDisk
 from engine.ports import AppendFile, Disk
@@ -68,7 +70,33 @@ class OsWorld:
             yield
 
 
-WORLDS = [OsWorld]
+class SimWorld:
+    def __init__(self, _folder: Path, _monkeypatch: pytest.MonkeyPatch) -> None:
+        self._image = DiskImage("storage-1", random.Random(1))
+        self.disk: Disk = SimDisk(self._image)
+
+    def restart(self) -> Disk:
+        self.disk = SimDisk(self._image)
+        return self.disk
+
+    @contextlib.contextmanager
+    def room_for(self, size: int) -> Iterator[None]:
+        self._image.limit = size
+        try:
+            yield
+        finally:
+            self._image.limit = None
+
+    @contextlib.contextmanager
+    def failing_syncs(self) -> Iterator[None]:
+        self._image.failing_syncs = 1_000_000
+        try:
+            yield
+        finally:
+            self._image.failing_syncs = 0
+
+
+WORLDS = [OsWorld, SimWorld]
 
 
 @pytest.fixture(params=WORLDS, ids=lambda kind: kind.__name__)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.sim.disk import DiskImage
+from cluster.sim.pagestore import SimPageStore
 from engine.errors import ConfigError
 from engine.storage.pagestore import PageStore, PageVersion, SegmentRow
 from engine.storage.pagestore_memory import MemoryPageStore
@@ -30,7 +32,13 @@ def memory(_folder: Path) -> Callable[[], PageStore]:
     return lambda: disk
 
 
-BINDINGS = {"sqlite": sqlite, "memory": memory}
+def simulated(_folder: Path) -> Callable[[], PageStore]:
+    medium = MemoryPageStore()
+    image = DiskImage("storage-1", random.Random(1))
+    return lambda: SimPageStore(medium, image, random.Random(2), None)
+
+
+BINDINGS = {"sqlite": sqlite, "memory": memory, "simulated": simulated}
 
 
 class World:
