@@ -17,6 +17,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
+from engine.steps import OFF, Steps
+
 Req = TypeVar("Req", bound=Message)
 Rep = TypeVar("Rep", bound=Message)
 SendT = TypeVar("SendT", bound=Message, contravariant=True)
@@ -193,3 +195,5 @@ class Runtime:
     rng: random.Random
     stop_node: Callable[[str], None]
     """Fence this node by ending it now, with a reason for its log; its supervisor restarts it."""
+    steps: Steps = OFF
+    """Told of every protocol step; see `engine.steps`."""

@@ -16,6 +16,7 @@ from engine.errors import SextetError, Unavailable
 from engine.net.methods import ASSIGN_SEGMENTS
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Runtime
+from engine.steps import Step
 from engine.tasks import Background, backoff
 from engine.types import Membership, NodeId, VolumeId
 from engine.volume.channels import Channels
@@ -127,6 +128,8 @@ class Assigner:
         if refused:
             log.error("%s refuses to keep %s", node, sorted(refused))
         kept = [(a.volume, a.membership.pg) for a in wanted]
+        self._runtime.steps.before(Step.CONFIRM)
         await self._catalog.confirm(
             node, wanted[0].incarnation, [key for key in kept if key not in refused]
         )
+        self._runtime.steps.after(Step.CONFIRM)

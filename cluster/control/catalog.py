@@ -254,7 +254,9 @@ class Catalog:
             await _bump(db)
             return True
 
-    async def name_writer(self, cluster: str, writer: str, *, instead_of: str, time_us: int) -> bool:
+    async def name_writer(
+        self, cluster: str, writer: str, *, instead_of: str, time_us: int
+    ) -> bool:
         """Make `writer` the cluster's writer, if `instead_of` still is. It opens the volume later.
 
         Raises ConfigError if the cluster has no such instance.

@@ -28,6 +28,7 @@ from engine.net.methods import (
 )
 from engine.net.pb import control_pb2 as pb
 from engine.ports import Handlers, Runtime, Stream
+from engine.steps import Step
 from engine.tasks import Background
 from engine.types import Membership, PgNo
 from engine.volume.channels import Channels
@@ -203,8 +204,10 @@ class ControlPlane:
                     f"its writer is {row.writer}"
                 )
             memberships = await self._established(row)
+            self._runtime.steps.before(Step.ADVANCE_EPOCH)
             if await self._catalog.advance_epoch(row, time_us=self._runtime.clock.wall_us()):
                 self._notify()
+                self._runtime.steps.after(Step.ADVANCE_EPOCH)
                 log.info("= %s opens volume %d, epoch %d", row.writer, row.volume, row.epoch + 1)
                 return pb.OpenVolumeReply(
                     volume=row.volume,
@@ -224,10 +227,12 @@ class ControlPlane:
             row = await self._catalog.cluster(cluster)
             if row.writer == writer:
                 return
+            self._runtime.steps.before(Step.NAME_WRITER)
             if await self._catalog.name_writer(
                 cluster, writer, instead_of=row.writer, time_us=self._runtime.clock.wall_us()
             ):
                 self._notify()
+                self._runtime.steps.after(Step.NAME_WRITER)
                 log.info("= %s is named writer of %s instead of %s", writer, cluster, row.writer)
                 return
         raise Overloaded(f"the catalog entry of {cluster} keeps changing; try again")
@@ -269,10 +274,12 @@ class ControlPlane:
 
     async def _add_group(self, row: ClusterRow, pg: PgNo) -> None:
         nodes = await self._place(wait=pg == 0)
+        self._runtime.steps.before(Step.ADD_GROUP)
         if await self._catalog.add_group(
             row.volume, pg, nodes, time_us=self._runtime.clock.wall_us()
         ):
             self._notify()
+            self._runtime.steps.after(Step.ADD_GROUP)
             log.info("= volume %d has protection group %d on %s", row.volume, pg, ", ".join(nodes))
 
     async def _place(self, *, wait: bool) -> tuple[str, ...]:

@@ -194,7 +194,9 @@ class SimDisk:
         self.check()
         prefix = f"{folder}/" if folder else ""
         found = {
-            path[len(prefix) :].split("/")[0] for path in self.image.files if path.startswith(prefix)
+            path[len(prefix) :].split("/")[0]
+            for path in self.image.files
+            if path.startswith(prefix)
         }
         return sorted(name for name in found if not name.startswith("."))
 

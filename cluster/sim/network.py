@@ -281,7 +281,13 @@ class Network:
         if self._observer is not None:
             self._observer(
                 kind,
-                {"wire": end.number, "host": end.host, "peer": end.peer.host, "item": item, "size": size},
+                {
+                    "wire": end.number,
+                    "host": end.host,
+                    "peer": end.peer.host,
+                    "item": item,
+                    "size": size,
+                },
             )
 
     # -- paths

@@ -117,5 +117,5 @@ class Life:
             try:
                 if coro is not None:
                     coro.close()  # type: ignore[union-attr]
-            except (ProcessDied, RuntimeError, Exception):  # noqa: BLE001, S110
+            except (ProcessDied, RuntimeError, Exception):
                 pass

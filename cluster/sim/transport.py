@@ -178,7 +178,11 @@ class SimChannel:
             raise Unavailable(f"{what}: this channel is closed")
         body = None if request is None else _encode(request)
         end = transport.network.open(
-            transport.life, transport.host, self._address, Opening(method.path, body), len(body or b"")
+            transport.life,
+            transport.host,
+            self._address,
+            Opening(method.path, body),
+            len(body or b""),
         )
         stream = _ClientStream(end, method, what)
         self._streams = {s: None for s in self._streams if not s._end.broken}
@@ -381,5 +385,3 @@ def _split(address: str) -> tuple[str, int]:
             f'"{address}" is no address; write it as HOST:PORT, as in 127.0.0.1:25434'
         )
     return host, int(port)
-
-

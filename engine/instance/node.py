@@ -30,6 +30,7 @@ from engine.net.pb import instance_pb2 as pb
 from engine.ports import Handlers, Runtime, Stream
 from engine.sql.engine import SqlEngine
 from engine.sql.pool import BufferPool
+from engine.steps import Step
 from engine.tasks import Background, backoff
 from engine.volume.channels import Channels
 
@@ -158,6 +159,7 @@ class Instance:
         await self._view_known.wait()
         if self.role == "writer":
             self._state = "recovering"
+            self._runtime.steps.before(Step.PROMOTE)
             self.writer = await Writer.open(
                 self._runtime,
                 name=self.identity.name,
@@ -170,6 +172,7 @@ class Instance:
                 volume_config=self._volume_config,
                 on_fenced=self._runtime.stop_node,
             )
+            self._runtime.steps.after(Step.PROMOTE)
         else:
             assert self.view is not None
             self._state = "joining"

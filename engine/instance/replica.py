@@ -23,6 +23,7 @@ from engine.net.pb import instance_pb2 as pb
 from engine.ports import Runtime, Stream
 from engine.sql.engine import SqlEngine
 from engine.sql.pool import BufferPool
+from engine.steps import Mark, Step
 from engine.tasks import backoff
 from engine.types import LSN, CommitMark, Membership, PgNo
 from engine.volume.channels import Channels
@@ -97,6 +98,7 @@ class Replica:
                     await self._follow(address)
                 except FeedGap as error:
                     self.counters["gaps"] += 1
+                    self._runtime.steps.mark(Mark.REPLICA_GAP)
                     log.warning("gap in the redo stream, dropping the cache: %s", error)
                 except SextetError as error:
                     if self.connected:
@@ -162,6 +164,7 @@ class Replica:
     # -- joining
 
     def _join(self, base: pb.FeedBase) -> None:
+        self._runtime.steps.before(Step.JOIN)
         mark = CommitMark(base.vdl.lsn, base.vdl.time_us, base.vdl.pages)
         for message in base.memberships:
             membership = membership_from_pb(message)
@@ -191,9 +194,12 @@ class Replica:
             self.reader.epoch = self.epoch
             self.pool.reset(mark)
         self.counters["joins"] += 1
+        if self.counters["joins"] > 1:
+            self._runtime.steps.mark(Mark.REPLICA_REJOINED)
         self.connected = True
         self._heard_at = self._runtime.clock.monotonic()
         self.ready.set()
+        self._runtime.steps.after(Step.JOIN)
         log.info("joined the writer at LSN %d, epoch %d", mark.lsn, self.epoch)
 
     # -- following
@@ -233,6 +239,7 @@ class Replica:
                 self.counters["commits_applied"] += 1
         if expected != vdl or mark is None or mark.lsn != vdl:
             raise FeedGap(f"VDL is {vdl} but redo came only up to {expected}")
+        self._runtime.steps.before(Step.APPLY)
         self._pending = [r for r in pending if r.lsn > vdl]
         self._pending_bytes = 0 if not self._pending else self._pending_bytes
         for record in ready:
@@ -241,4 +248,5 @@ class Replica:
         self.pool.apply(ready, mark)
         self.counters["records_applied"] += len(ready)
         self._applied = vdl
+        self._runtime.steps.after(Step.APPLY)
         self.tails.forget_below(self.pool.min_pinned())

@@ -30,6 +30,7 @@ from engine.errors import (
 from engine.log.frame import FrameHeader, split_frames
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Stream
+from engine.steps import Mark, Step
 from engine.storage.segment import Segment
 from engine.storage.state import NUMBER_LIMIT, NodeState, check_numbers
 from engine.storage.volume import Volume
@@ -105,6 +106,7 @@ class _Inbox:
 
     async def _answer_gathered(self) -> None:
         """Make durable what has gathered, then one ack for all of it, refusals after it."""
+        steps = self._state.runtime.steps
         gathered = list(self._queue)
         self._queue.clear()
         self._room.set()
@@ -112,7 +114,9 @@ class _Inbox:
         answers = [item for item in gathered if isinstance(item, pb.AppendAck)]
         if taken:
             for answer in await self._acks(taken):
+                steps.before(Step.ACK)
                 await self._stream.send(answer)
+                steps.after(Step.ACK)
         for answer in answers:
             await self._stream.send(answer)
 
@@ -158,6 +162,10 @@ def _answer(state: NodeState, request: pb.AppendRequest) -> _Taken | pb.AppendAc
         return _take_in(state, request)
     except _Refused as refused:
         stale = refused.refusal == pb.REFUSAL_STALE_EPOCH
+        if stale:
+            state.runtime.steps.mark(Mark.STALE_REFUSED)
+        elif refused.refusal == pb.REFUSAL_BEHIND_EPOCH:
+            state.runtime.steps.mark(Mark.BEHIND_REFUSED)
         state.counters["refused_stale_epoch" if stale else "refused_other"] += 1
         volume = state.volumes.get(request.volume)
         return pb.AppendAck(

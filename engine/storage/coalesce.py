@@ -13,6 +13,7 @@ import logging
 from dataclasses import replace
 
 from engine.errors import Corrupt, DiskFull
+from engine.steps import Step
 from engine.storage.pagestore import PageVersion
 from engine.storage.reading import page_images
 from engine.storage.segment import Segment
@@ -72,6 +73,7 @@ class Coalescer:
         versions: list[PageVersion] = []
         for start in range(0, len(pages), step):
             if versions:
+                state.runtime.steps.before(Step.COALESCE)
                 await state.guarded(state.store.put_versions(segment.row.id, versions))
             versions = await self._versions(segment, pages[start : start + step], upto)
         await self._finish(volume, segment, upto, versions, pages)
@@ -105,5 +107,7 @@ class Coalescer:
                 return  # a page copy has gone further meanwhile
             # A recovery may have come meanwhile. It cannot have annulled anything up to `upto`.
             row = replace(segment.durable_row(epoch=volume.epoch), applied=upto)
+            state.runtime.steps.before(Step.COALESCE)
             await state.guarded(state.store.put_versions(segment.row.id, versions, row))
             segment.reached(upto, pages)
+            state.runtime.steps.after(Step.COALESCE)

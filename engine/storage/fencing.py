@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from engine.errors import FormatError, ProtocolError
 from engine.log.frame import read_header
 from engine.net.pb import storage_pb2 as pb
+from engine.steps import Mark, Step
 from engine.storage.segment import Segment
 from engine.storage.state import NodeState, check_numbers
 from engine.storage.volume import Volume
@@ -36,7 +37,9 @@ async def fence(state: NodeState, request: pb.FenceRequest) -> pb.FenceReply:
     _check_epoch(state, volume, request.epoch)
     volume.epoch = request.epoch  # from here on nothing older comes in
     segments = list(volume.segments.values())
+    state.runtime.steps.before(Step.FENCE)
     await state.put_rows(volume, segments)
+    state.runtime.steps.after(Step.FENCE)
     reply = pb.FenceReply(
         segments=[_report(segment, volume.epoch) for segment in segments],
         truncations=truncations_to_pb(volume.truncations),
@@ -104,7 +107,9 @@ async def adopt(
     if set(truncations) != set(volume.truncations) and volume.adopt(truncations):
         reload_segments(state, volume)
     volume.epoch = max(volume.epoch, epoch)
+    state.runtime.steps.before(Step.TRUNCATE)
     await state.put_rows(volume, volume.segments.values(), truncations=True)
+    state.runtime.steps.after(Step.TRUNCATE)
 
 
 def reload_segments(state: NodeState, volume: Volume) -> None:
@@ -112,6 +117,7 @@ def reload_segments(state: NodeState, volume: Volume) -> None:
 
     Rare (a recovery died in the middle, and the next did not meet it), so it may block.
     """
+    state.runtime.steps.mark(Mark.TRUNCATION_VOID)
     log.warning("volume %d: a dead recovery's truncation is void, reading the log", volume.id)
     for segment in volume.segments.values():
         segment.reset()
@@ -142,6 +148,7 @@ async def learn(
         raise ProtocolError(f"a peer at epoch {epoch} knows a truncation of epoch {authority}")
     if authority > volume.authority and authority >= volume.epoch:
         await adopt(state, volume, truncations, epoch=authority)
+        state.runtime.steps.mark(Mark.EPOCH_LEARNED)
         log.info("volume %d: learned epoch %d from a peer", volume.id, authority)
 
 

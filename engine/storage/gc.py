@@ -18,6 +18,7 @@ import logging
 from dataclasses import replace
 
 from engine.errors import DiskFull
+from engine.steps import Step
 from engine.storage.segment import Segment
 from engine.storage.state import NodeState
 from engine.storage.volume import Volume
@@ -62,8 +63,10 @@ class Collector:
             row = replace(segment.durable_row(epoch=volume.epoch), floor=point)
             # Refuse readers below from here on; those who wait for the store ask again afterwards.
             segment.row = replace(segment.row, floor=point)
+            state.runtime.steps.before(Step.COLLECT)
             dropped = await state.guarded(state.store.drop_superseded(row, point, pages))
             segment.collected(point)
+            state.runtime.steps.after(Step.COLLECT)
         state.counters["versions_dropped"] += dropped
 
     def _delete_files(self) -> None:
@@ -76,5 +79,7 @@ class Collector:
             if all(last <= floors.get(key, last) for key, last in held.items()):
                 for _, segment in state.segments():
                     segment.forget_file(file)
+                state.runtime.steps.before(Step.DROP_LOG)
                 state.wal.delete(file)
                 state.counters["wal_files_deleted"] += 1
+                state.runtime.steps.after(Step.DROP_LOG)

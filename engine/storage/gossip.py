@@ -25,6 +25,7 @@ from engine.log.frame import split_frames
 from engine.net.methods import COPY_PAGES, FETCH_FRAMES, GOSSIP
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Stream
+from engine.steps import Mark, Step
 from engine.storage.fencing import learn, truncations_from_pb, truncations_to_pb
 from engine.storage.pagestore import PageVersion
 from engine.storage.segment import Segment
@@ -157,6 +158,7 @@ class Gossiper:
             segment.row = replace(segment.row, damaged=False)
             await self._state.put_rows(volume, [segment])
             self._state.counters["segments_made_whole"] += 1
+            self._state.runtime.steps.mark(Mark.MADE_WHOLE)
             log.warning("group %d of volume %d is whole again", segment.pg, volume.id)
 
     async def _catch_up(
@@ -192,8 +194,10 @@ class Gossiper:
                 await state.wal.room()
                 if volume.epoch != epoch:
                     return True  # a recovery came: begin again under its epoch
+                state.runtime.steps.before(Step.FILL)
                 self._take_in(volume, segment, chunk.frames)
                 await state.durable_scls([segment])
+                state.runtime.steps.after(Step.FILL)
         finally:
             stream.close()
         return True
@@ -205,6 +209,7 @@ class Gossiper:
                     raise FormatError(f"a frame of group {header.pg} was not asked for")
                 if self._state.take_in(volume, segment, header, frame):
                     self._state.counters["gossip_frames_filled"] += 1
+                    self._state.runtime.steps.mark(Mark.GAP_FILLED)
         except (FormatError, Corrupt) as error:
             log.warning("a peer sent a bad frame: %s", error)
 
@@ -234,6 +239,7 @@ async def copy_segment(
                 return False  # it ended before the last chunk: nothing is taken over
             versions = [_version(key, page) for page in chunk.pages]
             if versions:
+                state.runtime.steps.before(Step.COPY)
                 await state.guarded(state.store.put_versions(key, versions))
             if chunk.last:
                 break
@@ -247,6 +253,8 @@ async def copy_segment(
     await state.put_rows(volume, [segment])
     segment.collected_to = segment.floor
     state.counters["segments_copied"] += 1
+    state.runtime.steps.mark(Mark.PAGES_COPIED)
+    state.runtime.steps.after(Step.COPY)
     return True
 
 

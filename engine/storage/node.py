@@ -34,6 +34,7 @@ from engine.net.methods import (
 from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Handlers, Runtime
+from engine.steps import Step
 from engine.storage import appending, fencing, gossip, reading, serving
 from engine.storage.coalesce import Coalescer
 from engine.storage.config import StorageConfig
@@ -77,7 +78,7 @@ class StorageNode:
             name=name,
             az=az,
             store=store,
-            wal=Wal(runtime.disk, config),
+            wal=Wal(runtime.disk, config, runtime.steps),
             channels=Channels(runtime.transport),
         )
         self.coalescer = Coalescer(self.state)
@@ -197,7 +198,9 @@ class StorageNode:
             while epoch != volume.epoch:  # a fence may come while the row is written
                 epoch = volume.epoch
                 row = SegmentRow(key, state.incarnation, membership, epoch=epoch)
+                state.runtime.steps.before(Step.CREATE)
                 await state.guarded(state.store.put_segments([row]))
+                state.runtime.steps.after(Step.CREATE)
             state.volumes[volume_id] = volume
             volume.add(Segment(row, volume.points))
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from engine.errors import Corrupt, NotComplete, ProtocolError, SnapshotTooOld
 from engine.log.frame import ranges_at
 from engine.net.pb import storage_pb2 as pb
+from engine.steps import Mark
 from engine.storage.pagestore import PageVersion
 from engine.storage.repair import repair_frame, repair_version
 from engine.storage.segment import FrameRef, RecordAt, Segment
@@ -63,6 +64,7 @@ def _check_readable(
 ) -> None:
     volume.check_serving(request.epoch, node=state.name)
     if segment.scl < request.pg_lsn:
+        state.runtime.steps.mark(Mark.NOT_COMPLETE)
         raise NotComplete(f"{state.name} is complete to {segment.scl}, not to {request.pg_lsn}")
     if request.read_lsn < segment.floor:
         raise SnapshotTooOld(

@@ -14,6 +14,7 @@ from engine.log.frame import FrameHeader, check_body, read_header, split_frames
 from engine.net.methods import FETCH_FRAMES, READ_PAGES
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel
+from engine.steps import Mark, Step
 from engine.storage.pagestore import PageVersion
 from engine.storage.segment import FrameRef, Segment
 from engine.storage.state import NUMBER_LIMIT, NodeState
@@ -30,6 +31,7 @@ async def repair_version(
     Raises Corrupt naming page and LSN if no peer has one that serves this reader, DiskFull.
     """
     volume = segment.row.id.volume
+    state.runtime.steps.mark(Mark.ROT_FOUND)
     state.counters["scrub_found"] += 1
     for name, channel in state.shuffled_peers(segment):
         try:
@@ -43,6 +45,7 @@ async def repair_version(
         )
         if good.lsn <= limit:
             state.counters["scrub_repaired"] += 1
+            state.runtime.steps.mark(Mark.ROT_REPAIRED)
             return good
     raise Corrupt(
         f"page {rotten.page} at LSN {rotten.lsn} of volume {volume} fails its checksum on "
@@ -91,7 +94,9 @@ async def _put(state: NodeState, segment: Segment, rotten: PageVersion, good: Pa
         write = state.store.replace_version(key, rotten.page, rotten.lsn, good)
     else:
         write = state.store.put_versions(key, [good])
+    state.runtime.steps.before(Step.REPAIR)
     await state.guarded(write)
+    state.runtime.steps.after(Step.REPAIR)
 
 
 async def repair_frame(state: NodeState, segment: Segment, ref: FrameRef) -> None:
@@ -99,6 +104,7 @@ async def repair_frame(state: NodeState, segment: Segment, ref: FrameRef) -> Non
 
     Raises Corrupt naming the records if neither memory nor a peer has one, DiskFull.
     """
+    state.runtime.steps.mark(Mark.ROT_FOUND)
     state.counters["scrub_found"] += 1
     good = state.wal.cached(ref.location)
     if good is not None and _is(ref, good):
@@ -163,3 +169,4 @@ async def _replace(state: NodeState, segment: Segment, ref: FrameRef, good: byte
     ref.location = state.wal.append(good, read_header(good))
     await state.durable()
     state.counters["scrub_repaired"] += 1
+    state.runtime.steps.mark(Mark.ROT_REPAIRED)

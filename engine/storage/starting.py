@@ -19,6 +19,7 @@ from dataclasses import replace
 
 from engine.errors import FormatError
 from engine.log.frame import read_header
+from engine.steps import Mark
 from engine.storage.segment import Segment
 from engine.storage.state import NodeState
 from engine.storage.volume import Volume
@@ -92,6 +93,7 @@ async def _note_damage(state: NodeState, damages: list[Damage]) -> None:
             log.error("group %d reaches %d, it was at %d", segment.pg, segment.scl, segment.row.scl)
         if not marks and not lost:
             continue
+        state.runtime.steps.mark(Mark.DAMAGE_FOUND)
         state.counters["scrub_found"] += 1
         acked = lost or any(d.header is None or d.header.last_lsn > segment.applied for d in marks)
         segment.row = replace(segment.row, damaged=segment.row.damaged or acked)

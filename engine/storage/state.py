@@ -16,6 +16,7 @@ from typing import TypeVar
 from engine.errors import DiskFailed, DiskFull, FormatError, ProtocolError, UnknownSegment
 from engine.log.frame import FrameHeader, RecordRef, index_frame, read_header, trim_frame
 from engine.ports import Channel, Runtime
+from engine.steps import Mark, Step
 from engine.storage.config import StorageConfig
 from engine.storage.pagestore import PageStore
 from engine.storage.segment import FrameRef, Segment
@@ -145,10 +146,17 @@ class NodeState:
         if segment.holds(header):
             return False
         records = checked_records(kept, header)
+        steps = self.runtime.steps
+        if kept is not frame:
+            steps.mark(Mark.FRAME_TRIMMED)
+        if header.prev_pg_lsn > segment.scl:
+            steps.mark(Mark.GAP_WAITED)
+        steps.before(Step.RECEIVE)
         try:
             location = self.wal.append(kept, header)
         except DiskFull:
             self.full.add("log")
+            steps.mark(Mark.DISK_WAS_FULL)
             raise
         except DiskFailed as error:
             self.stop(str(error))
@@ -157,6 +165,7 @@ class NodeState:
         segment.add(header, records, location)
         self.counters["frames"] += 1
         self.counters["redo_bytes"] += len(kept)
+        steps.after(Step.RECEIVE)
         return True
 
     def frame_bytes(self, ref: FrameRef, *, from_disk: bool = False, upto: LSN = 0) -> bytes | None:
@@ -169,11 +178,14 @@ class NodeState:
 
     async def durable(self) -> None:
         """Everything appended so far is on disk. After a failed fsync this node is over."""
+        steps = self.runtime.steps
+        steps.before(Step.PERSIST)
         try:
             await self.wal.sync()
         except DiskFailed as error:
             self.stop(str(error))
             raise
+        steps.after(Step.PERSIST)
 
     async def durable_scls(self, segments: Iterable[Segment]) -> dict[Segment, LSN]:
         """Make the segments' chains durable as they are at the call; how far each then reaches.
@@ -204,6 +216,7 @@ class NodeState:
             done = await write
         except DiskFull:
             self.full.add("page store")
+            self.runtime.steps.mark(Mark.DISK_WAS_FULL)
             raise
         except DiskFailed as error:
             self.stop(str(error))
@@ -215,6 +228,7 @@ class NodeState:
         """End this node: what its disk holds is unknown until it has been read again."""
         if not self.stopped:
             self.stopped = reason
+            self.runtime.steps.mark(Mark.NODE_FENCED_ITSELF)
             self.runtime.stop_node(reason)
 
 

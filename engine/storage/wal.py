@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from engine.errors import Corrupt, DiskFailed, DiskFull, FormatError
 from engine.log.frame import FrameHeader, check_body, read_header
 from engine.ports import AppendFile, Disk
+from engine.steps import OFF, Mark, Step, Steps
 from engine.storage.config import StorageConfig
 from engine.storage.walfile import Damage, Found, Location, mark, scan_file
 from engine.types import LSN, SegmentId
@@ -37,8 +38,9 @@ def _path(file: int) -> str:
 class Wal:
     """`replay` first, once, then `open`; after that `append`, `sync`, `read`, `delete`."""
 
-    def __init__(self, disk: Disk, config: StorageConfig) -> None:
+    def __init__(self, disk: Disk, config: StorageConfig, steps: Steps = OFF) -> None:
         self._disk = disk
+        self._steps = steps
         self._config = config
         self._current: AppendFile | None = None
         self._failed = ""
@@ -67,6 +69,7 @@ class Wal:
             if scanned.torn_at is not None:
                 log.warning("%s has a torn tail, cut at %d", _path(file), scanned.torn_at)
                 self.counters["torn_tail_cuts"] += 1
+                self._steps.mark(Mark.TORN_TAIL)
                 self._disk.truncate(_path(file), scanned.torn_at)
             for item in scanned.items:
                 if isinstance(item, Found):
@@ -148,10 +151,12 @@ class Wal:
             if self._appended > self._synced:
                 await self._sync_current()
             if self._appended == self._synced:
+                self._steps.before(Step.SEAL)
                 following = self._disk.open_append(_path(self.files[-1] + 1))
                 self._usable().close()
                 self._current = following
                 self.files.append(self.files[-1] + 1)
+                self._steps.after(Step.SEAL)
         except DiskFull:
             log.warning("no room for a new log file; going on in the old one")
         finally:

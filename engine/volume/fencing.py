@@ -37,6 +37,7 @@ from engine.net.methods import APPEND, FENCE, FETCH_FRAMES, TRUNCATE
 from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Runtime
+from engine.steps import Mark, Step
 from engine.tasks import backoff
 from engine.types import LSN, CommitMark, Epoch, Member, Membership, NodeId, PgNo, Truncation
 from engine.volume.quorum import QuorumSet, write_quorum
@@ -144,15 +145,24 @@ class _Opening:
         self.scl: dict[tuple[PgNo, NodeId], LSN] = {}
 
     async def run(self) -> OpenedVolume:
+        steps = self.runtime.steps
+        steps.before(Step.FENCED)
         states = await self._fence()
+        steps.after(Step.FENCED)
         plan = plan_recovery(groups=self.memberships, states=states)
         # Epoch 1 is the volume's first: nobody wrote before, so there is nothing to annul.
         fresh = self.epoch == 1
         truncations = plan.truncations
         if not fresh:
             truncations = (*truncations, plan.truncation(self.epoch))
+        if plan.vcl > plan.vdl.lsn:
+            steps.mark(Mark.RECORDS_ANNULLED)
+        steps.before(Step.TRUNCATED)
         await self._truncate(sorted(states), truncations)
+        steps.after(Step.TRUNCATED)
+        steps.before(Step.REHARDENED)
         await self._reharden(plan, sorted(states), truncations)
+        steps.after(Step.REHARDENED)
         return OpenedVolume(
             volume=self.volume,
             epoch=self.epoch,
@@ -286,6 +296,7 @@ class _Opening:
             if not lacking:
                 return
             for pg in lacking:
+                self.runtime.steps.mark(Mark.REHARDENED)
                 await self._reharden_group(pg, plan.groups[pg].tail, nodes)
             if self._not_hard(plan):
                 await asyncio.sleep(next(delays))

@@ -15,6 +15,7 @@ from engine.errors import Corrupt, QuorumLost, SextetError, SnapshotTooOld
 from engine.net.methods import READ_PAGES
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Runtime
+from engine.steps import Mark
 from engine.tasks import backoff
 from engine.types import LSN, ZERO_PAGE, Epoch, Membership, NodeId, PageNo, PgNo
 from engine.volume.geometry import pg_of
@@ -131,6 +132,9 @@ class PageReader:
                         failures[node] = error
                         self.counters["read_refusals"] += 1
                         continue
+                    if node != order[0]:
+                        steps = self._runtime.steps
+                        steps.mark(Mark.READ_MOVED_ON if failures else Mark.HEDGE_WON)
                     self.counters["hedges_won"] += node != order[0] and not failures
                     return reply
             return failures

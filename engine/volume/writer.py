@@ -29,6 +29,7 @@ from engine.log.frame import build_frame, encode_record
 from engine.log.record import PageChange
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Runtime
+from engine.steps import Mark, Step
 from engine.tasks import Background, backoff
 from engine.types import LAL, LSN, PAGES_PER_PG, CommitMark, Epoch, Membership, NodeId, PageNo, PgNo
 from engine.volume.durability import DurabilityTracker
@@ -283,10 +284,12 @@ class VolumeWriter:
         self.counters["batches"] += 1
         self.counters["frames"] += len(frames)
         self._in_flight.append(batch)
+        self._runtime.steps.before(Step.SEND)
         for link in self._links_of(batch):
             link.offer(batch)
         for listener in self.on_batch:
             listener(batch)
+        self._runtime.steps.after(Step.SEND)
 
     def _links_of(self, batch: Batch) -> Sequence[NodeLink]:
         if len(batch.frames) == 1:
@@ -324,11 +327,13 @@ class VolumeWriter:
                 self._flight_bytes -= flight.popleft().size
             self._check_room()
             if self._sealed or self._open is not None:
+                self._runtime.steps.mark(Mark.BATCH_WAITED)
                 self._schedule_flush()
         if moved:
             self._durable(self._tracker.vdl)
 
     def _durable(self, vdl: CommitMark) -> None:
+        self._runtime.steps.before(Step.DURABLE)
         for listener in self.on_durable:
             listener(vdl)
         waiters = self._waiters
@@ -336,6 +341,7 @@ class VolumeWriter:
             future = heapq.heappop(waiters)[2]
             if not future.done():
                 future.set_result(None)
+        self._runtime.steps.after(Step.DURABLE)
 
     def _check_room(self) -> None:
         waiting = self._queued_bytes + self._flight_bytes
@@ -344,8 +350,9 @@ class VolumeWriter:
         allotted = self._next_lsn - max(self._tracker.vdl.lsn + 1, self._opened.next_lsn)
         if waiting < self._config.unacked_bytes_max and allotted < LAL // 2:
             self._room.set()
-        else:
+        elif self._room.is_set():
             self._room.clear()
+            self._runtime.steps.mark(Mark.BACK_PRESSURE)
 
     # -- groups and links
 
@@ -400,12 +407,15 @@ class VolumeWriter:
                     log.warning("cannot add protection group %d yet: %s", pg, error)
                     await asyncio.sleep(next(delays))
                     continue
+                self._runtime.steps.before(Step.GROW)
                 new = [m for m in memberships if m.pg not in self.memberships]
                 for membership in new:
                     self._add_group(membership, 0)
                     log.info("protection group %d added", membership.pg)
                 for listener in self.on_grown:
                     listener(new)
+                self._runtime.steps.mark(Mark.VOLUME_GREW)
+                self._runtime.steps.after(Step.GROW)
 
     def _grow_ahead(self, pages: int) -> None:
         pg = len(self.memberships)
@@ -431,6 +441,8 @@ class VolumeWriter:
             waiting = self._in_flight[0].last if self._in_flight else 0
             stalled = waiting != 0 and waiting == head
             head = waiting
+            if stalled:
+                self._runtime.steps.mark(Mark.STALLED_ASKED)
             if stalled or (points != self._points_sent and not self._in_flight):
                 self._points_sent = points
                 for node in sorted(self.links):
