@@ -86,7 +86,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         self._made += 1
         heapq.heappush(self._timers, (when, self._made, handle))
-        handle._scheduled = True  # type: ignore[attr-defined]
+        handle._scheduled = True
         return handle
 
     def requeue(self, handles: list[asyncio.Handle]) -> None:
@@ -180,7 +180,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
-    def create_task(  # type: ignore[override]
+    def create_task(
         self,
         coro: Coroutine[Any, Any, T],
         *,

@@ -333,9 +333,8 @@ class Network:
 
     def _after_keepalive(self, check: Callable[..., None], *args: Any) -> None:
         since = asyncio.get_running_loop().time()
-        asyncio.get_running_loop().call_later(
-            KEEPALIVE_S, check, *args, since, context=self.context
-        )
+        loop = asyncio.get_running_loop()
+        loop.call_later(KEEPALIVE_S, lambda: check(*args, since), context=self.context)
 
     def _keepalive_path(self, source: str, target: str, since: float) -> None:
         if self._cut.get((source, target)) != since:

@@ -113,9 +113,21 @@ class Life:
         tasks, self._tasks = list(self._tasks), {}
         for task in tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
-            coro = task.get_coro()
-            try:
-                if coro is not None:
-                    coro.close()  # type: ignore[union-attr]
-            except (ProcessDied, RuntimeError, Exception):
-                pass
+            _unwind(task.get_coro(), ProcessDied(f"{self!r} is buried"))
+
+
+UNWIND_MAX = 100
+
+
+def _unwind(coro: Any, error: BaseException) -> None:
+    """Throw `error` at whatever the coroutine awaits, as often as its `finally` awaits again."""
+    if not isinstance(coro, Coroutine) or getattr(coro, "cr_running", False):
+        return
+    for _ in range(UNWIND_MAX):
+        try:
+            coro.throw(error)
+        except StopIteration:
+            return
+        except BaseException:  # noqa: B036
+            if getattr(coro, "cr_frame", None) is None:
+                return

@@ -30,6 +30,7 @@ from engine.net.pb import instance_pb2 as pb
 from engine.ports import Handlers, Runtime, Stream
 from engine.sql.engine import SqlEngine
 from engine.sql.pool import BufferPool
+from engine.sql.settings import SqlSettings
 from engine.steps import Step
 from engine.tasks import Background, backoff
 from engine.volume.channels import Channels
@@ -56,6 +57,7 @@ class Instance:
         *,
         instance_config: InstanceConfig | None = None,
         volume_config: VolumeConfig | None = None,
+        sql_settings: SqlSettings | None = None,
     ) -> None:
         self.identity = identity
         self.ready = asyncio.Event()
@@ -68,6 +70,7 @@ class Instance:
         self._runtime = runtime
         self._config = instance_config or InstanceConfig()
         self._volume_config = volume_config or VolumeConfig()
+        self._sql_settings = sql_settings or SqlSettings()
         self._channels = Channels(runtime.transport)
         self._background = Background(on_failure=self._task_failed)
         self._view_known = asyncio.Event()
@@ -170,6 +173,7 @@ class Instance:
                 background=self._background,
                 instance_config=self._config,
                 volume_config=self._volume_config,
+                sql_settings=self._sql_settings,
                 on_fenced=self._runtime.stop_node,
             )
             self._runtime.steps.after(Step.PROMOTE)
@@ -185,6 +189,7 @@ class Instance:
                 channels=self._channels,
                 instance_config=self._config,
                 volume_config=self._volume_config,
+                sql_settings=self._sql_settings,
             )
             self._background.spawn(self.replica.run(), name="replica")
             await self.replica.ready.wait()

@@ -23,6 +23,7 @@ from engine.net.pb import instance_pb2 as pb
 from engine.ports import Runtime, Stream
 from engine.sql.engine import SqlEngine
 from engine.sql.pool import BufferPool
+from engine.sql.settings import SqlSettings
 from engine.steps import Mark, Step
 from engine.tasks import backoff
 from engine.types import LSN, CommitMark, Membership, PgNo
@@ -59,6 +60,7 @@ class Replica:
         channels: Channels,
         instance_config: InstanceConfig,
         volume_config: VolumeConfig,
+        sql_settings: SqlSettings,
     ) -> None:
         self._runtime = runtime
         self._name = name
@@ -68,6 +70,7 @@ class Replica:
         self._channels = channels
         self._config = instance_config
         self._volume_config = volume_config
+        self._sql_settings = sql_settings
         self.memberships: dict[PgNo, Membership] = {}
         self.tails = PgTails()
         self.pool: BufferPool | None = None
@@ -188,7 +191,9 @@ class Replica:
                 connect=self._channels.to,
             )
             self.pool = BufferPool(self.reader, capacity_pages=self._config.pool_pages, start=mark)
-            self.engine = SqlEngine(self.pool, None, self._runtime.clock)
+            self.engine = SqlEngine(
+                self.pool, None, self._runtime.clock, settings=self._sql_settings
+            )
         else:
             assert self.pool is not None
             self.reader.epoch = self.epoch

@@ -15,6 +15,7 @@ from engine.net.pb import control_pb2 as cpb
 from engine.ports import Runtime
 from engine.sql.engine import SqlEngine
 from engine.sql.pool import BufferPool
+from engine.sql.settings import SqlSettings
 from engine.tasks import Background, backoff
 from engine.types import LSN, CommitMark, Membership, PageNo, PgNo
 from engine.volume.channels import Channels
@@ -64,6 +65,7 @@ class Writer:
         background: Background,
         instance_config: InstanceConfig,
         volume_config: VolumeConfig,
+        sql_settings: SqlSettings,
         on_fenced: Callable[[str], None],
     ) -> Writer:
         """Get a volume epoch, recover, open. Asks the control plane until it answers.
@@ -103,7 +105,7 @@ class Writer:
             connect=channels.to,
         )
         pool = BufferPool(reader, capacity_pages=instance_config.pool_pages, start=opened.vdl)
-        engine = SqlEngine(pool, volume, runtime.clock)
+        engine = SqlEngine(pool, volume, runtime.clock, settings=sql_settings)
         feed = Feed(runtime, instance_config, volume)
         recovery_us = int((runtime.clock.monotonic() - started) * 1e6)
         log.info(

@@ -1,0 +1,112 @@
+"""How simulated clients talk SQL to an instance: sessions of the real engine behind a small protocol.
+
+PostgreSQL's protocol is bytes on a TCP socket and has tests of its own; here what matters is what a
+client learns when the instance, the path or the client dies at any moment. So the protocol is one
+statement, one answer, over a wire of the simulated network.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.sim.transport import SimTransport
+from engine.errors import SqlError, Unavailable
+from engine.ports import Channel, Handlers, Method, Stream
+from engine.sql.engine import SqlEngine
+
+
+class Packet:
+    """A JSON value that looks like a message to the transport."""
+
+    def __init__(self, value: Any = None) -> None:
+        self.value = value
+
+    def SerializeToString(self, deterministic: bool = True) -> bytes:  # noqa: N802
+        return json.dumps(self.value, separators=(",", ":")).encode()
+
+    @classmethod
+    def FromString(cls, data: bytes) -> Packet:  # noqa: N802
+        return cls(json.loads(data))
+
+
+SQL: Method[Any, Any] = Method("sextet.sim.Sql", "Connect", Packet, Packet, True, True)  # type: ignore[type-var]
+
+
+def sql_address(instance: str) -> str:
+    return f"{instance}.sql:5432"
+
+
+def sql_handlers(engine: Callable[[], SqlEngine | None]) -> Handlers:
+    """What an instance serves its clients with."""
+
+    async def connect(stream: Stream[Any, Any]) -> None:
+        serving = engine()
+        if serving is None:
+            raise Unavailable("this instance is not open for clients")
+        session = serving.session()
+        try:
+            while (packet := await stream.recv()) is not None:
+                sql, params = packet.value
+                try:
+                    statement = await session.prepare(sql)
+                    cursor = await session.execute(statement, params)
+                    rows = [list(row) for row in await cursor.fetch()]
+                    answer: dict[str, Any] = {"rows": rows, "status": session.status}
+                except SqlError as error:
+                    answer = {
+                        "sqlstate": error.sqlstate,
+                        "error": str(error),
+                        "status": session.status,
+                    }
+                await stream.send(Packet(answer))
+        finally:
+            await session.close()
+
+    return {SQL: connect}
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Exception):
+    """An answer that is an error. `sqlstate` "" means that the connection was lost."""
+
+    sqlstate: str
+    message: str
+
+    @property
+    def lost(self) -> bool:
+        return not self.sqlstate
+
+    @property
+    def unknown(self) -> bool:
+        return self.sqlstate == "08007"
+
+
+class SqlClient:
+    """One connection. After a lost one make another."""
+
+    def __init__(self, transport: SimTransport, instance: str) -> None:
+        self.instance = instance
+        self._channel: Channel = transport.connect(sql_address(instance))
+        self._stream = self._channel.stream(SQL)
+
+    async def run(self, sql: str, params: Sequence[Any] = ()) -> list[list[Any]]:
+        """The rows. Raises Failed."""
+        try:
+            await self._stream.send(Packet([sql, list(params)]))
+            packet = await self._stream.recv()
+        except Exception as error:
+            raise Failed("", f"{type(error).__name__}: {error}") from error
+        if packet is None:
+            raise Failed("", "the connection was closed")
+        answer = packet.value
+        if "sqlstate" in answer:
+            raise Failed(answer["sqlstate"], answer["error"])
+        rows: list[list[Any]] = answer["rows"]
+        return rows
+
+    async def close(self) -> None:
+        self._stream.close()
+        await self._channel.close()

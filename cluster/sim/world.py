@@ -1,0 +1,444 @@
+"""A whole cluster in one process, on one virtual clock, from one seed.
+
+The processes are the real ones: the code of storage nodes, instances and the control plane, over the
+ports. Only the bindings differ, and what is around them: the supervisor is a method here, the endpoint
+an object that watches the catalog's view and picks instances as the real one does.
+
+Everything random comes from generators named after who uses them, so that a change of one node's luck
+does not change another's, and a fault schedule can be shortened without becoming another story.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+
+from cluster.control.catalog import Catalog
+from cluster.control.service import ControlPlane
+from cluster.endpoint.balance import Kind, Load, choose
+from cluster.local.layout import AZS, ClusterSpec, InstanceSpec, Layout, StorageSpec, address
+from cluster.sim.database import Medium, SimDatabase
+from cluster.sim.disk import DiskImage, SimDisk
+from cluster.sim.loop import SimLoop
+from cluster.sim.network import End, Network
+from cluster.sim.pagestore import SimPageStore
+from cluster.sim.process import Life, ProcessDied
+from cluster.sim.sqlwire import SqlClient, sql_address, sql_handlers
+from cluster.sim.trace import Trace
+from cluster.sim.transport import Data, Opening, SimTransport, Status
+from engine.config import InstanceConfig, VolumeConfig
+from engine.errors import SextetError
+from engine.instance.node import Instance, InstanceIdentity
+from engine.net.disk import NoDisk
+from engine.net.methods import WATCH_CLUSTER
+from engine.net.pb import control_pb2 as cpb
+from engine.ports import Disk, Runtime, Transport
+from engine.sql.settings import SqlSettings
+from engine.steps import Mark, Step
+from engine.storage.config import StorageConfig
+from engine.storage.node import StorageNode
+from engine.storage.pagestore_memory import MemoryPageStore
+
+CLUSTER = "main"
+WALL_START_US = 1_767_225_600_000_000
+"""2026-01-01T00:00:00Z: where every simulated wall clock begins."""
+
+SYNC_PER_AZ = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a world consists of, and how its nodes are tuned."""
+
+    replicas: int = 2
+    max_pages: int = 3 * 2560
+    storage: StorageConfig = field(
+        default_factory=lambda: StorageConfig(
+            wal_file_bytes=64 * 1024,
+            frame_cache_bytes=64 * 1024,
+            gossip_s=0.25,
+            coalesce_s=0.4,
+            coalesce_bytes=16 * 1024,
+            coalesce_rounds=3,
+            coalesce_pages_per_batch=8,
+            scrub_s=1.0,
+        )
+    )
+    volume: VolumeConfig = field(default_factory=VolumeConfig)
+    instance: InstanceConfig = field(default_factory=lambda: InstanceConfig(pool_pages=64))
+    sql: SqlSettings = field(default_factory=lambda: SqlSettings(statement_timeout_s=5.0))
+
+
+class SimClock:
+    """Clock port: virtual time, and a wall clock that a fault may move."""
+
+    def __init__(self, loop: SimLoop, process: SimProcess) -> None:
+        self._loop = loop
+        self._process = process
+
+    def monotonic(self) -> float:
+        return self._loop.time()
+
+    def wall_us(self) -> int:
+        return WALL_START_US + int(self._loop.time() * 1e6) + self._process.skew_us
+
+
+class SimProcess:
+    """One process and what outlives it: its disk, its place, its clock's error."""
+
+    def __init__(self, world: World, name: str, kind: str, az: str) -> None:
+        self.name = name
+        self.kind = kind
+        self.az = az
+        self.skew_us = 0
+        self.life: Life | None = None
+        self.lives = 0
+        self.held_down = False
+        """A fault wants it dead for now: the supervisor waits."""
+        self.image = DiskImage(name, world.rng(f"disk {name}"))
+        self.memory = MemoryPageStore()
+        self.database = Medium()
+        self.node: Any = None
+        """The real object of the running life: StorageNode, Instance or ControlPlane."""
+
+    @property
+    def up(self) -> bool:
+        return self.life is not None and self.life.alive
+
+    @property
+    def paused(self) -> bool:
+        return self.up and self.life is not None and not self.life.runs
+
+
+class _Hook:
+    """Steps port of one life."""
+
+    def __init__(self, world: World, process: SimProcess, life: Life) -> None:
+        self._world = world
+        self._process = process
+        self._life = life
+
+    def before(self, step: Step) -> None:
+        self._world.step("before", step, self._process, self._life)
+
+    def after(self, step: Step) -> None:
+        self._world.step("after", step, self._process, self._life)
+
+    def mark(self, mark: Mark) -> None:
+        self._world.mark(mark, self._process.name)
+
+
+OnStep = Callable[[str, Step, SimProcess], None]
+"""Told of each step ("before" or "after"); may kill or pause the process or raise."""
+
+
+class World:
+    """`await start()` inside `loop`; then faults, clients, `heal`. Ends with `close`."""
+
+    def __init__(self, seed: int | str, shape: Shape | None = None, *, out: IO[str] | None = None) -> None:
+        self.seed = seed
+        self.shape = shape or Shape()
+        self.loop = SimLoop()
+        self.loop.on_error = self._loop_error
+        self.trace = Trace(self.loop.time, out)
+        self.network = Network(self.rng("network"), self._on_wire)
+        self.processes: dict[str, SimProcess] = {}
+        self.marks: dict[Mark, int] = {}
+        self.steps: dict[tuple[str, Step], int] = {}
+        self.on_step: list[OnStep] = []
+        self.errors: list[str] = []
+        """What must never happen: exceptions that are nobody's, errors in node code."""
+        self.restart_s = 0.15
+        self.layout = self._make_layout()
+        self._lives: list[Life] = []
+        self._supervising = True
+        self._supervisor_rng = self.rng("supervisor")
+        self._boots: dict[str, Callable[[SimProcess, Life, Runtime], Any]] = {
+            "control": self._boot_control,
+            "storage": self._boot_storage,
+            "instance": self._boot_instance,
+        }
+        self._add("control", "control", AZS[0])
+        for spec in self.layout.storage:
+            self._add(spec.name, "storage", spec.az)
+            self.network.place(address(spec.port), spec.name)
+        for instance in self.layout.clusters[0].instances:
+            self._add(instance.name, "instance", instance.az)
+            self.network.place(address(instance.port), instance.name)
+            self.network.place(sql_address(instance.name), instance.name)
+        self.network.place(self.layout.control_address, "control")
+        self.endpoint = SimEndpoint(self)
+
+    def rng(self, name: str) -> random.Random:
+        """A generator of its own for `name`, the same for the same seed."""
+        return random.Random(f"{self.seed}/{name}")
+
+    def _add(self, name: str, kind: str, az: str) -> None:
+        self.processes[name] = SimProcess(self, name, kind, az)
+
+    def _make_layout(self) -> Layout:
+        storage = tuple(
+            StorageSpec(f"storage-{n + 1}", AZS[n // SYNC_PER_AZ], 7001 + n)
+            for n in range(SYNC_PER_AZ * len(AZS))
+        )
+        instances = tuple(
+            InstanceSpec(f"{CLUSTER}-{n + 1}", n + 1, AZS[n % len(AZS)], 7101 + n)
+            for n in range(1 + self.shape.replicas)
+        )
+        size = self.shape.max_pages * 4096
+        return Layout(7000, storage, (ClusterSpec(CLUSTER, 7200, 7201, size, instances),))
+
+    # -- who there is
+
+    def named(self, kind: str) -> list[SimProcess]:
+        return [p for p in self.processes.values() if p.kind == kind]
+
+    @property
+    def storage(self) -> list[SimProcess]:
+        return self.named("storage")
+
+    @property
+    def instances(self) -> list[SimProcess]:
+        return self.named("instance")
+
+    @property
+    def control(self) -> SimProcess:
+        return self.processes["control"]
+
+    def writer(self) -> SimProcess | None:
+        """The instance that the catalog names, as the endpoint knows it."""
+        name = self.endpoint.writer
+        return self.processes.get(name)
+
+    # -- life and death
+
+    async def start(self) -> None:
+        """Boot everything and wait until the writer answers SQL."""
+        for process in self.processes.values():
+            self.boot(process)
+        self.endpoint.start()
+
+    def boot(self, process: SimProcess) -> None:
+        """A new life of `process`, as its supervisor begins one."""
+        if process.up:
+            return
+        process.lives += 1
+        life = process.life = Life(self.loop, process.name, process.lives)
+        self._lives.append(life)
+        life.on_death.append(lambda: self._died(process, life))
+        self.trace.emit("start", process.name, life=life.number)
+        runtime = Runtime(
+            clock=SimClock(self.loop, process),
+            disk=SimDisk(process.image, life) if process.kind == "storage" else cast(Disk, NoDisk()),
+            transport=cast(Transport, SimTransport(self.network, process.name, life)),
+            rng=self.rng(f"{process.name} life {life.number}"),
+            stop_node=life.end,
+            steps=_Hook(self, process, life),
+        )
+        life.spawn(self._live(process, life, runtime), name=f"main of {process.name}")
+
+    async def _live(self, process: SimProcess, life: Life, runtime: Runtime) -> None:
+        try:
+            await self._boots[process.kind](process, life, runtime)
+        except SextetError as error:
+            life.die(f"cannot go on: {type(error).__name__}: {error}")
+        except Exception as error:
+            self.errors.append(f"{process.name} failed: {type(error).__name__}: {error}")
+            logging.getLogger(__name__).exception("%s failed", process.name)
+            life.die(f"failed: {type(error).__name__}: {error}")
+
+    def _died(self, process: SimProcess, life: Life) -> None:
+        self.trace.emit("die", process.name, reason=life.reason)
+        self.network.died(process.name, life)
+        process.node = None
+        if self._supervising:
+            delay = self.restart_s * (0.5 + self._supervisor_rng.random())
+            self.loop.call_later(delay, self._restart, process, context=self.network.context)
+
+    def _restart(self, process: SimProcess) -> None:
+        if self._supervising and not process.held_down and not process.up:
+            self.boot(process)
+
+    def kill(self, process: SimProcess, reason: str = "killed", *, power: bool = False) -> None:
+        """End it now; with `power`, its disk loses what was not durable."""
+        if process.life is not None:
+            process.life.die(reason)
+        if power:
+            process.image.lose_power()
+
+    def pause(self, process: SimProcess) -> None:
+        if process.up and process.life is not None:
+            process.life.pause()
+            self.network.silence(process.name)
+
+    def resume(self, process: SimProcess) -> None:
+        if process.life is not None:
+            process.life.resume()
+        self.network.unsilence(process.name)
+
+    def wipe(self, process: SimProcess) -> None:
+        """Its disk is another one: everything on it is gone."""
+        self.kill(process, "its disk was replaced")
+        process.image.wipe()
+        process.memory = MemoryPageStore()
+
+    # -- what runs in a process
+
+    async def _boot_storage(self, process: SimProcess, life: Life, runtime: Runtime) -> None:
+        store = SimPageStore(process.memory, process.image, self.rng(f"store {life!r}"), life)
+        node = StorageNode(
+            runtime, name=process.name, az=process.az, store=store, config=self.shape.storage
+        )
+        await node.open()
+        port = self.layout.storage_node(process.name).port
+        server = await runtime.transport.serve(address(port), node.handlers)
+        process.node = node
+        node.start()
+        node.register_with(self.layout.control_address, address=server.address)
+
+    async def _boot_control(self, process: SimProcess, life: Life, runtime: Runtime) -> None:
+        database = SimDatabase(process.database, self.rng(f"database {life!r}"), life)
+
+        async def connect(_path: Path) -> Any:
+            return database
+
+        catalog = await Catalog.open(Path("catalog"), connect=connect)
+        control = ControlPlane(runtime, catalog, layout=lambda: self.layout)
+        await control.start()
+        await runtime.transport.serve(self.layout.control_address, control.handlers)
+        process.node = control
+
+    async def _boot_instance(self, process: SimProcess, life: Life, runtime: Runtime) -> None:
+        spec = next(i for i in self.layout.clusters[0].instances if i.name == process.name)
+        instance = Instance(
+            runtime,
+            InstanceIdentity(process.name, CLUSTER, process.az, self.layout.control_address),
+            instance_config=self.shape.instance,
+            volume_config=self.shape.volume,
+            sql_settings=self.shape.sql,
+        )
+        process.node = instance
+        server = await runtime.transport.serve(address(spec.port), instance.handlers)
+        await instance.start(server.address)
+        await instance.ready.wait()
+        await runtime.transport.serve(sql_address(process.name), sql_handlers(lambda: instance.engine))
+        if instance.writer is not None:
+            instance.writer.volume.on_durable.append(
+                lambda mark: self.trace.emit("vdl", process.name, lsn=mark.lsn)
+            )
+
+    # -- what is observed
+
+    def step(self, when: str, step: Step, process: SimProcess, life: Life) -> None:
+        life.check()
+        self.steps[when, step] = self.steps.get((when, step), 0) + 1
+        self.trace.emit(when, process.name, step=step.value)
+        for listener in self.on_step:
+            listener(when, step, process)
+        if not life.alive:
+            raise ProcessDied(life.reason)
+
+    def mark(self, mark: Mark, node: str) -> None:
+        self.marks[mark] = self.marks.get(mark, 0) + 1
+        self.trace.emit("mark", node, mark=mark.value)
+
+    def _on_wire(self, kind: str, event: dict[str, Any]) -> None:
+        item = event["item"]
+        match item:
+            case Opening(method=method):
+                what = method.rpartition("/")[2]
+            case Data():
+                what = "data"
+            case Status(error=error):
+                what = f"status {error or 'ok'}"
+            case _:
+                what = type(item).__name__.lower()
+        other = "to" if kind == "send" else "from"
+        self.trace.emit(
+            kind, event["host"], **{other: event["peer"]}, wire=event["wire"], what=what, size=event["size"]
+        )
+
+    def _loop_error(self, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, ProcessDied):
+            return
+        self.errors.append(f"{context.get('message')}: {type(error).__name__}: {error}")
+
+    # -- the end
+
+    def close(self) -> None:
+        """Unwind everything that is still in the middle of something."""
+        self._supervising = False
+        for life in self._lives:
+            life.bury()
+        self.loop.close()
+
+
+class SimEndpoint:
+    """Both endpoints: who is asked next, by the real balancing rule, from the catalog's view."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._host = "endpoint"
+        self._life = Life(world.loop, "endpoint", 1)
+        world._lives.append(self._life)
+        self.writer = ""
+        self.epoch = 0
+        self._names: tuple[str, ...] = ()
+        self._connections: dict[str, int] = {}
+        self._chosen: dict[str, int] = {}
+        self._choices = 0
+
+    def start(self) -> None:
+        self._life.spawn(self._watch(), name="endpoint's view")
+
+    async def _watch(self) -> None:
+        world = self._world
+        transport = SimTransport(world.network, self._host, self._life)
+        channel = transport.connect(world.layout.control_address)
+        while True:
+            try:
+                stream = channel.stream(WATCH_CLUSTER, cpb.WatchClusterRequest(cluster=CLUSTER))
+                while (view := await stream.recv()) is not None:
+                    self._take(view)
+            except SextetError:
+                pass  # the last view stays valid
+            await asyncio.sleep(0.1)
+
+    def _take(self, view: cpb.ClusterView) -> None:
+        self._names = tuple(sorted(i.name for i in view.instances))
+        self.writer = next((i.name for i in view.instances if i.role == "writer"), "")
+        self.epoch = view.volume_epoch
+        self._world.trace.emit("view", "endpoint", writer=self.writer, epoch=self.epoch)
+
+    def connect(self, kind: Kind, transport: SimTransport) -> SqlClient | None:
+        """A connection to an instance, None if nobody can take it now."""
+        loads = [
+            Load(
+                name,
+                "writer" if name == self.writer else "replica",
+                self._open(name),
+                self._connections.get(name, 0),
+                self._chosen.get(name, 0),
+            )
+            for name in self._names
+        ]
+        name = choose(kind, loads)
+        if name is None:
+            return None
+        self._choices += 1
+        self._chosen[name] = self._choices
+        self._connections[name] = self._connections.get(name, 0) + 1
+        return SqlClient(transport, name)
+
+    def _open(self, name: str) -> bool:
+        process = self._world.processes[name]
+        return process.up and process.node is not None and process.node.ready.is_set()
+
+    def disconnected(self, name: str) -> None:
+        self._connections[name] -= 1
