@@ -301,13 +301,14 @@ class Segment:
         """Serve nothing below `applied` any more; `collected_to` follows once that is durable."""
         self.row = replace(self.row, floor=max(self.row.floor, self.row.applied))
         self.coalesced = deque([(self.row.applied, None)])
+        # The log below may be deleted from now on, so nobody must look for records there.
+        self._keep_records(lambda r: r.lsn > self.row.floor)
 
     def restart_at(self, as_of: LSN, commit: CommitMark) -> None:
         """After a page copy: everything up to `as_of` stands as page versions, nothing below."""
         self.row = replace(self.row, applied=as_of)
         self.raise_floor()
         self.frames = [f for f in self.frames if f.last > as_of]
-        self._keep_records(lambda r: r.lsn > as_of)
         self.commits = sorted({c for c in (*self.commits, commit) if c.lsn})
         self.hot_from = max(self.hot_from, as_of)
         self._rebuild_chain()

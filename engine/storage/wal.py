@@ -133,10 +133,9 @@ class Wal:
     async def _sync_current(self) -> None:
         current = self._usable()
         covered, end = self._appended, current.size
+        await self._fdatasync(current)
+        self._synced = covered
         try:
-            await current.sync()
-            self._synced = covered
-            self.counters["syncs"] += 1
             current.append(mark(self.files[-1], end))
         except DiskFull:
             log.debug("no room for a sync mark; the next sync writes one")
@@ -144,12 +143,22 @@ class Wal:
             self._failed = str(error)
             raise
 
+    async def _fdatasync(self, current: AppendFile) -> None:
+        try:
+            await current.sync()
+        except DiskFailed as error:
+            self._failed = str(error)
+            raise
+        self.counters["syncs"] += 1
+
     async def _close_file(self) -> None:
         """Begin the next file, after one more sync if frames came during the last one."""
         self._room.clear()
         try:
             if self._appended > self._synced:
                 await self._sync_current()
+            # The last mark too: in a file that is not the newest nothing may be torn.
+            await self._fdatasync(self._usable())
             if self._appended == self._synced:
                 self._steps.before(Step.SEAL)
                 following = self._disk.open_append(_path(self.files[-1] + 1))
