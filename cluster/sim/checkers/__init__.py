@@ -13,7 +13,7 @@ Which invariant (docs/architecture.md) is proved where
 | G3 | one writer per epoch | a second one shows as G1 or G2 | `epochs`, `commits` |
 | G4 | equal bytes for one (epoch, LSN) | | `segments`, `oracle` (back-links) |
 | G5 | a read is the state at one VDL | `listappend`, `bank`, `sessions` | `oracle` |
-| G6 | unknown: all or nothing | `listappend` (G-single), `registers`, `bank` | `commits` |
+| G6 | unknown: all or nothing | `listappend` (G-single, G1b), `bank` | `commits` |
 | G7 | a write succeeds after healing | `liveness` | |
 
 Why these prove it
@@ -23,8 +23,8 @@ Why these prove it
   cycle means that each of them saw the state at one commit of the one order. Session edges add
   "never going back", real-time edges add what the writer endpoint promises and replicas do not: a
   transaction that begins there sees everything that was acknowledged, or shown to anyone, before.
-- `registers` looks for a linear order per key by exhaustive search (Wing and Gong 1993, Lowe 2017). It
-  shares no idea with the graph above, so a mistake in one does not hide in the other.
+- `registers` looks for a linear order, key by key, by exhaustive search (Wing and Gong 1993, Lowe 2017).
+  It shares no idea with the graph above, so a mistake in one does not hide in the other.
 - `bank` is crude and blind to order, and needs no argument: money neither appears nor vanishes.
 - `commits` reasons over LSNs alone and names the recovery that lost a commit.
 - `oracle` replays the log into a plain SQLite file. It catches what is consistently wrong everywhere.

@@ -85,16 +85,25 @@ def _add_order(graph: Graph, order: Order) -> None:
             graph.add(reader, after[0], Kind.RW, f"{key}: {after[1]} missing")
         else:
             at_end.append(reader)
-    if len(at_end) * len(order.unseen) <= PAIRS_MAX:
-        for reader in at_end:
-            for writer in order.unseen:
-                graph.add(reader, writer, Kind.RW, f"{key}: its append missing")
-        return
-    joint = graph.add_node()
-    for reader in at_end:
-        graph.add(reader, joint, Kind.RW, f"{key}: its append missing")
-    for writer in order.unseen:
-        graph.add(joint, writer, Kind.WW, f"{key}: not seen yet")
+    _add_unseen(graph, order, at_end)
+
+
+def _add_unseen(graph: Graph, order: Order, readers: Sequence[int]) -> None:
+    """Whoever read all that was ever seen came before whatever was never seen."""
+    unseen = frozenset(order.unseen)
+    direct, others = list(readers), []
+    if len(readers) * len(unseen) > PAIRS_MAX:
+        others = [reader for reader in readers if reader not in unseen]
+        direct = [reader for reader in readers if reader in unseen][: PAIRS_MAX // len(unseen)]
+    for reader in direct:
+        for writer in order.unseen:
+            graph.add(reader, writer, Kind.RW, f"{order.key}: its append missing")
+    if others:
+        joint = graph.add_node()
+        for reader in others:
+            graph.add(reader, joint, Kind.RW, f"{order.key}: its append missing")
+        for writer in order.unseen:
+            graph.add(joint, writer, Kind.WW)
 
 
 def _add_sessions(graph: Graph, versions: Versions) -> None:

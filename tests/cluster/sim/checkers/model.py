@@ -67,10 +67,14 @@ class Plan:
 
 
 class Model:
-    def __init__(self, seed: int, *, bug: Bug | None = None, bug_rate: float = 0.2) -> None:
+    def __init__(
+        self, seed: int, *, bug: Bug | None = None, bug_rate: float = 0.2, only: str = "lrb"
+    ) -> None:
+        """`only`: which of lists, registers and the bank the clients use."""
         self.random = random.Random(seed)
         self.bug = bug
         self.bug_rate = bug_rate
+        self.only = only
         self.took_effect = 0
         """How often the bug did."""
         self.states = [State()]
@@ -130,20 +134,19 @@ class Model:
     def _ops(self, endpoint: Endpoint, keys: int) -> tuple[list[Op], tuple[str, str, int] | None]:
         rng = self.random
         ops: list[Op] = []
+        writes = endpoint is Endpoint.WRITER and rng.random() < 0.7
         for _ in range(rng.randint(1, 4)):
             key = rng.randrange(keys)
-            choice = rng.randrange(5 if endpoint is Endpoint.WRITER else 3)
-            if choice == 0:
-                ops.append(ReadList(f"l{key}", ()))
-            elif choice == 1:
-                ops.append(Read(f"r{key}", None))
-            elif choice == 2:
+            what = rng.choice(self.only)
+            if what == "b":
                 ops.append(BankRead({}))
+            elif not writes or rng.random() < 0.4:
+                ops.append(ReadList(f"l{key}", ()) if what == "l" else Read(f"r{key}", None))
             else:
                 self._value += 1
                 value = self._value
-                ops.append(Append(f"l{key}", value) if choice == 3 else Write(f"r{key}", value))
-        if endpoint is Endpoint.READER or rng.random() < 0.6:
+                ops.append(Append(f"l{key}", value) if what == "l" else Write(f"r{key}", value))
+        if not writes or "b" not in self.only or rng.random() < 0.5:
             return ops, None
         source, target = rng.sample(ACCOUNTS, 2)
         return ops, (source, target, rng.randint(1, 10))
@@ -158,7 +161,9 @@ class Model:
         if self._buggy(Bug.LOST_COMMITS) and len(self.states) > 3:
             self.took_effect += 1
             del self.states[-2:]
-            self._session_at = {s: min(i, len(self.states) - 1) for s, i in self._session_at.items()}
+            self._session_at = {
+                s: min(i, len(self.states) - 1) for s, i in self._session_at.items()
+            }
         seen = self._snapshot(plan, writes)
         state = self.states[seen].copy()
         ops, other = [], state
@@ -177,7 +182,8 @@ class Model:
             self.took_effect += 1
             happens = True
         if plan.outcome is Outcome.UNKNOWN and writes and self._buggy(Bug.HALF_UNKNOWN):
-            state = self._half(plan, self.states[seen])
+            whole, state = state, self._half(plan, self.states[seen])
+            self.took_effect += state not in (whole, self.states[seen])
             happens = True
         commit_lsn = None
         if happens and writes:
@@ -185,11 +191,10 @@ class Model:
             self.states.append(state)
             if plan.outcome is Outcome.COMMITTED and self.random.random() < 0.8:
                 commit_lsn = state.lsn
-        if plan.effect_at > plan.completed_at or plan.outcome is not Outcome.COMMITTED:
-            late = plan.effect_at > plan.completed_at
-            ops = [self._unanswered(op) if late else op for op in ops]
-            ops = [op for op in ops if op is not None]
-        read_lsn = self.states[seen].lsn if self.random.random() < 0.8 else None
+        late = plan.effect_at > plan.completed_at
+        if late:
+            ops = [answer for op in ops if (answer := self._unanswered(op)) is not None]
+        read_lsn = self.states[seen].lsn if not late and self.random.random() < 0.8 else None
         if self.bug is not None:
             commit_lsn = read_lsn = None  # it has to be seen without them
         return Transaction(
@@ -223,7 +228,6 @@ class Model:
             self._apply(op, state)
         if plan.transfer is not None:
             state.balances[plan.transfer[0]] -= plan.transfer[2]
-        self.took_effect += 1
         return state
 
     def _apply(self, op: Op, state: State) -> Op:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cluster.sim.checkers import MAX_PER_KIND
 from cluster.sim.checkers.listappend import check
@@ -12,11 +12,12 @@ from cluster.sim.history import Append, Endpoint, History, Outcome, ReadList
 from tests.cluster.sim.checkers.histories import Script, a, kinds, r
 from tests.cluster.sim.checkers.model import Bug, Model
 
-SCRIPTS = {}
+Build = Callable[[Script], None]
+SCRIPTS: dict[str, tuple[Build, list[str]]] = {}
 
 
-def anomaly(*expected: str):  # type: ignore[no-untyped-def]
-    def register(build):  # type: ignore[no-untyped-def]
+def anomaly(*expected: str) -> Callable[[Build], Build]:
+    def register(build: Build) -> Build:
         SCRIPTS[build.__name__] = (build, sorted(expected))
         return build
 
@@ -335,34 +336,16 @@ def test_a_broken_run_reports_a_few_of_each_kind() -> None:
     assert len(check(script.history)) == MAX_PER_KIND
 
 
-@given(st.integers(0, 2**32), st.integers(1, 8), st.integers(0, 120), st.integers(1, 5))
-def test_a_right_history_is_left_alone(seed: int, clients: int, count: int, keys: int) -> None:
-    history = Model(seed).history(clients=clients, count=count, keys=keys)
-    assert check(history) == []
-
-
 def test_helper_nodes_for_many_blind_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.sim.checkers.dependencies.PAIRS_MAX", 1)
-    test_a_right_history_is_left_alone()
+    for seed in range(20):
+        assert check(Model(seed, only="l").history(count=100, final_reads=False)) == []
     for build in (an_acknowledged_commit_is_gone, write_skew_that_nobody_read):
         script = Script()
         build(script)
         for _ in range(2):
             script.add(r("x"))
         assert check(script.history)
-
-
-@pytest.mark.parametrize("bug", sorted(Bug), ids=lambda bug: bug.name.lower())
-def test_bugs_are_seen(bug: Bug) -> None:
-    seen = fired = 0
-    for seed in range(100):
-        model = Model(seed, bug=bug)
-        history = model.history(clients=5, count=100)
-        if model.took_effect:
-            fired += 1
-            seen += bool(check(history))
-    assert fired >= 90
-    assert seen >= 0.9 * fired, f"{seen} of {fired}"
 
 
 def test_twenty_thousand_transactions_are_no_trouble() -> None:
@@ -387,4 +370,4 @@ def test_twenty_thousand_transactions_are_no_trouble() -> None:
 def test_the_order_of_recording_does_not_matter() -> None:
     history = Model(3, bug=Bug.LOST_COMMITS).history(count=200)
     assert check(history)
-    assert kinds(check(History(reversed(list(history))))) == kinds(check(history))
+    assert check(History(reversed(list(history)))) == check(history)
