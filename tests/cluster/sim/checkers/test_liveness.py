@@ -1,0 +1,32 @@
+"""After healing, writes and reads succeed."""
+
+from __future__ import annotations
+
+from cluster.sim.checkers.liveness import check
+from cluster.sim.history import Endpoint
+from tests.cluster.sim.checkers.histories import Script, a, kinds, r
+
+
+def test_both_succeed() -> None:
+    s = Script()
+    s.add(a("x", 1), at=(10, 11))
+    s.replica(r("x"), at=(10, 12))
+    assert check(s.history, healed_at=10, within_s=2) == []
+
+
+def test_too_early_too_late_or_not_at_all() -> None:
+    s = Script()
+    s.add(a("x", 1), at=(9, 11))
+    s.add(a("x", 2), at=(10, 13))
+    s.unknown(a("x", 3), at=(10, 11))
+    s.replica(r("x"), at=(10, 12.5))
+    found = check(s.history, healed_at=10, within_s=2)
+    assert [v.kind for v in found] == ["no-write", "no-read", "no-read"]
+    assert found[0].at == 12
+
+
+def test_a_cluster_without_readers() -> None:
+    s = Script()
+    s.add(r("x"), at=(10, 11))
+    found = check(s.history, healed_at=10, within_s=2, endpoints=[Endpoint.WRITER])
+    assert kinds(found) == ["no-write"]
