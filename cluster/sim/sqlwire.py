@@ -16,6 +16,7 @@ from cluster.sim.transport import SimTransport
 from engine.errors import SqlError, Unavailable
 from engine.ports import Channel, Handlers, Method, Stream
 from engine.sql.engine import SqlEngine
+from engine.sql.session import Session
 
 
 class Packet:
@@ -54,13 +55,9 @@ def sql_handlers(engine: Callable[[], SqlEngine | None]) -> Handlers:
                     statement = await session.prepare(sql)
                     cursor = await session.execute(statement, params)
                     rows = [list(row) for row in await cursor.fetch()]
-                    answer: dict[str, Any] = {"rows": rows, "status": session.status}
+                    answer: dict[str, Any] = {"rows": rows, **_lsns(session)}
                 except SqlError as error:
-                    answer = {
-                        "sqlstate": error.sqlstate,
-                        "error": str(error),
-                        "status": session.status,
-                    }
+                    answer = {"sqlstate": error.sqlstate, "error": str(error), **_lsns(session)}
                 await stream.send(Packet(answer))
         finally:
             await session.close()
@@ -68,7 +65,13 @@ def sql_handlers(engine: Callable[[], SqlEngine | None]) -> Handlers:
     return {SQL: connect}
 
 
-@dataclass(frozen=True, slots=True)
+def _lsns(session: Session) -> dict[str, int]:
+    """What checkers would like to know of a session; a client of PostgreSQL's protocol is not told."""
+    read, commit = session.read_point, session.last_commit
+    return {"read": read.lsn if read else 0, "commit": commit.lsn if commit else 0}
+
+
+@dataclass
 class Failed(Exception):
     """An answer that is an error. `sqlstate` "" means that the connection was lost."""
 
@@ -91,6 +94,10 @@ class SqlClient:
         self.instance = instance
         self._channel: Channel = transport.connect(sql_address(instance))
         self._stream = self._channel.stream(SQL)
+        self.read_lsn = 0
+        """Read point of the open transaction, 0 if it has none."""
+        self.commit_lsn = 0
+        """Of the session's newest commit."""
 
     async def run(self, sql: str, params: Sequence[Any] = ()) -> list[list[Any]]:
         """The rows. Raises Failed."""
@@ -102,6 +109,7 @@ class SqlClient:
         if packet is None:
             raise Failed("", "the connection was closed")
         answer = packet.value
+        self.read_lsn, self.commit_lsn = answer["read"], answer["commit"]
         if "sqlstate" in answer:
             raise Failed(answer["sqlstate"], answer["error"])
         rows: list[list[Any]] = answer["rows"]

@@ -34,6 +34,7 @@ from cluster.sim.transport import Data, Opening, SimTransport, Status
 from engine.config import InstanceConfig, VolumeConfig
 from engine.errors import SextetError
 from engine.instance.node import Instance, InstanceIdentity
+from engine.instance.writer import Writer
 from engine.net.disk import NoDisk
 from engine.net.methods import WATCH_CLUSTER
 from engine.net.pb import control_pb2 as cpb
@@ -153,6 +154,9 @@ class World:
         self.on_step: list[OnStep] = []
         self.errors: list[str] = []
         """What must never happen: exceptions that are nobody's, errors in node code."""
+        self.client_hosts: list[str] = []
+        self.on_writer: list[Callable[[SimProcess, Writer], None]] = []
+        """Called with each writer that has opened the volume, before it serves anybody."""
         self.restart_s = 0.15
         self.layout = self._make_layout()
         self._lives: list[Life] = []
@@ -173,6 +177,13 @@ class World:
             self.network.place(sql_address(instance.name), instance.name)
         self.network.place(self.layout.control_address, "control")
         self.endpoint = SimEndpoint(self)
+
+    def client_host(self, name: str) -> SimTransport:
+        """A host for a client, with a life of its own that no fault ends."""
+        life = Life(self.loop, name, 1)
+        self._lives.append(life)
+        self.client_hosts.append(name)
+        return SimTransport(self.network, name, life)
 
     def rng(self, name: str) -> random.Random:
         """A generator of its own for `name`, the same for the same seed."""
@@ -326,11 +337,10 @@ class World:
         server = await runtime.transport.serve(address(spec.port), instance.handlers)
         await instance.start(server.address)
         await instance.ready.wait()
-        await runtime.transport.serve(sql_address(process.name), sql_handlers(lambda: instance.engine))
         if instance.writer is not None:
-            instance.writer.volume.on_durable.append(
-                lambda mark: self.trace.emit("vdl", process.name, lsn=mark.lsn)
-            )
+            for listener in self.on_writer:
+                listener(process, instance.writer)
+        await runtime.transport.serve(sql_address(process.name), sql_handlers(lambda: instance.engine))
 
     # -- what is observed
 
@@ -431,6 +441,10 @@ class SimEndpoint:
         name = choose(kind, loads)
         if name is None:
             return None
+        return self.connect_to(name, transport)
+
+    def connect_to(self, name: str, transport: SimTransport) -> SqlClient:
+        """A connection to a certain instance."""
         self._choices += 1
         self._chosen[name] = self._choices
         self._connections[name] = self._connections.get(name, 0) + 1

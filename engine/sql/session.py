@@ -39,6 +39,7 @@ from engine.sql.statement import (
 from engine.sql.transaction import Control, Verb
 from engine.sql.turn import WriteTurn
 from engine.sql.watch import Watch
+from engine.types import CommitMark
 
 if TYPE_CHECKING:
     from engine.sql.engine import SqlEngine
@@ -55,6 +56,8 @@ class Session:
         self.database = database
         self.status: Literal["I", "T", "E"] = "I"
         """Idle, in a transaction, or in one that failed."""
+        self.last_commit: CommitMark | None = None
+        """Of the newest transaction of this session that wrote, durable once its call has returned."""
         self.settings = SessionSettings(
             engine.settings.statement_timeout_s, engine.settings.lock_timeout_s
         )
@@ -68,6 +71,11 @@ class Session:
         self._read_only = False  # of the running transaction
         self._savepoints: list[str] = []  # of the running transaction, newest last
         self._closed = False
+
+    @property
+    def read_point(self) -> CommitMark | None:
+        """The state that the open transaction reads, once it has read; None outside of one."""
+        return self._connection.file.mark if self._connection is not None else None
 
     # -- what clients call
 
@@ -227,6 +235,7 @@ class Session:
         mark = connection.file.take_committed()
         self._settle(connection)
         if mark is not None:
+            self.last_commit = mark
             await self._turn.durable(mark.lsn)
         else:
             await self._turn.base_durable()

@@ -86,7 +86,7 @@ class VolumeWriter:
     ) -> None:
         self._runtime = runtime
         self._config = config
-        self._opened = opened
+        self.opened = opened
         self._connect = connect
         self._background = background
         self._grow = grow
@@ -135,10 +135,10 @@ class VolumeWriter:
 
     async def reserve(self, pages: int) -> None:
         """Make the volume hold `pages` pages. Raises VolumeFull at the configured maximum."""
-        if pages > self._opened.max_pages:
+        if pages > self.opened.max_pages:
             raise VolumeFull(
                 f"the volume is full: {pages} pages wanted, the maximum is "
-                f"{self._opened.max_pages}; delete data or raise the cluster's maximum storage"
+                f"{self.opened.max_pages}; delete data or raise the cluster's maximum storage"
             )
         while len(self.memberships) < pgs_for(pages):
             await self._grow_to(len(self.memberships))
@@ -347,7 +347,7 @@ class VolumeWriter:
         waiting = self._queued_bytes + self._flight_bytes
         # An epoch's first LSN lies LAL above the VDL it found, so the limit counts from there.
         # Half of it is left to the transaction that starts now; it cannot be stopped half-way.
-        allotted = self._next_lsn - max(self._tracker.vdl.lsn + 1, self._opened.next_lsn)
+        allotted = self._next_lsn - max(self._tracker.vdl.lsn + 1, self.opened.next_lsn)
         if waiting < self._config.unacked_bytes_max and allotted < LAL // 2:
             self._room.set()
         elif self._room.is_set():
@@ -391,7 +391,7 @@ class VolumeWriter:
             channel,
             volume=self.volume,
             epoch=self.epoch,
-            truncations=self._opened.truncations,
+            truncations=self.opened.truncations,
             timeout=self._config.call_timeout_s,
         )
 
@@ -419,7 +419,7 @@ class VolumeWriter:
 
     def _grow_ahead(self, pages: int) -> None:
         pg = len(self.memberships)
-        room = self._opened.max_pages > pg * PAGES_PER_PG
+        room = self.opened.max_pages > pg * PAGES_PER_PG
         if room and not self._grow_lock.locked() and pgs_for(pages) <= pg:
             self._background.spawn(self._grow_to(pg), name=f"grow to group {pg}")
 
