@@ -6,7 +6,7 @@ The same names are used in scenario files, in fault schedules that the simulator
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -82,18 +82,23 @@ class Fault:
     step: Step | None = None
     when: str = "before"
     nth: int = 1
-    params: Mapping[str, float] = field(default_factory=dict)
+    params: tuple[tuple[str, float], ...] = ()
+
+    def param(self, name: str, default: float) -> float:
+        return dict(self.params).get(name, default)
 
     def __str__(self) -> str:
         parts = [f"{self.kind.value} {self.target}"]
         if self.peer:
-            parts.append(f"from {self.peer}" if self.kind is not Kind.ONE_WAY else f"to {self.peer}")
+            parts.append(
+                f"from {self.peer}" if self.kind is not Kind.ONE_WAY else f"to {self.peer}"
+            )
         if self.step is not None:
             parts.append(f"{self.when} {self.step.value} (time {self.nth})")
         parts.append(f"at {self.at:.3f} s")
         if self.for_s:
             parts.append(f"for {self.for_s:.3f} s")
-        parts += [f"{name}={value:g}" for name, value in sorted(self.params.items())]
+        parts += [f"{name}={value:g}" for name, value in self.params]
         return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +112,9 @@ class Fault:
         known = {"kind", "target", "at", "for_s", "peer", "step", "when", "nth", "params"}
         strange = sorted(set(value) - known)
         if strange:
-            raise ConfigError(f"a fault has no {', '.join(strange)}; it has {', '.join(sorted(known))}")
+            raise ConfigError(
+                f"a fault has no {', '.join(strange)}; it has {', '.join(sorted(known))}"
+            )
         try:
             fault = cls(
                 kind=Kind(value["kind"]),
@@ -118,7 +125,9 @@ class Fault:
                 step=Step(value["step"]) if value.get("step") else None,
                 when=str(value.get("when", "before")),
                 nth=int(value.get("nth", 1)),
-                params={str(k): float(v) for k, v in dict(value.get("params", {})).items()},
+                params=tuple(
+                    sorted((str(k), float(v)) for k, v in dict(value.get("params", {})).items())
+                ),
             )
         except (KeyError, ValueError, TypeError) as error:
             raise ConfigError(f"a fault cannot be read: {error} in {dict(value)}") from error

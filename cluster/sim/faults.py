@@ -65,7 +65,9 @@ class Injector:
         if target in world.processes:
             return (world.processes[target],)
         if target in AZS:
-            return tuple(p for p in world.processes.values() if p.az == target and p.kind != "control")
+            return tuple(
+                p for p in world.processes.values() if p.az == target and p.kind != "control"
+            )
         writer = world.writer()
         match target:
             case "writer":
@@ -132,7 +134,7 @@ class Injector:
 
     def _apply(self, fault: Fault, process: SimProcess) -> bool:
         """True if it changed something at once; what shows only later is counted by `effects`."""
-        world, image, params = self._world, process.image, fault.params
+        world, image = self._world, process.image
         match fault.kind:
             case Kind.KILL:
                 return self._down(fault, process, power=False)
@@ -154,14 +156,14 @@ class Injector:
                 others = self.resolve(fault.peer) if fault.peer else tuple(world.processes.values())
                 return sum(world.network.reset_between(process.name, o.name) for o in others) > 0
             case Kind.SLOW_NET:
-                latency = params.get("latency_s", 0.05)
+                latency = fault.param("latency_s", 0.05)
                 world.network.slow(process.name, Weather(latency, latency / 2))
                 return True
             case Kind.DROP:
-                world.network.slow(process.name, Weather(0.0, 0.0, params.get("share", 0.1)))
+                world.network.slow(process.name, Weather(0.0, 0.0, fault.param("share", 0.1)))
                 return True
             case Kind.SLOW_DISK:
-                image.slow_factor = params.get("factor", 50.0)
+                image.slow_factor = fault.param("factor", 50.0)
                 return False
             case Kind.FILL_DISK:
                 image.limit = 0
@@ -170,7 +172,7 @@ class Injector:
                 image.failing_syncs += 1
                 return False
             case Kind.LOSE_WRITES:
-                image.lying_syncs += int(params.get("syncs", 5))
+                image.lying_syncs += int(fault.param("syncs", 5))
                 return False
             case Kind.MISDIRECT_READ:
                 image.misdirected_reads += 1
@@ -182,7 +184,7 @@ class Injector:
                 rot_version(process.memory, image, self._rng)
                 return False
             case Kind.CLOCK_SKEW:
-                process.skew_us += int(params.get("seconds", 3600.0) * 1e6)
+                process.skew_us += int(fault.param("seconds", 3600.0) * 1e6)
                 return True
             case Kind.FAILOVER:
                 return self._failover(process)

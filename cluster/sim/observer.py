@@ -95,7 +95,11 @@ class Observer:
 
     def _stepped(self, when: str, step: Step, process: SimProcess) -> None:
         node = process.node
-        if when == "after" and step in (Step.FENCE, Step.TRUNCATE) and isinstance(node, StorageNode):
+        if (
+            when == "after"
+            and step in (Step.FENCE, Step.TRUNCATE)
+            and isinstance(node, StorageNode)
+        ):
             for volume in node.state.volumes.values():
                 now = self._world.loop.time()
                 incarnation = node.state.incarnation

@@ -128,6 +128,6 @@ def _unwind(coro: Any, error: BaseException) -> None:
             coro.throw(error)
         except StopIteration:
             return
-        except BaseException:  # noqa: B036
+        except BaseException:
             if getattr(coro, "cr_frame", None) is None:
                 return

@@ -1,10 +1,10 @@
 """One run: a world, clients, faults; then healing, then what must be true afterwards.
 
-    start      boot, make the tables; no faults yet
-    safety     clients work while the schedule's faults happen
-    heal       every fault ends, every process lives
-    liveness   writes and reads must succeed again, replicas and segments must catch up
-    judge      the checkers read what was recorded
+start      boot, make the tables; no faults yet
+safety     clients work while the schedule's faults happen
+heal       every fault ends, every process lives
+liveness   writes and reads must succeed again, replicas and segments must catch up
+judge      the checkers read what was recorded
 """
 
 from __future__ import annotations
@@ -172,9 +172,7 @@ class _Story:
 
     def _not_served(self, within_s: float) -> list[Violation]:
         assert self.healed_at is not None
-        return liveness.check(
-            self.workload.history, healed_at=self.healed_at, within_s=within_s
-        )
+        return liveness.check(self.workload.history, healed_at=self.healed_at, within_s=within_s)
 
     async def _read_everything(self) -> None:
         """Every table on every instance, at a read point that is known."""
@@ -189,18 +187,26 @@ class _Story:
                         "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"
                     )
                     tables = {
-                        str(name): [tuple(row) for row in await client.run(f'SELECT * FROM "{name}"')]
+                        str(name): [
+                            tuple(row) for row in await client.run(f'SELECT * FROM "{name}"')
+                        ]
                         for (name,) in names
                     }
                     self.final.append(
                         Observation(
-                            client.read_lsn, tables, process.name, self.world.loop.time(), whole=True
+                            client.read_lsn,
+                            tables,
+                            process.name,
+                            self.world.loop.time(),
+                            whole=True,
                         )
                     )
             except (Failed, TimeoutError) as error:
                 if not self.findings.found:  # else it is clear why
                     self.findings.add(
-                        "not-read", f"{kind.value} {process.name}: {error}", at=self.world.loop.time()
+                        "not-read",
+                        f"{kind.value} {process.name}: {error}",
+                        at=self.world.loop.time(),
                     )
             await client.close()
 

@@ -189,7 +189,9 @@ class Client:
         began = self.world.loop.time()
         before = connection.commit_lsn
         name = f"{self.name}/{self._seq}"
-        self.world.trace.emit("invoke", self.name, transaction=name, what=what, on=connection.instance)
+        self.world.trace.emit(
+            "invoke", self.name, transaction=name, what=what, on=connection.instance
+        )
         script = _Script(connection, self._rng, self._ops, self.workload)
         outcome = Outcome.COMMITTED
         try:
@@ -199,9 +201,7 @@ class Client:
         except Failed as failed:
             uncertain = failed.unknown or (failed.lost and script.deciding)
             outcome = Outcome.UNKNOWN if uncertain else Outcome.ABORTED
-            if failed.lost:
-                await self._drop(kind)
-            elif script.open and not await self._rolled_back(connection):
+            if failed.lost or (script.open and not await self._rolled_back(connection)):
                 await self._drop(kind)
             if kind is Kind.WRITER and failed.sqlstate in ("25006", "57P01", "57P03"):
                 await self._drop(kind)

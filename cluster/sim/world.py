@@ -25,7 +25,7 @@ from cluster.local.layout import AZS, ClusterSpec, InstanceSpec, Layout, Storage
 from cluster.sim.database import Medium, SimDatabase
 from cluster.sim.disk import DiskImage, SimDisk
 from cluster.sim.loop import SimLoop
-from cluster.sim.network import End, Network
+from cluster.sim.network import Network
 from cluster.sim.pagestore import SimPageStore
 from cluster.sim.process import Life, ProcessDied
 from cluster.sim.sqlwire import SqlClient, sql_address, sql_handlers
@@ -141,7 +141,9 @@ OnStep = Callable[[str, Step, SimProcess], None]
 class World:
     """`await start()` inside `loop`; then faults, clients, `heal`. Ends with `close`."""
 
-    def __init__(self, seed: int | str, shape: Shape | None = None, *, out: IO[str] | None = None) -> None:
+    def __init__(
+        self, seed: int | str, shape: Shape | None = None, *, out: IO[str] | None = None
+    ) -> None:
         self.seed = seed
         self.shape = shape or Shape()
         self.loop = SimLoop()
@@ -245,7 +247,9 @@ class World:
         self.trace.emit("start", process.name, life=life.number)
         runtime = Runtime(
             clock=SimClock(self.loop, process),
-            disk=SimDisk(process.image, life) if process.kind == "storage" else cast(Disk, NoDisk()),
+            disk=SimDisk(process.image, life)
+            if process.kind == "storage"
+            else cast(Disk, NoDisk()),
             transport=cast(Transport, SimTransport(self.network, process.name, life)),
             rng=self.rng(f"{process.name} life {life.number}"),
             stop_node=life.end,
@@ -340,7 +344,9 @@ class World:
         if instance.writer is not None:
             for listener in self.on_writer:
                 listener(process, instance.writer)
-        await runtime.transport.serve(sql_address(process.name), sql_handlers(lambda: instance.engine))
+        await runtime.transport.serve(
+            sql_address(process.name), sql_handlers(lambda: instance.engine)
+        )
 
     # -- what is observed
 
@@ -370,7 +376,12 @@ class World:
                 what = type(item).__name__.lower()
         other = "to" if kind == "send" else "from"
         self.trace.emit(
-            kind, event["host"], **{other: event["peer"]}, wire=event["wire"], what=what, size=event["size"]
+            kind,
+            event["host"],
+            **{other: event["peer"]},
+            wire=event["wire"],
+            what=what,
+            size=event["size"],
         )
 
     def _loop_error(self, context: dict[str, Any]) -> None:

@@ -1,0 +1,182 @@
+"""From a seed to a run: which faults, when, on whom, and what clients do meanwhile (swarm testing).
+
+Each seed draws its own mix. A run in which everything goes wrong at once shows less than many runs in
+each of which a few things go wrong often: rare faults hide one another.
+
+Some faults destroy a copy for good: a wiped disk, rot, a disk that lies. What six copies promise holds
+while few of them are lost at a time, so a run spends them within a budget: `_Budget` gives at most two
+nodes to them, and writes that the disk lies about to one. Everything that heals by itself may hit anybody,
+all six at once included.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from cluster.faults.catalogue import Fault, Kind
+from cluster.local.layout import AZS
+from cluster.sim.run import Plan
+from cluster.sim.workload import Mix
+from cluster.sim.world import Shape
+from engine.config import InstanceConfig
+from engine.steps import Step
+
+STORAGE = tuple(f"storage-{n}" for n in range(1, 7))
+SAFETY_S = 20.0
+"""Virtual seconds of faults in a default run."""
+
+CALM_S = 1.0
+"""Nothing happens so soon after the start."""
+
+ENABLED = 0.4
+"""Chance that a run has a certain kind of fault at all."""
+
+
+class _Budget:
+    """Which storage nodes may lose what they hold."""
+
+    def __init__(self, rng: random.Random) -> None:
+        first, second = rng.sample(STORAGE, 2)
+        self.wiped = first if rng.random() < 0.3 else ""
+        self.liar = second if rng.random() < 0.5 else ""
+        self.rotten = [n for n in (first, second) if n not in (self.wiped, self.liar)]
+
+
+class _Draw:
+    def __init__(self, seed: int, safety_s: float) -> None:
+        self.rng = random.Random(f"{seed}/swarm")
+        self.safety_s = safety_s
+        self.budget = _Budget(self.rng)
+        self.replicas = self.rng.choice((0, 1, 2, 2, 3))
+        self.instances = tuple(f"main-{n + 1}" for n in range(1 + self.replicas))
+
+    def when(self) -> float:
+        return CALM_S + self.rng.random() * (self.safety_s - CALM_S)
+
+    def lasting(self, longest: float) -> float:
+        """Seconds: mostly short, sometimes as long as the keepalive and beyond."""
+        return round(min(longest, self.rng.expovariate(2.5 / longest)), 3)
+
+    def node(self) -> str:
+        return self.rng.choice(STORAGE)
+
+    def anyone(self) -> str:
+        return self.rng.choice((*STORAGE, *self.instances, "writer", "writer", "control"))
+
+    def two(self) -> tuple[str, str]:
+        one = self.anyone()
+        while (other := self.anyone()) == one:
+            pass
+        return one, other
+
+    # -- kinds
+
+    def fault(self, kind: Kind) -> Fault | None:
+        make: Mapping[Kind, Callable[[], Fault | None]] = {
+            Kind.KILL: lambda: self.simple(kind, self.anyone(), 4.0),
+            Kind.POWER: lambda: self.simple(kind, self.node(), 4.0),
+            Kind.AZ_DOWN: lambda: self.simple(kind, self.rng.choice(AZS), 6.0),
+            Kind.PAUSE: lambda: self.simple(kind, self.anyone(), 20.0),
+            Kind.PARTITION: lambda: self.between(kind, 20.0),
+            Kind.ONE_WAY: lambda: self.between(kind, 20.0),
+            Kind.ISOLATE: lambda: self.simple(kind, self.anyone(), 12.0),
+            Kind.RESET: lambda: self.between(kind, 0.0),
+            Kind.SLOW_NET: lambda: self.simple(
+                kind, self.anyone(), 6.0, latency_s=self.rng.choice((0.005, 0.05, 0.4))
+            ),
+            Kind.DROP: lambda: self.simple(
+                kind, self.anyone(), 6.0, share=self.rng.choice((0.02, 0.2))
+            ),
+            Kind.SLOW_DISK: lambda: self.simple(
+                kind, self.node(), 8.0, factor=self.rng.choice((20, 200, 2000))
+            ),
+            Kind.FILL_DISK: lambda: self.simple(kind, self.node(), 6.0),
+            Kind.FAIL_FSYNC: lambda: self.simple(kind, self.node(), 0.0),
+            Kind.CLOCK_SKEW: lambda: self.simple(
+                kind, self.anyone(), 0.0, seconds=self.rng.choice((-3600, 3600, 0.2))
+            ),
+            Kind.MISDIRECT_READ: lambda: self.simple(kind, self.node(), 0.0),
+            Kind.FAILOVER: lambda: self.simple(kind, self.rng.choice(self.instances), 0.0),
+            Kind.WIPE: lambda: self.owned(kind, self.budget.wiped, 3.0),
+            Kind.ROT_LOG: lambda: self.owned(kind, self.rotten(), 0.0),
+            Kind.ROT_PAGE: lambda: self.owned(kind, self.rotten(), 0.0),
+            Kind.LOSE_WRITES: lambda: self.owned(kind, self.budget.liar, 0.0),
+        }
+        return make[kind]()
+
+    def simple(self, kind: Kind, target: str, longest: float, **params: float) -> Fault:
+        lasting = self.lasting(longest) if longest else 0.0
+        return Fault(
+            kind, target, round(self.when(), 3), lasting, params=tuple(sorted(params.items()))
+        )
+
+    def between(self, kind: Kind, longest: float) -> Fault:
+        one, other = self.two()
+        return replace(self.simple(kind, one, longest), peer=other)
+
+    def rotten(self) -> str:
+        return self.rng.choice(self.budget.rotten) if self.budget.rotten else ""
+
+    def owned(self, kind: Kind, target: str, longest: float) -> Fault | None:
+        return self.simple(kind, target, longest) if target else None
+
+    # -- at protocol steps
+
+    def at_step(self) -> Fault:
+        """A crash, power loss or pause right before or after something matters."""
+        step = self.rng.choice(tuple(Step))
+        kind = self.rng.choice((Kind.KILL, Kind.POWER, Kind.PAUSE))
+        return Fault(
+            kind,
+            "all",
+            round(self.when(), 3),
+            self.lasting(4.0),
+            step=step,
+            when=self.rng.choice(("before", "after")),
+            nth=self.rng.choice((1, 1, 2, 5)),
+        )
+
+
+def draw(seed: int, *, safety_s: float = SAFETY_S) -> Plan:
+    """The default swarm's run for a seed."""
+    d = _Draw(seed, safety_s)
+    rng = d.rng
+    enabled = [kind for kind in Kind if rng.random() < ENABLED]
+    busy = rng.choice((2.0, 5.0, 10.0))
+    faults: list[Fault] = []
+    for kind in enabled:
+        for _ in range(1 + int(rng.expovariate(1 / busy) / len(enabled) * 3)):
+            fault = d.fault(kind)
+            if fault is not None:
+                faults.append(fault)
+    for fault in list(faults):
+        if fault.kind is Kind.LOSE_WRITES:  # a lie is found out by a power loss only
+            faults.append(Fault(Kind.POWER, fault.target, fault.at + rng.random() * 2, 0.3))
+    if rng.random() < 0.5:
+        faults += [d.at_step() for _ in range(rng.randint(1, 6))]
+    faults.sort(key=lambda f: (f.at, f.kind, f.target))
+    pool = rng.choice((16, 64, 1024))
+    return Plan(
+        seed=seed,
+        shape=Shape(replicas=d.replicas, instance=InstanceConfig(pool_pages=pool)),
+        mix=_mix(rng),
+        schedule=tuple(faults),
+        safety_s=safety_s,
+    )
+
+
+def _mix(rng: random.Random) -> Mix:
+    """Some kinds of transaction, never none that writes and is checked."""
+    base = Mix()
+    weights = {kind: w for kind, w in base.weights.items() if rng.random() < 0.7}
+    weights["append"] = base.weights["append"]
+    weights["lists"] = base.weights["lists"]
+    return replace(
+        base,
+        clients=rng.choice((2, 4, 6)),
+        think_s=rng.choice((0.04, 0.1, 0.3)),
+        weights=weights,
+        big_rows=rng.choice((20, 60, 200)),
+    )
