@@ -165,7 +165,7 @@ class End:
         """This end is over, and tells the other one so if the path is open."""
         if not self.broken:
             self._forward(Reset(reason), 0)
-            held = self._held
+            held = deque(self._held)
             self.reset(reason)
             self._held = held  # a reset that is held goes out when the path opens
             if held:
