@@ -67,15 +67,20 @@ class FinalLog:
 
 
 def check(
-    attempts: Iterable[Attempt], recoveries: Sequence[Recovery], final: FinalLog | None = None
+    attempts: Iterable[Attempt],
+    recoveries: Sequence[Recovery],
+    final: FinalLog | None = None,
+    *,
+    complete: bool = False,
 ) -> list[Violation]:
+    """`recoveries` in the order of opening; `complete`: `attempts` are all that were ever sent."""
     findings = Findings(CHECKER)
     ordered = sorted(attempts, key=lambda a: (a.first, a.last, a.epoch))
     _numbers(ordered, recoveries, findings)
     for before, after in pairwise(recoveries):
         _succession(before, after, findings)
     for recovery in recoveries:
-        _recovered(recovery, ordered, findings)
+        _recovered(recovery, ordered, findings, complete)
     states = [
         (f"the recovery of epoch {r.epoch}", r.vdl, r.commits, r.at)
         for r in recoveries
@@ -138,12 +143,13 @@ def _succession(before: Recovery, after: Recovery, findings: Findings) -> None:
         )
 
 
-def _recovered(recovery: Recovery, attempts: Sequence[Attempt], findings: Findings) -> None:
+def _recovered(
+    recovery: Recovery, attempts: Sequence[Attempt], findings: Findings, complete: bool
+) -> None:
     commits = None if recovery.commits is None else frozenset(recovery.commits)
-    if (
-        recovery.vdl
-        and recovery.commits is not None
-        and recovery.vdl != max(recovery.commits, default=0)
+    ends = {0, *(a.last for a in attempts if a.epoch < recovery.epoch)} if complete else None
+    if (recovery.commits is not None and recovery.vdl != max(recovery.commits, default=0)) or (
+        ends is not None and recovery.vdl not in ends
     ):
         findings.add(
             "vdl-no-commit",

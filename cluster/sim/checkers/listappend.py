@@ -138,7 +138,7 @@ def _read_points(versions: Versions, order: Order, findings: Findings) -> None:
         if reader.read_lsn is None:
             continue
         for found, says in ((newest[length], "shows"), (missing[length], "misses")):
-            if found is None or found[1] == number:
+            if found is None:
                 continue
             lsn, writer = found
             if (lsn > reader.read_lsn) == (says == "shows"):

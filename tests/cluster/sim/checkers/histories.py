@@ -47,6 +47,7 @@ class Script:
         at: tuple[float, float] = (0.0, 100.0),
         outcome: Outcome = Outcome.COMMITTED,
         session: str | None = None,
+        client: str | None = None,
         endpoint: Endpoint = Endpoint.WRITER,
         commit_lsn: int | None = None,
         read_lsn: int | None = None,
@@ -54,7 +55,7 @@ class Script:
         number = len(self.history) + 1
         name = session or f"s{number}"
         transaction = Transaction(
-            client=f"client of {name}",
+            client=client or f"client of {name}",
             seq=number,
             session=name,
             instance="main-1" if endpoint is Endpoint.WRITER else "main-2",

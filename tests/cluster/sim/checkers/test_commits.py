@@ -28,6 +28,7 @@ def test_a_right_story() -> None:
     assert check(ATTEMPTS, RECOVERIES, FINAL) == []
     assert check(ATTEMPTS, [replace(r, commits=None) for r in RECOVERIES]) == []
     assert check((), (), FinalLog((), ())) == []
+    assert check(ATTEMPTS, RECOVERIES, FINAL, complete=True) == []
 
 
 @pytest.mark.parametrize("spoilt", [R2, R3], ids=["first", "second"])
@@ -76,6 +77,12 @@ def test_vdl_is_in_the_middle_of_a_transaction() -> None:
     recoveries = (OPEN, Recovery(2, 4, (4, 104), (2,), at=4.0))
     found = check((FIRST, replace(SECOND, acknowledged=False)), recoveries)
     assert kinds(found) == ["torn-commit", "vdl-no-commit"]
+
+
+def test_vdl_is_no_commit_of_anybody() -> None:
+    recoveries = (OPEN, Recovery(2, 6, (6, 106), at=4.0))
+    assert check((FIRST, SECOND), recoveries) == []
+    assert kinds(check((FIRST, SECOND), recoveries, complete=True)) == ["vdl-no-commit"]
 
 
 def test_an_unknown_commit_is_there_in_part() -> None:

@@ -66,6 +66,13 @@ def two_transactions_read_each_other(s: Script) -> None:
     s.add(a("y", 1), r("x", 1))
 
 
+@anomaly("G1c")
+def one_reads_what_was_appended_after_it(s: Script) -> None:
+    s.add(a("x", 1), r("y", 5))
+    s.add(a("x", 2), a("y", 5))
+    s.add(r("x", 1))
+
+
 @anomaly("G-single")
 def a_read_misses_half_of_what_it_saw(s: Script) -> None:
     s.add(a("x", 1), a("y", 1))
@@ -106,6 +113,14 @@ def write_skew_that_nobody_read(s: Script) -> None:
     s.add(r("y"), a("x", 1))
 
 
+@anomaly("G2")
+def a_reader_sees_one_of_two_that_crossed(s: Script) -> None:
+    """Fekete's read-only anomaly: two anti-dependencies in a row, so no long fork."""
+    s.add(a("x", 1))
+    s.replica(r("x", 1), r("y"))
+    s.add(r("x"), a("y", 1))
+
+
 @anomaly("long-fork")
 def two_replicas_see_two_commits_in_two_orders(s: Script) -> None:
     s.add(a("x", 1))
@@ -136,6 +151,13 @@ def an_append_took_effect_twice(s: Script) -> None:
     s.add(r("x", 1, 1))
 
 
+@anomaly("duplicate-element")
+def an_append_took_effect_again_later(s: Script) -> None:
+    s.add(a("x", 1))
+    s.add(a("x", 2))
+    s.add(r("x", 1, 2, 1))
+
+
 @anomaly("garbage")
 def what_nobody_appended(s: Script) -> None:
     s.add(r("x", 7))
@@ -162,6 +184,14 @@ def the_snapshot_moves_within_a_transaction(s: Script) -> None:
 def an_acknowledged_commit_is_gone(s: Script) -> None:
     s.add(a("x", 1), at=(0, 1))
     s.add(r("x"), at=(2, 3))
+
+
+@anomaly("stale-read", "G-single-realtime")
+def the_same_with_others_between(s: Script) -> None:
+    s.add(a("y", 1), at=(0, 3))
+    s.add(a("x", 1), at=(0, 1))
+    s.add(r("z"), at=(2, 10))
+    s.add(r("x"), at=(4, 5))
 
 
 @anomaly("stale-read", "G-single-realtime")
@@ -204,6 +234,12 @@ def a_replica_session_goes_back_on_another_key(s: Script) -> None:
 def the_same_in_no_time_at_all(s: Script) -> None:
     s.add(a("x", 1), at=(0, 0), session="s")
     s.add(r("x"), at=(0, 0), session="s")
+
+
+@anomaly("G-single-session")
+def the_same_over_a_new_connection(s: Script) -> None:
+    s.add(a("x", 1), at=(0, 0), session="s", client="c")
+    s.add(r("x"), at=(0, 0), session="t", client="c")
 
 
 @anomaly("lsn-order")
