@@ -15,8 +15,9 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,15 @@ class Catalog:
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[aiosqlite.Connection]:
         async with self._turn:
-            await self._db.execute("BEGIN IMMEDIATE")
             try:
+                await self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
+                await self._db.commit()
             except BaseException:
-                await self._db.rollback()
+                # The caller may have been cancelled at any of these awaits, and may be again. What it
+                # asked for is in the database's queue all the same: only a rollback behind it ends it.
+                await _to_its_end(self._db.rollback())
                 raise
-            await self._db.commit()
 
     async def _all(self, sql: str, *values: Any) -> list[aiosqlite.Row]:
         async with self._turn, self._db.execute(sql, values) as cursor:
@@ -305,6 +308,15 @@ class Catalog:
                 " WHERE volume = ? AND pg = ? AND node = ? AND incarnation = ?",
                 [(volume, pg, node, incarnation) for volume, pg in segments],
             )
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work` whole, even if the caller is cancelled meanwhile: it raises what it has anyway."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    task.result()
 
 
 # -- parts of transactions

@@ -208,3 +208,27 @@ async def test_damaged_file_is_named(tmp_path):
     path.write_bytes(b"this is no database, whatever it is" * 100)
     with pytest.raises(ConfigError, match=r"damaged\.db cannot be used"):
         await Catalog.open(path)
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_caller_cancelled_at_any_moment_leaves_no_transaction_open(catalog, turns):
+    """Found by the simulator (seed 82): a process that died while it registered broke the catalog."""
+    await _register(catalog, "storage-1", "a")
+    registering = asyncio.ensure_future(_register(catalog, "storage-2", "b"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    registering.cancel()
+    await asyncio.wait({registering})
+    assert await _register(catalog, "storage-3", "c")
+    assert [n.incarnation for n in await catalog.storage_nodes()][2] == "c"
+
+
+async def test_a_caller_cancelled_while_it_commits_leaves_no_transaction_open(catalog):
+    async with asyncio.timeout(10):
+        for number in range(40):
+            registering = asyncio.ensure_future(_register(catalog, "storage-2", f"b{number}"))
+            while not catalog._db.in_transaction and not registering.done():
+                await asyncio.sleep(0)
+            registering.cancel()
+            await asyncio.wait({registering})
+            await _register(catalog, "storage-3", f"c{number}")
