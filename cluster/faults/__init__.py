@@ -1,1 +1,1 @@
-"""The fault catalogue: names, parameters and what each fault means, for the simulator and real processes."""
+"""The fault catalogue: what can be done to a cluster, simulated or real, by name."""

@@ -19,7 +19,7 @@ import asyncio
 import heapq
 from asyncio import events
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar
 from typing import Any, Protocol, TypeVar
 
@@ -86,7 +86,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         self._made += 1
         heapq.heappush(self._timers, (when, self._made, handle))
-        handle._scheduled = True
+        handle._scheduled = True  # type: ignore[attr-defined]
         return handle
 
     def requeue(self, handles: list[asyncio.Handle]) -> None:
@@ -130,7 +130,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         if not self._ready:
             self._jump()
         handle = self._ready.popleft()
-        if handle._cancelled:  # type: ignore[attr-defined]
+        if handle._cancelled:
             return
         owner = handle._context.get(LIFE)  # type: ignore[attr-defined]
         if owner is not None and not owner.runs:
@@ -145,7 +145,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     def _jump(self) -> None:
         """Time moves to the next timer; all that are due then become ready."""
         timers = self._timers
-        while timers and timers[0][2]._cancelled:  # type: ignore[attr-defined]
+        while timers and timers[0][2]._cancelled:
             heapq.heappop(timers)
         if not timers:
             raise Stalled(f"nothing will ever happen again after {self._now:.6f}")
@@ -182,7 +182,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def create_task(
         self,
-        coro: Coroutine[Any, Any, T],
+        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
         *,
         name: str | None = None,
         context: Context | None = None,

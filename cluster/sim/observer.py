@@ -122,7 +122,7 @@ class Observer:
         final = FinalLog(tuple(r.lsn for r in log.records), tuple(c.lsn for c in log.commits))
         recoveries = sorted(self.recoveries, key=lambda r: r.epoch)
         return [
-            *commits.check(attempts, recoveries, final),
+            *commits.check(attempts, recoveries, final, complete=True),
             *epochs.check(self.sightings, self.quorums),
             *segments.check(self.holdings()),
         ]
@@ -146,8 +146,9 @@ def _holdings(process: SimProcess, node: StorageNode) -> list[Holding]:
                 frame = node.state.frame_bytes(ref)
             except (Corrupt, FileNotFoundError):
                 continue
-            for record in index_frame(frame) if frame is not None else ():
-                records[ref.epoch, record.lsn] = frame[record.start : record.end]
+            if frame is not None:
+                for record in index_frame(frame):
+                    records[ref.epoch, record.lsn] = frame[record.start : record.end]
         kept = process.memory.versions.get(segment.row.id, {})
         pages = {
             (page, version.lsn): version.image

@@ -33,7 +33,7 @@ class Packet:
         return cls(json.loads(data))
 
 
-SQL: Method[Any, Any] = Method("sextet.sim.Sql", "Connect", Packet, Packet, True, True)  # type: ignore[type-var]
+SQL: Method[Any, Any] = Method("sextet.sim.Sql", "Connect", Packet, Packet, True, True)
 
 
 def sql_address(instance: str) -> str:

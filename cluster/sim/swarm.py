@@ -151,9 +151,11 @@ def draw(seed: int, *, safety_s: float = SAFETY_S) -> Plan:
             fault = d.fault(kind)
             if fault is not None:
                 faults.append(fault)
-    for fault in list(faults):
-        if fault.kind is Kind.LOSE_WRITES:  # a lie is found out by a power loss only
-            faults.append(Fault(Kind.POWER, fault.target, fault.at + rng.random() * 2, 0.3))
+    faults += [  # a lie is found out by a power loss only
+        Fault(Kind.POWER, fault.target, fault.at + rng.random() * 2, 0.3)
+        for fault in faults
+        if fault.kind is Kind.LOSE_WRITES
+    ]
     if rng.random() < 0.5:
         faults += [d.at_step() for _ in range(rng.randint(1, 6))]
     faults.sort(key=lambda f: (f.at, f.kind, f.target))

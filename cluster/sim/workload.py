@@ -92,8 +92,7 @@ class Workload:
         client = Client(self, "setup")
         async with asyncio.timeout(deadline_s):
             for sql in SETUP:
-                while not await client.try_once(sql):
-                    await asyncio.sleep(0.1)
+                await client.insist(sql)
         await client.disconnect()
 
     def start(self) -> list[asyncio.Task[None]]:
@@ -167,16 +166,17 @@ class Client:
         for kind in Kind:
             await self._drop(kind)
 
-    async def try_once(self, sql: str) -> bool:
-        connection = await self._connected(Kind.WRITER)
-        if connection is None:
-            return False
-        try:
-            await connection.run(sql)
-        except Failed:
-            await self._drop(Kind.WRITER)
-            return False
-        return True
+    async def insist(self, sql: str) -> None:
+        """Run it, again and again if need be; the caller bounds the time."""
+        while True:
+            connection = await self._connected(Kind.WRITER)
+            if connection is not None:
+                try:
+                    await connection.run(sql)
+                    return
+                except Failed:
+                    await self._drop(Kind.WRITER)
+                    await asyncio.sleep(0.1)
 
     # -- one transaction
 

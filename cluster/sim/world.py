@@ -146,7 +146,7 @@ class World:
     ) -> None:
         self.seed = seed
         self.shape = shape or Shape()
-        self.loop = SimLoop()
+        self.loop = SimLoop()  # type: ignore[abstract]
         self.loop.on_error = self._loop_error
         self.trace = Trace(self.loop.time, out)
         self.network = Network(self.rng("network"), self._on_wire)
