@@ -52,6 +52,14 @@ class AppendFile(Protocol):
         Raises DiskFull with nothing kept of `data`, DiskFailed on any other error.
         """
 
+    def rewrite(self, offset: int) -> None:
+        """Write the bytes from `offset` to the end once more, as they are; for the next `sync`.
+
+        For who finds bytes here that no sync of its own has covered: if an earlier process's failed,
+        the kernel has called them clean, and syncing again would write nothing (and report success).
+        Raises DiskFailed.
+        """
+
     async def sync(self) -> None:
         """Make every byte appended before this call durable (fdatasync).
 

@@ -126,6 +126,14 @@ class _SimAppendFile:
         self._file.data += data
         return offset
 
+    def rewrite(self, offset: int) -> None:
+        self._disk.check()
+        if self._failed:
+            raise DiskFailed(self._failed)
+        file = self._file
+        file.durable = min(file.durable, offset)
+        file.doomed = [(start, min(end, offset)) for start, end in file.doomed if start < offset]
+
     async def sync(self) -> None:
         self._disk.check()
         if self._failed:

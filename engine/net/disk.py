@@ -76,6 +76,17 @@ class OsAppendFile:
             self._failed = f"cannot cut {self._path} back after {cause}: {error}"
             raise DiskFailed(self._failed) from error
 
+    def rewrite(self, offset: int) -> None:
+        self._check()
+        try:
+            data = memoryview(os.pread(self._handle, self._size - offset, offset))
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self._handle, data[written:], offset + written)
+        except OSError as error:
+            self._failed = f"cannot write {self._path} again: {error}"
+            raise DiskFailed(self._failed) from error
+
     async def sync(self) -> None:
         self._check()
         await asyncio.get_running_loop().run_in_executor(self._worker, self._sync)

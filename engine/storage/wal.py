@@ -8,7 +8,8 @@ Invariants
 - After a failed append or sync nothing is appended or synced any more: what the disk holds is
   unknown, and only a restart may look.
 - What `replay` found is synced before it counts: a crash of the process leaves frames in the page
-  cache that no fdatasync has covered.
+  cache that no fdatasync has covered. What lies behind the last mark is written again before that: if
+  it is there because an fdatasync failed, the kernel calls it clean and would not write it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Wal:
         self._failed = ""
         self._appended = 0  # frames ever appended by this process
         self._synced = 0
+        self._marked = 0  # up to here the newest file was durable, says its last mark
         self._syncing = asyncio.Lock()
         self._room = asyncio.Event()
         self._room.set()
@@ -66,6 +68,7 @@ class Wal:
         """Every frame in log order, and every damaged place; cuts a torn tail."""
         for file in self.files:
             scanned = scan_file(self._disk.read(_path(file)), file, last=file == self.files[-1])
+            self._marked = scanned.durable
             if scanned.torn_at is not None:
                 log.warning("%s has a torn tail, cut at %d", _path(file), scanned.torn_at)
                 self.counters["torn_tail_cuts"] += 1
@@ -89,6 +92,7 @@ class Wal:
             self.files = [1]
         self._current = self._disk.open_append(_path(self.files[-1]))
         if self._current.size:
+            self._current.rewrite(min(self._marked, self._current.size))
             await self._sync_current()
 
     def wipe(self) -> None:

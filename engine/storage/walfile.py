@@ -62,10 +62,14 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """A file's content in order. `torn_at` is where to cut it, None if it ends well."""
+    """A file's content in order. `torn_at` is where to cut it, None if it ends well.
+
+    Below `durable` everything was synced, says the last mark.
+    """
 
     items: tuple[Found | Damage, ...]
     torn_at: int | None
+    durable: int = 0
 
 
 def mark(file: int, upto: int) -> bytes:
@@ -97,15 +101,15 @@ def scan_file(data: bytes, file: int, *, last: bool) -> Scanned:
         items.append(Found(Location(file, offset, header.length), header, data[offset:end]))
         offset = end
     if not last:
-        return Scanned(tuple(items), None)
+        return Scanned(tuple(items), None, durable)
     return _cut(items, durable)
 
 
 def _cut(items: list[Found | Damage], durable: int) -> Scanned:
     for index, item in enumerate(items):
         if isinstance(item, Damage) and item.offset >= durable:
-            return Scanned(tuple(items[:index]), item.offset)
-    return Scanned(tuple(items), None)
+            return Scanned(tuple(items[:index]), item.offset, durable)
+    return Scanned(tuple(items), None, durable)
 
 
 def _mark_at(data: bytes, offset: int, file: int) -> int | None:

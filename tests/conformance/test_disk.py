@@ -170,6 +170,15 @@ async def test_the_loop_goes_on_while_a_sync_is_under_way(log: AppendFile) -> No
     assert log.size == 2
 
 
+async def test_rewriting_changes_nothing_and_can_be_synced(world: World, log: AppendFile) -> None:
+    log.append(b"one two three")
+    log.rewrite(4)
+    log.rewrite(13)
+    await log.sync()
+    log.close()
+    assert world.restart().read("wal/1.wal") == b"one two three"
+
+
 async def test_closing_twice_is_no_error(disk: Disk) -> None:
     file = disk.open_append("file")
     file.close()

@@ -444,6 +444,9 @@ class _FaultyFile:
             raise DiskFull("no room")
         return int(self._file.append(data))
 
+    def rewrite(self, offset: int) -> None:
+        self._file.rewrite(offset)
+
     async def sync(self) -> None:
         if not self._disk.gate.is_set():
             self._disk.syncing.set()

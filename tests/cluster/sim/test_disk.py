@@ -1,0 +1,72 @@
+"""What a simulated disk leaves after a power loss. The port's promises are in tests/conformance."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from cluster.sim.disk import DiskImage, SimDisk
+from engine.errors import DiskFailed
+
+
+def image(seed: int = 1) -> DiskImage:
+    return DiskImage("storage-1", random.Random(seed))
+
+
+async def test_synced_bytes_survive_and_of_the_others_any_part_may() -> None:
+    kept = set()
+    for seed in range(200):
+        medium = image(seed)
+        file = SimDisk(medium).open_append("log")
+        file.append(b"durable")
+        await file.sync()
+        file.append(b"volatile")
+        medium.lose_power()
+        data = SimDisk(medium).read("log")
+        assert data[:7] == b"durable", f"seed {seed}"
+        assert b"volatile".startswith(data[7:]), f"seed {seed}"
+        kept.add(len(data) - 7)
+    assert {0, 8} < kept, "nothing, all and a part must all have happened"
+
+
+async def test_what_a_failed_sync_covered_goes_although_a_later_one_succeeds() -> None:
+    medium = image()
+    file = SimDisk(medium).open_append("log")
+    file.append(b"doomed")
+    medium.failing_syncs = 1
+    with pytest.raises(DiskFailed):
+        await file.sync()
+    again = SimDisk(medium).open_append("log")
+    assert SimDisk(medium).read("log") == b"doomed", "the page cache still has it"
+    await again.sync()
+    medium.lose_power()
+    assert SimDisk(medium).read("log") == bytes(6)
+
+
+async def test_what_a_failed_sync_covered_can_be_saved_by_writing_it_again() -> None:
+    medium = image()
+    file = SimDisk(medium).open_append("log")
+    file.append(b"doomed")
+    medium.failing_syncs = 1
+    with pytest.raises(DiskFailed):
+        await file.sync()
+    again = SimDisk(medium).open_append("log")
+    again.rewrite(0)
+    await again.sync()
+    medium.lose_power()
+    assert SimDisk(medium).read("log") == b"doomed"
+
+
+async def test_a_lying_sync_is_found_out_by_a_power_loss_only() -> None:
+    medium = image()
+    medium.lying_syncs = 1
+    file = SimDisk(medium).open_append("log")
+    file.append(b"lost")
+    await file.sync()
+    file.append(b"kept")
+    await file.sync()
+    assert SimDisk(medium).read("log") == b"lostkept"
+    medium.lose_power()
+    assert SimDisk(medium).read("log") == bytes(4) + b"kept"
+    assert medium.effects["lost write"] == 1
