@@ -26,6 +26,14 @@ class VolumeConfig:
     idle_points_s: float = 0.1
     """How soon VDL and PGMRPL travel when no redo does."""
 
+    idle_rounds_max: int = 10
+    """After so many of these pauses the points travel even if they are the same: the answers tell a
+    writer that has been fenced off so, and its clients stop reading from the past."""
+
+    frame_bytes_max: int = 1 * MIB
+    """Where an open batch is closed: a larger MTR goes out in several, each far below the format's
+    limit of a frame."""
+
     call_timeout_s: float = 5.0
     read_timeout_s: float = 3.0
     """One page read at one segment; the next segment is asked long before (hedging)."""

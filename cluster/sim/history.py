@@ -35,6 +35,10 @@ class Endpoint(StrEnum):
 
     WRITER = "writer"
     READER = "reader"
+    SUPERSEDED = "superseded"
+    """The writer endpoint's, but when the transaction ended a newer writer had opened the volume
+    already. An instance that is cut off cannot know, so its reads promise one state, not the newest;
+    what it writes is refused all the same."""
 
 
 class Outcome(StrEnum):

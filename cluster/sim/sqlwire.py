@@ -36,12 +36,13 @@ class Packet:
 SQL: Method[Any, Any] = Method("sextet.sim.Sql", "Connect", Packet, Packet, True, True)
 
 
-def sql_address(instance: str) -> str:
-    return f"{instance}.sql:5432"
+def sql_address(instance: str, *, writer: bool = False) -> str:
+    """Where it takes clients; with `writer` those who came for a writer and for nothing less."""
+    return f"{instance}.sql:{5433 if writer else 5432}"
 
 
-def sql_handlers(engine: Callable[[], SqlEngine | None]) -> Handlers:
-    """What an instance serves its clients with."""
+def sql_handlers(engine: Callable[[], SqlEngine | None], epoch: Callable[[], int]) -> Handlers:
+    """What an instance serves its clients with; `epoch` of its open volume, 0 on a replica."""
 
     async def connect(stream: Stream[Any, Any]) -> None:
         serving = engine()
@@ -55,9 +56,13 @@ def sql_handlers(engine: Callable[[], SqlEngine | None]) -> Handlers:
                     statement = await session.prepare(sql)
                     cursor = await session.execute(statement, params)
                     rows = [list(row) for row in await cursor.fetch()]
-                    answer: dict[str, Any] = {"rows": rows, **_lsns(session)}
+                    answer: dict[str, Any] = {"rows": rows, **_lsns(session, epoch())}
                 except SqlError as error:
-                    answer = {"sqlstate": error.sqlstate, "error": str(error), **_lsns(session)}
+                    answer = {
+                        "sqlstate": error.sqlstate,
+                        "error": str(error),
+                        **_lsns(session, epoch()),
+                    }
                 await stream.send(Packet(answer))
         finally:
             await session.close()
@@ -65,10 +70,10 @@ def sql_handlers(engine: Callable[[], SqlEngine | None]) -> Handlers:
     return {SQL: connect}
 
 
-def _lsns(session: Session) -> dict[str, int]:
+def _lsns(session: Session, epoch: int) -> dict[str, int]:
     """What checkers would like to know of a session; a client of PostgreSQL's protocol is not told."""
     read, commit = session.read_point, session.last_commit
-    return {"read": read.lsn if read else 0, "commit": commit.lsn if commit else 0}
+    return {"read": read.lsn if read else 0, "commit": commit.lsn if commit else 0, "epoch": epoch}
 
 
 @dataclass
@@ -90,14 +95,16 @@ class Failed(Exception):
 class SqlClient:
     """One connection. After a lost one make another."""
 
-    def __init__(self, transport: SimTransport, instance: str) -> None:
+    def __init__(self, transport: SimTransport, instance: str, *, writer: bool) -> None:
         self.instance = instance
-        self._channel: Channel = transport.connect(sql_address(instance))
+        self._channel: Channel = transport.connect(sql_address(instance, writer=writer))
         self._stream = self._channel.stream(SQL)
         self.read_lsn = 0
         """Read point of the open transaction, 0 if it has none."""
         self.commit_lsn = 0
         """Of the session's newest commit."""
+        self.epoch = 0
+        """The volume epoch that the writer behind it had at its last answer."""
 
     async def run(self, sql: str, params: Sequence[Any] = ()) -> list[list[Any]]:
         """The rows. Raises Failed."""
@@ -110,6 +117,7 @@ class SqlClient:
             raise Failed("", "the connection was closed")
         answer = packet.value
         self.read_lsn, self.commit_lsn = answer["read"], answer["commit"]
+        self.epoch = answer["epoch"]
         if "sqlstate" in answer:
             raise Failed(answer["sqlstate"], answer["error"])
         rows: list[list[Any]] = answer["rows"]

@@ -20,7 +20,7 @@ from cluster.local.layout import AZS
 from cluster.sim.run import Plan
 from cluster.sim.workload import Mix
 from cluster.sim.world import Shape
-from engine.config import InstanceConfig
+from engine.config import InstanceConfig, VolumeConfig
 from engine.steps import Step
 
 STORAGE = tuple(f"storage-{n}" for n in range(1, 7))
@@ -159,13 +159,33 @@ def draw(seed: int, *, safety_s: float = SAFETY_S) -> Plan:
     if rng.random() < 0.5:
         faults += [d.at_step() for _ in range(rng.randint(1, 6))]
     faults.sort(key=lambda f: (f.at, f.kind, f.target))
-    pool = rng.choice((16, 64, 1024))
     return Plan(
         seed=seed,
-        shape=Shape(replicas=d.replicas, instance=InstanceConfig(pool_pages=pool)),
+        shape=_shape(rng, d.replicas),
         mix=_mix(rng),
         schedule=tuple(faults),
         safety_s=safety_s,
+    )
+
+
+def _shape(rng: random.Random, replicas: int) -> Shape:
+    """Bounds so small that they are met, in some runs."""
+    groups = rng.choice((16, 64, 64, 2560))
+    return Shape(
+        replicas=replicas,
+        group_pages=groups,
+        max_pages=groups * rng.choice((8, 32, 64)) if groups < 100 else groups,
+        instance=InstanceConfig(
+            pool_pages=rng.choice((16, 64, 1024)),
+            follower_queue_bytes_max=rng.choice((8 * 1024, 256 * 1024)),
+            replica_pending_bytes_max=rng.choice((16 * 1024, 1024 * 1024)),
+        ),
+        volume=VolumeConfig(
+            unacked_bytes_max=rng.choice((4 * 1024, 64 * 1024, 1024 * 1024)),
+            frame_bytes_max=rng.choice((2 * 1024, 16 * 1024, 1024 * 1024)),
+            batches_in_flight_max=rng.choice((1, 4)),
+            link_queue_bytes_max=rng.choice((16 * 1024, 1024 * 1024)),
+        ),
     )
 
 

@@ -27,6 +27,7 @@ from cluster.sim.history import (
 from cluster.sim.sqlwire import Failed, SqlClient
 from cluster.sim.transport import SimTransport
 from cluster.sim.world import World
+from engine.steps import Mark
 
 ACCOUNTS = 6
 BALANCE = 100
@@ -206,13 +207,18 @@ class Client:
             if kind is Kind.WRITER and failed.sqlstate in ("25006", "57P01", "57P03"):
                 await self._drop(kind)
         committed = outcome is Outcome.COMMITTED and connection.commit_lsn != before
+        endpoint = Endpoint(kind.value)
+        if 0 < connection.epoch < self.world.epoch_open and not committed:
+            endpoint = Endpoint.SUPERSEDED
+        if outcome is Outcome.UNKNOWN:
+            self.world.mark(Mark.OUTCOME_UNKNOWN, self.name)
         self.workload.record(
             Transaction(
                 client=self.name,
                 seq=self._seq,
                 session=self._sessions[kind],
                 instance=connection.instance,
-                endpoint=Endpoint(kind.value),
+                endpoint=endpoint,
                 invoked_at=began,
                 completed_at=self.world.loop.time(),
                 outcome=outcome,

@@ -44,6 +44,7 @@ from engine.steps import Mark, Step
 from engine.storage.config import StorageConfig
 from engine.storage.node import StorageNode
 from engine.storage.pagestore_memory import MemoryPageStore
+from engine.volume.geometry import resize_groups
 
 CLUSTER = "main"
 WALL_START_US = 1_767_225_600_000_000
@@ -57,7 +58,9 @@ class Shape:
     """What a world consists of, and how its nodes are tuned."""
 
     replicas: int = 2
-    max_pages: int = 3 * 2560
+    group_pages: int = 64
+    """Pages of a protection group: few, so that a run has several of them."""
+    max_pages: int = 16 * 64
     storage: StorageConfig = field(
         default_factory=lambda: StorageConfig(
             wal_file_bytes=64 * 1024,
@@ -159,7 +162,10 @@ class World:
         self.client_hosts: list[str] = []
         self.on_writer: list[Callable[[SimProcess, Writer], None]] = []
         """Called with each writer that has opened the volume, before it serves anybody."""
+        self.epoch_open = 0
+        """The highest volume epoch that a writer has opened."""
         self.restart_s = 0.15
+        resize_groups(self.shape.group_pages)
         self.layout = self._make_layout()
         self._lives: list[Life] = []
         self._supervising = True
@@ -176,7 +182,8 @@ class World:
         for instance in self.layout.clusters[0].instances:
             self._add(instance.name, "instance", instance.az)
             self.network.place(address(instance.port), instance.name)
-            self.network.place(sql_address(instance.name), instance.name)
+            for writer in (False, True):
+                self.network.place(sql_address(instance.name, writer=writer), instance.name)
         self.network.place(self.layout.control_address, "control")
         self.endpoint = SimEndpoint(self)
 
@@ -342,11 +349,16 @@ class World:
         await instance.start(server.address)
         await instance.ready.wait()
         if instance.writer is not None:
+            self.epoch_open = max(self.epoch_open, instance.writer.volume.epoch)
             for listener in self.on_writer:
                 listener(process, instance.writer)
-        await runtime.transport.serve(
-            sql_address(process.name), sql_handlers(lambda: instance.engine)
+        handlers = sql_handlers(
+            lambda: instance.engine,
+            lambda: instance.writer.volume.epoch if instance.writer is not None else 0,
         )
+        await runtime.transport.serve(sql_address(process.name), handlers)
+        if instance.writer is not None:
+            await runtime.transport.serve(sql_address(process.name, writer=True), handlers)
 
     # -- what is observed
 
@@ -397,6 +409,7 @@ class World:
         self._supervising = False
         for life in self._lives:
             life.bury()
+        resize_groups()
         self.loop.close()
 
 
@@ -452,14 +465,14 @@ class SimEndpoint:
         name = choose(kind, loads)
         if name is None:
             return None
-        return self.connect_to(name, transport)
+        return self.connect_to(name, transport, writer=kind is Kind.WRITER)
 
-    def connect_to(self, name: str, transport: SimTransport) -> SqlClient:
-        """A connection to a certain instance."""
+    def connect_to(self, name: str, transport: SimTransport, *, writer: bool = False) -> SqlClient:
+        """A connection to a certain instance, which is refused if `writer` and it is none."""
         self._choices += 1
         self._chosen[name] = self._choices
         self._connections[name] = self._connections.get(name, 0) + 1
-        return SqlClient(transport, name)
+        return SqlClient(transport, name, writer=writer)
 
     def _open(self, name: str) -> bool:
         process = self._world.processes[name]

@@ -148,6 +148,13 @@ class Instance:
         if self.role and own.role != self.role:
             self._runtime.stop_node(f"role changes from {self.role} to {own.role}")
             return
+        writer = self.writer
+        if writer is not None and view.volume_epoch > writer.volume.epoch:
+            # Somebody else was writer meanwhile, and this instance may be named again already.
+            self._runtime.stop_node(
+                f"the volume is at epoch {view.volume_epoch}, this writer has {writer.volume.epoch}"
+            )
+            return
         self.role = own.role
         self._view_known.set()
         if self.replica is not None:

@@ -10,7 +10,7 @@ from engine.ports import Stream
 from engine.storage.reading import page_images
 from engine.storage.segment import FrameRef, Segment
 from engine.storage.state import NUMBER_LIMIT, NodeState
-from engine.types import PAGE_SIZE, PAGES_PER_PG
+from engine.types import PAGE_SIZE
 from engine.volume.geometry import first_page
 
 FramesOut = Stream[pb.FramesChunk, pb.FetchFramesRequest]
@@ -70,11 +70,11 @@ async def copy_pages(state: NodeState, request: pb.CopyPagesRequest, stream: Pag
     segment = state.segment(request.volume, request.pg)
     volume.check_same_epoch(request.epoch, node=state.name)
     as_of, commit = segment.applied, segment.newest_commit()
-    start = first_page(request.pg)
+    start, end = first_page(request.pg), first_page(request.pg + 1)
     step = max(1, state.config.chunk_bytes // PAGE_SIZE)
     with state.pinned(segment, as_of):
-        for first in range(start, start + PAGES_PER_PG, step):
-            pages = range(first, min(first + step, start + PAGES_PER_PG))
+        for first in range(start, end, step):
+            pages = range(first, min(first + step, end))
             images = await page_images(state, segment, pages, as_of)
             volume.check_same_epoch(request.epoch, node=state.name)
             found = [

@@ -22,7 +22,7 @@ from engine.storage.pagestore import PageStore
 from engine.storage.segment import FrameRef, Segment
 from engine.storage.volume import Volume
 from engine.storage.wal import Wal
-from engine.types import LSN, PAGES_PER_PG, VolumeId
+from engine.types import LSN, VolumeId
 from engine.volume.channels import Channels
 from engine.volume.geometry import first_page
 
@@ -239,8 +239,8 @@ def checked_records(frame: bytes, header: FrameHeader) -> list[RecordRef]:
     before it is in the log, where it would meet every restart.
     """
     records = index_frame(frame)
-    start = first_page(header.pg)
-    if not all(start <= record.page < start + PAGES_PER_PG for record in records):
+    start, end = first_page(header.pg), first_page(header.pg + 1)
+    if not all(start <= record.page < end for record in records):
         raise FormatError(f"frame {header.first_lsn}..{header.last_lsn} has a foreign page")
     return records
 

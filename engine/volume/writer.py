@@ -31,18 +31,15 @@ from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Runtime
 from engine.steps import Mark, Step
 from engine.tasks import Background, backoff
-from engine.types import LAL, LSN, PAGES_PER_PG, CommitMark, Epoch, Membership, NodeId, PageNo, PgNo
+from engine.types import LAL, LSN, CommitMark, Epoch, Membership, NodeId, PageNo, PgNo
 from engine.volume.durability import DurabilityTracker
 from engine.volume.fencing import OpenedVolume, catch_up
-from engine.volume.geometry import pg_of, pgs_for
+from engine.volume.geometry import first_page, group_pages, pg_of, pgs_for
 from engine.volume.links import Batch, GroupFrame, LinkOwner, NodeLink
 from engine.volume.quorum import read_quorum, write_quorum
 from engine.volume.tails import PgTails
 
 log = logging.getLogger(__name__)
-
-FRAME_BYTES_MAX = 1024 * 1024
-"""Where a group's part of an open batch is closed, so that a frame stays far below the format's."""
 
 Grow = Callable[[PgNo], Awaitable[Sequence[Membership]]]
 """Ask the control plane for one more protection group; all memberships come back."""
@@ -165,7 +162,7 @@ class VolumeWriter:
         counters["dirty_page_bytes"] += len(changes) * len(changes[0].after)
         self._check_room()
         self._schedule_flush()
-        if pages > len(self.memberships) * PAGES_PER_PG - PAGES_PER_PG // 2:
+        if pages > first_page(len(self.memberships)) - group_pages() // 2:
             self._grow_ahead(pages)
         return mark, lsns
 
@@ -241,7 +238,7 @@ class VolumeWriter:
         self.tails.note(pg, lsn)
         self._last_lsn = lsn
         self._next_lsn = lsn + 1
-        if batch.size >= FRAME_BYTES_MAX:
+        if batch.size >= self._config.frame_bytes_max:
             self._sealed.append(batch)
             self._open = None
 
@@ -419,7 +416,7 @@ class VolumeWriter:
 
     def _grow_ahead(self, pages: int) -> None:
         pg = len(self.memberships)
-        room = self.opened.max_pages > pg * PAGES_PER_PG
+        room = self.opened.max_pages > first_page(pg)
         if room and not self._grow_lock.locked() and pgs_for(pages) <= pg:
             self._background.spawn(self._grow_to(pg), name=f"grow to group {pg}")
 
@@ -435,6 +432,7 @@ class VolumeWriter:
         it took our frames has nothing to acknowledge any more, and a batch may be waiting for it.
         """
         head: LSN = 0
+        silent = 0
         while True:
             await asyncio.sleep(self._config.idle_points_s)
             points = (self._tracker.vdl.lsn, self._pgmrpl())
@@ -443,6 +441,13 @@ class VolumeWriter:
             head = waiting
             if stalled:
                 self._runtime.steps.mark(Mark.STALLED_ASKED)
+            silent = 0 if self._in_flight else silent + 1
+            if silent >= self._config.idle_rounds_max:
+                silent = 0
+                self._points_sent = (
+                    0,
+                    0,
+                )  # a writer that nobody writes to must learn if it is over
             if stalled or (points != self._points_sent and not self._in_flight):
                 self._points_sent = points
                 for node in sorted(self.links):
