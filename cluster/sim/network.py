@@ -69,7 +69,8 @@ class End:
         self.unread = 0  # bytes on their way to the peer or unread there
         self._wake: list[asyncio.Future[None]] = []
         self._room: list[asyncio.Future[None]] = []
-        self._held: deque[tuple[Any, int]] = deque()
+        self._caught: deque[tuple[Any, int]] = deque()  # was on its way when the path closed
+        self._held: deque[tuple[Any, int]] = deque()  # transmitted after that
         self._flight: deque[tuple[Any, int]] = deque()  # in order, whatever timers do
         self._last_arrival = 0.0
         self.connecting: asyncio.TimerHandle | None = None
@@ -90,7 +91,7 @@ class End:
         self._forward(item, size)
 
     def _forward(self, item: Any, size: int) -> None:
-        if self._held or self.network.blocked(self.host, self.peer.host):
+        if self._caught or self._held or self.network.blocked(self.host, self.peer.host):
             self._held.append((item, size))
             return
         loop = asyncio.get_running_loop()
@@ -101,13 +102,11 @@ class End:
 
     def release(self) -> None:
         """The path is open again: what was held goes on its way."""
-        held, self._held = self._held, deque()
+        held = deque((*self._caught, *self._held))
+        self._caught, self._held = deque(), deque()
         while held:
             item, size = held.popleft()
             self._forward(item, size)
-            if self._held:  # it closed again
-                self._held.extend(held)
-                return
 
     async def wait_room(self) -> None:
         """Until the peer has read enough of what was sent."""
@@ -121,7 +120,8 @@ class End:
         if self.broken:
             return
         if self.network.blocked(self.peer.host, self.host):  # it closed while this was on its way
-            self.peer._held.append((item, size))
+            self.peer._caught.append((item, size))
+            self.network.owe(self.peer)
             return
         if self.life is not None and not self.life.alive:
             return
@@ -156,6 +156,7 @@ class End:
             return
         self.broken = reason or "connection reset"
         self._held.clear()
+        self._caught.clear()
         self.network.forget(self)
         self.on_arrival()
         self.wake()
@@ -165,11 +166,18 @@ class End:
         """This end is over, and tells the other one so if the path is open."""
         if not self.broken:
             self._forward(Reset(reason), 0)
-            held = deque(self._held)
+            held = deque((*self._caught, *self._held))
             self.reset(reason)
             self._held = held  # a reset that is held goes out when the path opens
             if held:
-                self.network.late.append(self)
+                self.network.owe(self)
+
+
+    def finish(self) -> None:
+        """This end has transmitted its last and expects nothing more."""
+        self.network.forget(self)
+        if self._held or self._caught:
+            self.network.owe(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +203,6 @@ class Network:
 
     def __init__(self, rng: random.Random, observer: Observer | None = None) -> None:
         self.context = Context()  # deliveries are nobody's: a paused host's kernel lives
-        self.late: list[End] = []
         self.weather = Weather()
         self.refusing: set[str] = set()
         """Addresses at which nobody is let in (a firewall that answers)."""
@@ -206,6 +213,7 @@ class Network:
         self._listening: dict[str, Acceptor] = {}
         self._hosts: dict[str, str] = {}
         self._ends: dict[int, End] = {}
+        self._late: dict[int, End] = {}  # over, but with something to deliver when a path opens
         self._number = 0
         self._cut: dict[tuple[str, str], float] = {}  # (from, to) -> since when
         self._silent: dict[str, float] = {}  # paused hosts
@@ -277,6 +285,11 @@ class Network:
     def forget(self, end: End) -> None:
         self._ends.pop(end.number, None)
 
+    def owe(self, end: End) -> None:
+        """`end` holds something back; it may be over already."""
+        if end.number not in self._ends:
+            self._late[end.number] = end
+
     def observe(self, kind: str, end: End, item: Any, size: int) -> None:
         if self._observer is not None:
             self._observer(
@@ -324,12 +337,10 @@ class Network:
         for end in self.ends():
             if (end.host, end.peer.host) == (source, target):
                 end.release()
-        late, self.late = self.late, []
-        for end in late:
-            if end.host == source and end.peer.host == target:
+        for end in list(self._late.values()):
+            if (end.host, end.peer.host) == (source, target):
+                del self._late[end.number]
                 end.release()
-            else:
-                self.late.append(end)
 
     def _after_keepalive(self, check: Callable[..., None], *args: Any) -> None:
         since = asyncio.get_running_loop().time()

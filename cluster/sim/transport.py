@@ -320,7 +320,7 @@ class SimServer:
         if not end.broken:
             end.on_arrival = lambda: None
             end.transmit(status)
-            self._network.forget(end)
+            end.finish()
 
     async def _run(self, end: End, opening: Opening, what: str) -> Status:
         found = self._handlers.get(opening.method)
