@@ -27,7 +27,8 @@ def bring_down(folder: Folder) -> None:
     if not stop_installation(folder):
         out.print(f"no cluster is running in {folder.data}", soft_wrap=True)
         return
-    out.print(f"stopped in {time.monotonic() - started_at:.1f} s; the data stays in {folder.data}")
+    elapsed_s = time.monotonic() - started_at
+    out.print(f"stopped in {elapsed_s:.1f} s; the data stays in {folder.data}", soft_wrap=True)
 
 
 def stop_installation(folder: Folder) -> bool:
