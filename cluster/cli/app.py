@@ -184,7 +184,7 @@ def main() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _end)
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=False, prog_name="sextet"))
     except typer.TyperException as error:  # how the command was called
         if not error.format_message():  # no command at all: its help has been printed
             sys.exit(error.exit_code)
