@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -89,21 +90,27 @@ class _Shell:
 
         ask = make_prompt(self._folder.history)
         out.print(f"{self._url}   (\\? for help)", soft_wrap=True)
-        while True:
+        going_on = True
+        while going_on:
             try:
-                text = ask(self._prompt()).strip()
+                going_on = self._turn(ask)
             except KeyboardInterrupt:
-                continue
-            except EOFError:
-                break
-            if leaves(text):
-                break
-            if text:
-                try:
-                    self._run(text)
-                except KeyboardInterrupt:
-                    err.print("[red]cancelled[/red]")
+                err.print("[red]cancelled[/red]")
         self._connection.close()
+
+    def _turn(self, ask: Callable[[str], str]) -> bool:
+        """Read and run once; False at the end. KeyboardInterrupt has cancelled what was running."""
+        try:
+            text = ask(self._prompt()).strip()
+        except KeyboardInterrupt:
+            return True
+        except EOFError:
+            return False
+        if leaves(text):
+            return False
+        if text:
+            self._run(text)
+        return True
 
     def _prompt(self) -> str:
         if self._connection.closed:

@@ -98,7 +98,9 @@ def test_long_values_are_folded_and_nothing_is_cut(monkeypatch):
 def test_too_many_columns_are_shown_row_by_row(monkeypatch):
     names = [f"column_{n:02}" for n in range(30)]
     text = shown(names, [tuple(range(100, 130)), (None,) * 30], 60, monkeypatch)
-    assert all(f"{name} │ {number} " in text for name, number in zip(names, range(100, 130), strict=True))
+    assert all(
+        f"{name} │ {number} " in text for name, number in zip(names, range(100, 130), strict=True)
+    )
     assert text.count("NULL") == 30
     assert "row 2" in text
     assert "…" not in text
