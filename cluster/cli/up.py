@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.markup import escape
+
 from cluster.cli.console import err, out, size
 from cluster.cli.down import STOP_S, stop_installation
 from cluster.cli.errors import CommandFailed
@@ -241,16 +243,20 @@ def _command_line(folder: Folder, command: str) -> str:
 def _warn(folder: Folder, missing: list[str]) -> None:
     """The cluster works, but not with everyone."""
     for name in missing:
-        err.print(f"[yellow]![/yellow] {name} does not run; see {folder.log(name)}", soft_wrap=True)
+        err.print(
+            f"[yellow]![/yellow] {name} does not run; see {escape(str(folder.log(name)))}",
+            soft_wrap=True,
+        )
 
 
 def _report_failure(folder: Folder, error: SextetError) -> None:
-    err.print(f"[bold red]the start failed[/bold red]: {error}", soft_wrap=True)
+    err.print(f"[bold red]the start failed[/bold red]: {escape(str(error))}", soft_wrap=True)
     guilty = error.component if isinstance(error, Readiness) else "supervisor"
     path = folder.log(guilty)
     lines = tail_of(path, LOG_LINES)
     if lines:
-        err.print(f"the last lines of {path}:", soft_wrap=True)
+        err.print(f"the last lines of {path}:", markup=False, soft_wrap=True)
         for line in lines:
             err.print(f"  {line}", markup=False, soft_wrap=True)
-    err.print(f"put that right, then run `sextet up` again (all logs: {path.parent}{os.sep})")
+    advice = f"put that right, then run `sextet up` again (all logs: {path.parent}{os.sep})"
+    err.print(advice, markup=False, soft_wrap=True)
