@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -35,6 +37,7 @@ Cluster = Annotated[str, typer.Option("--cluster", metavar="NAME", help="Which c
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
 
 DEFAULT_DATA = Path(".sextet")
+LSN_MAX = 2**63 - 1
 
 
 @app.command()
@@ -148,11 +151,15 @@ def export(
 def log(
     node: Annotated[str, typer.Argument(help="A storage node, e.g. storage-1.")],
     data: Data = DEFAULT_DATA,
-    start: Annotated[int, typer.Option("--from", metavar="LSN", help="First LSN to show.")] = 0,
-    page: Annotated[int | None, typer.Option(help="Only records of this page (0-based).")] = None,
+    start: Annotated[
+        int, typer.Option("--from", metavar="LSN", help="First LSN to show.", min=0, max=LSN_MAX)
+    ] = 0,
+    page: Annotated[
+        int | None, typer.Option(help="Only records of this page (0-based).", min=0)
+    ] = None,
     limit: Annotated[int, typer.Option(help="At most so many records.", min=1)] = 50,
     volume: Annotated[
-        int | None, typer.Option(help="Which volume, where the node keeps several.")
+        int | None, typer.Option(help="Which volume, where the node keeps several.", min=0)
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -173,16 +180,39 @@ def version() -> None:
 
 def main() -> None:
     """Entry point: every expected error is one line and an exit status, never a traceback."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _end)
     try:
-        app()
+        sys.exit(app(standalone_mode=False, prog_name="sextet"))
+    except typer.TyperException as error:  # how the command was called
+        if not error.format_message():  # no command at all: its help has been printed
+            sys.exit(error.exit_code)
+        _fail(_usage_message(error), error.exit_code)
     except NotRunning as error:
-        _fail(error, EXIT_NOT_RUNNING)
+        _fail(str(error), EXIT_NOT_RUNNING)
     except SextetError as error:
-        _fail(error, EXIT_FAILED)
+        _fail(str(error), EXIT_FAILED)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", EXIT_FAILED)
+    except typer.Abort:
+        _fail("interrupted", EXIT_FAILED)
 
 
-def _fail(error: SextetError, status: int) -> None:
-    print(f"sextet: {error}", file=sys.stderr)
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    """Leave by way of every `finally`: a start that is half done is undone, as after Ctrl-C."""
+    sys.exit(128 + number)
+
+
+def _usage_message(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    hint = f"; see `{context.command_path} --help`" if context is not None else ""
+    return " ".join(error.format_message().split()).removesuffix(".") + hint
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"sextet: {message}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -29,7 +29,15 @@ def connect(url: str) -> Connection:
             url, autocommit=True, connect_timeout=CONNECT_S, application_name="sextet"
         )
     except psycopg.Error as error:
-        raise CommandFailed(f"cannot connect to {url}: {describe(error)}") from error
+        raise CommandFailed(
+            f"cannot connect to {url}: {_in_brief(error)}; see `sextet status`"
+        ) from error
+
+
+def _in_brief(error: psycopg.Error) -> str:
+    """Without libpq's guesses about what might be wrong, which span lines."""
+    text = describe(error)
+    return text.partition(" Is the server running")[0] if error.sqlstate is None else text
 
 
 def describe(error: psycopg.Error) -> str:

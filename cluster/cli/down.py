@@ -22,12 +22,14 @@ def bring_down(folder: Folder) -> None:
     """Raises CommandFailed if something survives even SIGKILL."""
     started_at = time.monotonic()
     if not folder.data.exists():
-        out.print(f"there is no cluster in {folder.data}", soft_wrap=True)
+        out.print(f"there is no cluster in {folder.data}", markup=False, soft_wrap=True)
         return
     if not stop_installation(folder):
-        out.print(f"no cluster is running in {folder.data}", soft_wrap=True)
+        out.print(f"no cluster is running in {folder.data}", markup=False, soft_wrap=True)
         return
-    out.print(f"stopped in {time.monotonic() - started_at:.1f} s; the data stays in {folder.data}")
+    elapsed_s = time.monotonic() - started_at
+    stays = f"the data stays in {folder.data}"
+    out.print(f"stopped in {elapsed_s:.1f} s; {stays}", markup=False, soft_wrap=True)
 
 
 def stop_installation(folder: Folder) -> bool:

@@ -47,6 +47,7 @@ def export_file(folder: Folder, cluster: str, path: Path, *, force: bool) -> Non
         temporary.unlink(missing_ok=True)
     out.print(
         f"{size(pages * PAGE_SIZE)} written to {path}: the database at LSN {read_lsn}, from {source}",
+        markup=False,
         soft_wrap=True,
     )
 
@@ -90,7 +91,7 @@ async def _receive(
             read_lsn, pages = await _receive_from(report.view.address, temporary)
         except (SextetError, TimeoutError) as error:
             reason = str(error) or "it fell silent"
-            err.print(f"[dim]{report.view.name}: {reason}[/dim]", soft_wrap=True)
+            err.print(f"{report.view.name}: {reason}", style="dim", markup=False, soft_wrap=True)
             if number == len(sources):
                 raise CommandFailed(f"nothing was exported: {reason}") from error
         else:

@@ -126,7 +126,6 @@ def _check_endpoint(folder: Folder, cluster: str, total: int, *, reader: bool) -
         with err.status(f"integrity check at {url}"), connect(url) as connection:
             # A replica reads every page from storage for it, which may take longer than a default.
             connection.execute(f"SET statement_timeout = {_patience(total) * 1000:.0f}")
-            connection.execute("SET statement_timeout = 0")  # it reads every page, cold
             rows = connection.execute("PRAGMA integrity_check").fetchall()
     except psycopg.Error as error:
         raise CommandFailed(f"imported, but not checked at {url}: {describe(error)}") from error

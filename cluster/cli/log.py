@@ -50,7 +50,10 @@ def show_log(folder: Folder, node: str, query: LogQuery, *, as_json: bool) -> No
     if as_json:
         print_json([record_to_json(record) for record in records])
         return
-    out.print(_table(records))
+    if records:
+        out.print(_table(records))
+    else:
+        err.print("no such record is in the hot log")
     if hot_from > 0 and query.start <= hot_from:
         err.print(
             f"[dim]records up to LSN {hot_from} have left the hot log: they are pages now[/dim]"

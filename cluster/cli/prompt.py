@@ -33,6 +33,8 @@ def is_complete(text: str) -> bool:
     stripped = text.strip()
     if not stripped or stripped.startswith(("\\", ".")) or stripped in ("quit", "exit"):
         return True
+    if stripped.rpartition("\n")[2].strip() == "\\q":
+        return True  # whoever does not know how to end a statement must be able to leave
     return sqlite3.complete_statement(stripped)
 
 

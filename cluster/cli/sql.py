@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -17,8 +18,13 @@ from cluster.local.folder import Folder
 HELP = """\
   [bold].tables[/bold], [bold]\\dt[/bold]             tables and views
   [bold].schema \\[NAME][/bold], [bold]\\d NAME[/bold]  how they were created
-  [bold]\\q[/bold], Ctrl-D                leave
+  [bold]\\q[/bold], Ctrl-D               leave
 SQL ends with a semicolon and may take several lines. Ctrl-C cancels what is typed or running."""
+
+LOST = (
+    "the connection was lost, and an open transaction with it; whether the last statement took effect "
+    "is unknown: look before you repeat it"
+)
 
 TABLES = (
     "SELECT type, name FROM sqlite_schema WHERE type IN ('table', 'view') "
@@ -84,20 +90,31 @@ class _Shell:
 
         ask = make_prompt(self._folder.history)
         out.print(f"{self._url}   (\\? for help)", soft_wrap=True)
-        while True:
+        going_on = True
+        while going_on:
             try:
-                text = ask(self._prompt()).strip()
+                going_on = self._turn(ask)
             except KeyboardInterrupt:
-                continue
-            except EOFError:
-                break
-            if text in ("\\q", "quit", "exit", ".quit", ".exit"):
-                break
-            if text:
-                self._run(text)
+                err.print("[red]cancelled[/red]")
         self._connection.close()
 
+    def _turn(self, ask: Callable[[str], str]) -> bool:
+        """Read and run once; False at the end. KeyboardInterrupt has cancelled what was running."""
+        try:
+            text = ask(self._prompt()).strip()
+        except KeyboardInterrupt:
+            return True
+        except EOFError:
+            return False
+        if leaves(text):
+            return False
+        if text:
+            self._run(text)
+        return True
+
     def _prompt(self) -> str:
+        if self._connection.closed:
+            return self._name + "?> "
         match self._connection.info.transaction_status:
             case TransactionStatus.IDLE:
                 mark = "=> "
@@ -111,17 +128,20 @@ class _Shell:
         if text.startswith(("\\", ".")):
             command = helper_sql(text)
             if command is None:
+                if text.split()[0] not in ("\\?", "\\h", ".help"):
+                    err.print(f"there is no command {text}", style="red", markup=False)
                 out.print(HELP)
                 return
             text = command
+        if self._connection.closed and not self._reconnect():
+            return
         try:
             self._execute(text)
         except psycopg.Error as error:
-            err.print(f"[red]{describe(error)}[/red]", markup=True, soft_wrap=True)
+            err.print(describe(error), style="red", markup=False, soft_wrap=True)
             if self._connection.closed:
+                err.print(LOST, style="red", soft_wrap=True)
                 self._reconnect()
-        except KeyboardInterrupt:
-            err.print("[red]cancelled[/red]")
 
     def _execute(self, text: str) -> None:
         started_at = time.monotonic()
@@ -132,13 +152,21 @@ class _Shell:
                 print_table(cursor, time.monotonic() - started_at)
                 more = cursor.nextset()
 
-    def _reconnect(self) -> None:
+    def _reconnect(self) -> bool:
+        """Whether there is a connection again; if not, the next statement tries once more."""
         try:
             self._connection = connect(self._url)
         except CommandFailed as error:
-            err.print(f"[red]{error}[/red]", soft_wrap=True)
-        else:
-            err.print("[dim]the connection was lost; this is a new one[/dim]")
+            err.print(str(error), style="red", markup=False, soft_wrap=True)
+            return False
+        err.print("[dim]connected again[/dim]")
+        return True
+
+
+def leaves(text: str) -> bool:
+    """Whether it ends the shell; on a line of its own `\\q` does so in the middle of a statement too."""
+    last = text.rpartition("\n")[2].strip()
+    return last == "\\q" or text in ("quit", "exit", ".quit", ".exit")
 
 
 def helper_sql(text: str) -> str | None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from cluster.cli.client import cluster_status, running_layout
@@ -137,7 +138,7 @@ def _groups(groups: Sequence[Row], storage: Sequence[Row]) -> Table:
 def _print_errors(report: Row) -> None:
     for row in [*report["instances"], *report["storage"]]:
         if row["error"]:
-            out.print(f"[red]![/red] {row['name']}: {row['error']}", soft_wrap=True)
+            out.print(f"[red]![/red] {row['name']}: {escape(row['error'])}", soft_wrap=True)
 
 
 def _state(state: str, good: str) -> str:

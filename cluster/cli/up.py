@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+from rich.markup import escape
 
 from cluster.cli.console import err, out, size
-from cluster.cli.down import stop_installation
+from cluster.cli.down import STOP_S, stop_installation
 from cluster.cli.errors import CommandFailed
-from cluster.cli.ready import Readiness, wait_ready
+from cluster.cli.ready import READY_S, Readiness, wait_ready
 from cluster.local.create import move_endpoints, new_layout, with_free_ports
 from cluster.local.files import tail_of
 from cluster.local.folder import Folder
@@ -30,6 +38,10 @@ from cluster.local.state import is_locked, running_state
 from engine.errors import SextetError
 
 LEFTOVERS_WAIT_S = 15.0
+ANOTHER_UP_S = READY_S + STOP_S
+"""How long another `sextet up` on this folder may take, a failing one included."""
+
+POLL_S = 0.05
 LOG_LINES = 15
 
 
@@ -45,10 +57,41 @@ class UpOptions:
 
 def bring_up(folder: Folder, options: UpOptions) -> None:
     """Raises CommandFailed after a failed start, with everything stopped again; ConfigError."""
+    with _alone(folder):
+        if running_state(folder) is not None:
+            _show_running(folder, options)
+            return
+        supervisor = _start(folder, options)
+    if options.foreground:
+        _stay(supervisor)
+
+
+@contextmanager
+def _alone(folder: Folder) -> Iterator[None]:
+    """No two `up` on one folder at once: the second waits and then finds the cluster running.
+
+    Raises CommandFailed if the other one takes too long.
+    """
+    folder.make()
+    deadline = time.monotonic() + ANOTHER_UP_S
+    with (folder.run / "starting").open("w") as file:  # closed, and so unlocked, however we end
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise CommandFailed(
+                        f"another `sextet up` has been at work in {folder.data} for "
+                        f"{ANOTHER_UP_S:.0f} s; end it, then try again"
+                    ) from None
+            time.sleep(POLL_S)
+        yield
+
+
+def _start(folder: Folder, options: UpOptions) -> subprocess.Popen[bytes]:
+    """The supervisor of the cluster, which answers SQL; whatever goes wrong, nothing is left."""
     started_at = time.monotonic()
-    if running_state(folder) is not None:
-        _show_running(folder, options)
-        return
     layout = prepare_layout(folder, options)
     save(folder.data, layout)
     supervisor = _start_supervisor(folder, foreground=options.foreground)
@@ -60,19 +103,18 @@ def bring_up(folder: Folder, options: UpOptions) -> None:
         raise CommandFailed(
             f"the cluster in {folder.data} did not start; everything is stopped again"
         ) from error
-    except KeyboardInterrupt:
+    except BaseException:  # Ctrl-C, or SIGTERM as cluster.cli.app turns it into an exit
+        err.print("interrupted; stopping what has started")
         _stop(folder, supervisor)
         raise
-    _announce(layout, f"up in {time.monotonic() - started_at:.1f} s")
+    _announce(folder, layout, f"up in {time.monotonic() - started_at:.1f} s")
     _warn(folder, missing)
-    if options.foreground:
-        _stay(supervisor)
+    return supervisor
 
 
 def prepare_layout(folder: Folder, options: UpOptions) -> Layout:
     """The layout to start: a new one, or the folder's own on ports that are free today."""
     _wait_for_leftovers(folder)
-    folder.make()
     old = load(folder.data)
     if old is None:
         return new_layout(
@@ -115,7 +157,7 @@ def _wait_for_leftovers(folder: Folder) -> None:
         if time.monotonic() > deadline:
             stop_installation(folder)
             return
-        time.sleep(0.05)
+        time.sleep(POLL_S)
 
 
 def _start_supervisor(folder: Folder, *, foreground: bool) -> subprocess.Popen[bytes]:
@@ -137,8 +179,13 @@ def _start_supervisor(folder: Folder, *, foreground: bool) -> subprocess.Popen[b
 def _stop(folder: Folder, supervisor: subprocess.Popen[bytes]) -> None:
     """End what we have just started; it may not have written yet who it is."""
     supervisor.terminate()
-    supervisor.wait()
-    stop_installation(folder)
+    try:
+        supervisor.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        supervisor.kill()
+        supervisor.wait()
+    if running_state(folder) is None:  # else it is another's, and ours has ended because of it
+        stop_installation(folder)
 
 
 def _stay(supervisor: subprocess.Popen[bytes]) -> None:
@@ -149,6 +196,7 @@ def _stay(supervisor: subprocess.Popen[bytes]) -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, stop)
     out.print("[dim]Ctrl-C stops the cluster[/dim]")
     status = supervisor.wait()
     out.print("stopped")
@@ -166,33 +214,49 @@ def _show_running(folder: Folder, options: UpOptions) -> None:
             f"the cluster is running on port {main.writer_port}; to move it, `sextet down` first"
         )
     missing = wait_ready(folder, layout, supervisor_ended=lambda: running_state(folder) is None)
-    _announce(layout, "is running already")
+    _announce(folder, layout, "is running already")
     _warn(folder, missing)
 
 
-def _announce(layout: Layout, how: str) -> None:
+def _announce(folder: Folder, layout: Layout, how: str) -> None:
     main = layout.cluster(MAIN)
     out.print(f"cluster [bold]{main.name}[/bold] {how}")
     out.print(f"  writer  {main.writer_url}", soft_wrap=True)
     out.print(f"  reader  {main.reader_url}", soft_wrap=True)
     out.print("try next")
     out.print(f"  psql {main.writer_url}", soft_wrap=True)
-    out.print("  sextet status    sextet sql    sextet down")
+    for command in ("status", "sql", "down"):
+        out.print(f"  {_command_line(folder, command)}", markup=False, soft_wrap=True)
+
+
+def _command_line(folder: Folder, command: str) -> str:
+    """`sextet COMMAND` for this folder, as it works when it is typed where we were called."""
+    program = "sextet"
+    if shutil.which(program) is None:  # after `make up` nobody has put .venv/bin on the path
+        program = os.path.relpath(Path(sys.executable).with_name(program))
+    words = [program, command]
+    if Folder.at(Path(os.environ.get("SEXTET_DATA") or ".sextet")) != folder:
+        words += ["--data", str(folder.data)]
+    return shlex.join(words)
 
 
 def _warn(folder: Folder, missing: list[str]) -> None:
     """The cluster works, but not with everyone."""
     for name in missing:
-        err.print(f"[yellow]![/yellow] {name} does not run; see {folder.log(name)}", soft_wrap=True)
+        err.print(
+            f"[yellow]![/yellow] {name} does not run; see {escape(str(folder.log(name)))}",
+            soft_wrap=True,
+        )
 
 
 def _report_failure(folder: Folder, error: SextetError) -> None:
-    err.print(f"[bold red]the start failed[/bold red]: {error}", soft_wrap=True)
+    err.print(f"[bold red]the start failed[/bold red]: {escape(str(error))}", soft_wrap=True)
     guilty = error.component if isinstance(error, Readiness) else "supervisor"
     path = folder.log(guilty)
     lines = tail_of(path, LOG_LINES)
     if lines:
-        err.print(f"the last lines of {path}:", soft_wrap=True)
+        err.print(f"the last lines of {path}:", markup=False, soft_wrap=True)
         for line in lines:
             err.print(f"  {line}", markup=False, soft_wrap=True)
-    err.print(f"put that right, then run `sextet up` again (all logs: {path.parent}{os.sep})")
+    advice = f"put that right, then run `sextet up` again (all logs: {path.parent}{os.sep})"
+    err.print(advice, markup=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class Folder:
         return self.run / f"endpoint-{cluster}-view.json"
 
     def make(self) -> None:
-        """Create the folders that every component may rely on. Raises ConfigError."""
+        """Create the folders that every component may rely on. Raises ConfigError if one is unusable."""
         for folder in (self.data, self.run, self.data / "logs", self.catalog.parent):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -58,6 +59,8 @@ class Folder:
                 raise ConfigError(
                     f"the folder {folder} cannot be made ({error.strerror}); choose another --data"
                 ) from error
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise ConfigError(f"the folder {folder} cannot be written; choose another --data")
 
 
 def socket_name(instance: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from cluster.cli.app import app
 from cluster.local import layout
+from cluster.local.folder import Folder
 from tests.cluster.control.test_catalog import make_layout
 
 COMMANDS = ["up", "down", "status", "sql", "import", "export", "log", "version"]
@@ -107,6 +109,49 @@ def test_bad_option_of_up_is_one_line_and_nothing_is_made(tmp_path, arguments, s
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert layout.load(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nope"], "No such command 'nope'; see `sextet --help`"),
+        (["up", "--bogus"], "No such option: --bogus; see `sextet up --help`"),
+        (["up", "--port", "x"], "Invalid value for '--port'"),
+        (["log"], "Missing argument 'node'; see `sextet log --help`"),
+        (["log", "storage-1", "--from", str(2**64)], "Invalid value for '--from'"),
+        (["log", "storage-1", "--from", "-1"], "Invalid value for '--from'"),
+        (["log", "storage-1", "--page", "-1"], "Invalid value for '--page'"),
+        (["log", "storage-1", "--limit", "0"], "Invalid value for '--limit'"),
+        (["import"], "Missing argument 'file'"),
+        (["sql", "--json"], "--json needs -c; see `sextet sql --help`"),
+    ],
+)
+def test_wrong_call_is_one_line_with_status_2(arguments, says):
+    done = sextet(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_no_command_at_all_shows_the_help():
+    done = sextet()
+    assert done.returncode == 2
+    assert "Usage" in done.stdout + done.stderr
+    assert "sextet: " not in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_data_folder_that_cannot_be_written_is_one_line(tmp_path):
+    Folder.at(tmp_path).make()
+    tmp_path.chmod(0o555)
+    try:
+        done = sextet("up", "--data", tmp_path)
+    finally:
+        tmp_path.chmod(0o755)
+    assert done.returncode == 1
+    assert "cannot be written; choose another --data" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_installation_of_another_format_is_refused(tmp_path):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import io
 import sqlite3
 
 import pytest
+from rich.console import Console
 
+from cluster.cli import results
 from cluster.cli.log import commit_text, ranges_text, record_to_json
 from cluster.cli.prompt import is_complete
 from cluster.cli.results import _field, json_rows, plain
@@ -28,6 +31,8 @@ from engine.types import CommitMark
         ("\\q", True),
         (".tables", True),
         ("quit", True),
+        ("SELECT\n\\q", True),
+        ("SELECT 'a\n\\q is text'", False),
     ],
 )
 def test_enter_runs_only_what_is_complete(text, complete):
@@ -69,6 +74,36 @@ def test_helpers_are_sql_that_works(database):
 def test_values_for_people_and_programs(value, text, field):
     assert plain(value) == text
     assert _field(value) == field
+
+
+def shown(names, rows, width, monkeypatch) -> str:
+    screen = Console(width=width, file=io.StringIO(), highlight=False)
+    monkeypatch.setattr(results, "out", screen)
+    results.print_rows(names, rows)
+    return screen.file.getvalue()
+
+
+def test_a_table_that_fits_is_one(monkeypatch):
+    text = shown(["id", "name"], [(1, None), (22, "[/b] \x1b[2J")], 60, monkeypatch)
+    assert "│ 22 │ [/b] \\x1b[2J │" in text
+    assert "NULL" in text
+
+
+def test_long_values_are_folded_and_nothing_is_cut(monkeypatch):
+    text = shown(["id", "long"], [(1, "x" * 500)], 60, monkeypatch)
+    assert text.count("x") == 500
+    assert max(map(len, text.splitlines())) <= 60
+
+
+def test_too_many_columns_are_shown_row_by_row(monkeypatch):
+    names = [f"column_{n:02}" for n in range(30)]
+    text = shown(names, [tuple(range(100, 130)), (None,) * 30], 60, monkeypatch)
+    assert all(
+        f"{name} │ {number} " in text for name, number in zip(names, range(100, 130), strict=True)
+    )
+    assert text.count("NULL") == 30
+    assert "row 2" in text
+    assert "…" not in text
 
 
 def test_rows_as_json():

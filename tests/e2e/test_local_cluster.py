@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import socket
 import sqlite3
@@ -183,45 +182,6 @@ def test_killed_endpoint_cuts_no_connection(cluster):
         cluster.until_restarted("endpoint-main", old)
         cluster.until_sql("SELECT 2", [(2,)])
         assert writer.execute("SELECT 3").fetchall() == [(3,)]
-
-
-GARBAGE = [
-    b"",
-    b"\0",
-    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 64,
-    b"\x00\x00\x00\x08\x04\xd2\x16\x2f",
-    b"\x00\x00\x00\x09\x00\x03\x00\x00\x00",
-    b"\xff\xff\xff\xff" * 1000,
-    b"\x7f\xff\xff\xff\x00\x03\x00\x00" + b"A" * 100_000,
-    random.Random(7).randbytes(65_536),
-]
-
-
-def test_garbage_at_every_port_disturbs_nobody_else(cluster):
-    before = {p["name"]: p["pid"] for p in cluster.status()["processes"]}
-    with cluster.connect() as writer:
-        writer.execute("CREATE TABLE calm (a)")
-        for port in cluster.layout.ports:
-            for data in GARBAGE:
-                _send(port, data)
-            writer.execute("INSERT INTO calm VALUES (1)")
-        count = len(cluster.layout.ports)
-        assert writer.execute("SELECT count(*) FROM calm").fetchall() == [(count,)]
-    cluster.until_sql("SELECT count(*) FROM calm", [(count,)], reader=True)
-    assert {p["name"]: p["pid"] for p in cluster.status()["processes"]} == before
-
-
-def _send(port: int, data: bytes) -> None:
-    """Send and go away; an answer or a closed connection are both fine."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
-        try:
-            client.sendall(data)
-            client.shutdown(socket.SHUT_WR)
-            client.settimeout(0.05)
-            client.recv(4096)
-        except OSError:
-            pass
 
 
 # -- starting and stopping
