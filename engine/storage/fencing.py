@@ -85,7 +85,7 @@ async def truncate(state: NodeState, request: pb.TruncateRequest) -> pb.Truncate
     _check_epoch(state, volume, request.epoch)
     volume.check_same_epoch(request.epoch, node=state.name)
     truncations = truncations_from_pb(request.truncations)
-    newest = max((t.epoch for t in truncations), default=0)
+    newest = authority_of(truncations)
     if newest != request.epoch and (truncations or request.epoch > 1):
         raise ProtocolError(f"truncations up to epoch {newest} from a recovery of {request.epoch}")
     await adopt(state, volume, truncations, epoch=request.epoch)
@@ -143,13 +143,18 @@ async def learn(
     The epoch of a recovery that has not truncated the peer yet is not taken over: it may come to
     nothing, and its writer will fence this node itself.
     """
-    authority = max((t.epoch for t in truncations), default=0)
+    authority = authority_of(truncations)
     if authority > epoch:
         raise ProtocolError(f"a peer at epoch {epoch} knows a truncation of epoch {authority}")
     if authority > volume.authority and authority >= volume.epoch:
         await adopt(state, volume, truncations, epoch=authority)
         state.runtime.steps.mark(Mark.EPOCH_LEARNED)
         log.info("volume %d: learned epoch %d from a peer", volume.id, authority)
+
+
+def authority_of(truncations: Sequence[Truncation]) -> Epoch:
+    """The epoch of the recovery whose list this is; 0 for none."""
+    return max((t.epoch for t in truncations), default=0)
 
 
 def truncations_to_pb(truncations: Sequence[Truncation]) -> list[pb.TruncationRange]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from engine.errors import Corrupt, DiskFull, FormatError, SextetError
 from engine.log.frame import split_frames
@@ -26,7 +26,7 @@ from engine.net.methods import COPY_PAGES, FETCH_FRAMES, GOSSIP
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Stream
 from engine.steps import Mark, Step
-from engine.storage.fencing import learn, truncations_from_pb, truncations_to_pb
+from engine.storage.fencing import authority_of, learn, truncations_from_pb, truncations_to_pb
 from engine.storage.pagestore import PageVersion
 from engine.storage.segment import Segment
 from engine.storage.state import NodeState, check_numbers
@@ -73,8 +73,18 @@ async def _learn_volumes(state: NodeState, said: Sequence[pb.GossipVolume]) -> N
         if volume is None:
             continue
         check_numbers("gossip", {"epoch": one.epoch, "VDL": one.vdl, "PGMRPL": one.pgmrpl})
-        await learn(state, volume, one.epoch, truncations_from_pb(one.truncations))
-        volume.learn_points(vdl=one.vdl, pgmrpl=one.pgmrpl)
+        truncations = truncations_from_pb(one.truncations)
+        await learn(state, volume, one.epoch, truncations)
+        if volume.knows_recovery(authority_of(truncations)):
+            volume.learn_points(vdl=one.vdl, pgmrpl=one.pgmrpl)
+
+
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    name: str
+    channel: Channel
+    copyable: bool
+    """Whether its page versions may be taken over: they vouch for a VDL (`Volume.knows_recovery`)."""
 
 
 class Gossiper:
@@ -123,6 +133,9 @@ class Gossiper:
         reply = await channel.call(GOSSIP, request, timeout=state.config.peer_timeout_s)
         await _learn_volumes(state, reply.volumes)
         epochs = {said.volume: said.epoch for said in reply.volumes}
+        recoveries = {
+            v.volume: authority_of(truncations_from_pb(v.truncations)) for v in reply.volumes
+        }
         for said in reply.segments:
             volume = state.volumes.get(said.volume)
             segment = volume.segments.get(said.pg) if volume is not None else None
@@ -130,24 +143,25 @@ class Gossiper:
                 continue
             # A damaged segment must be able to heal even while recovery is stopped because of it.
             if volume.settled or segment.row.damaged:
-                await self._with_segment(volume, segment, said, name, channel, patient)
+                known = volume.knows_recovery(recoveries[said.volume])
+                peer = _Peer(name, channel, copyable=known)
+                await self._with_segment(volume, segment, said, peer, patient)
 
     async def _with_segment(
         self,
         volume: Volume,
         segment: Segment,
         said: pb.GossipSegment,
-        name: str,
-        channel: Channel,
+        peer: _Peer,
         patient: bool,
     ) -> None:
         key = segment.row.id
         due = not patient or segment.chain.pending > 0 or segment.row.damaged
         if said.scl > segment.scl and (due or self._seen.get(key, 0) > segment.scl):
-            await self._catch_up(volume, segment, name, channel)
+            await self._catch_up(volume, segment, peer)
         self._seen[key] = max(said.scl, self._seen.get(key, 0))
         if segment.row.damaged and not said.damaged and said.scl <= segment.scl:
-            await self._note_caught_up(volume, segment, name)
+            await self._note_caught_up(volume, segment, peer.name)
 
     async def _note_caught_up(self, volume: Volume, segment: Segment, name: str) -> None:
         if name not in self._state.peers(segment):
@@ -161,19 +175,20 @@ class Gossiper:
             self._state.runtime.steps.mark(Mark.MADE_WHOLE)
             log.warning("group %d of volume %d is whole again", segment.pg, volume.id)
 
-    async def _catch_up(
-        self, volume: Volume, segment: Segment, name: str, channel: Channel
-    ) -> None:
-        if await self._fetch_frames(volume, segment, channel):
+    async def _catch_up(self, volume: Volume, segment: Segment, peer: _Peer) -> None:
+        if await self._fetch_frames(volume, segment, peer.channel):
+            return
+        if not peer.copyable:
+            log.info("group %d: %s knows a recovery that is not known here", segment.pg, peer.name)
             return
         log.warning(
             "group %d: the log after %d is gone at %s, copying its pages",
             segment.pg,
             segment.scl,
-            name,
+            peer.name,
         )
-        if await copy_segment(self._state, volume, segment, channel):
-            await self._fetch_frames(volume, segment, channel)
+        if await copy_segment(self._state, volume, segment, peer.channel):
+            await self._fetch_frames(volume, segment, peer.channel)
 
     async def _fetch_frames(self, volume: Volume, segment: Segment, channel: Channel) -> bool:
         """Frames after our SCL, up to the end of the gap if there is one; False if the peer's hot

@@ -96,6 +96,7 @@ class SqlitePageStore:
     # -- life
 
     async def open(self, *, name: str, incarnation: str) -> str:
+        await self.close()  # opened before: its threads would outlive it
         try:
             return await self._open(name, incarnation)
         except BaseException:

@@ -47,7 +47,9 @@ async def read_pages(state: NodeState, request: pb.ReadPagesRequest) -> pb.ReadP
     if any(pg_of(page) != request.pg for page in pages):
         raise ProtocolError(f"pages {pages[:8]} are not all in group {request.pg}")
     _check_readable(state, volume, segment, request)
-    images = await page_images(state, segment, pages, request.read_lsn)
+    images = await page_images(
+        state, segment, pages, request.read_lsn, repair=not request.for_repair
+    )
     _check_readable(state, volume, segment, request)
     state.counters["pages_read"] += len(images)
     return pb.ReadPagesReply(
@@ -73,20 +75,33 @@ def _check_readable(
 
 
 async def page_images(
-    state: NodeState, segment: Segment, pages: Sequence[PageNo], read_lsn: LSN
+    state: NodeState,
+    segment: Segment,
+    pages: Sequence[PageNo],
+    read_lsn: LSN,
+    *,
+    repair: bool = True,
 ) -> list[Image]:
-    """Each page as of `read_lsn`, which the caller has checked or pinned. Raises Corrupt."""
+    """Each page as of `read_lsn`, which the caller has checked or pinned. Raises Corrupt.
+
+    Without `repair` rot is an error at once. A peer that repairs asks so: else, where all copies are
+    rotten, each would ask every other, which would ask it in turn.
+    """
     for _ in range(_TRIES_MAX):
         # Records first: the store's answer can only be newer, and then fewer of them are needed.
         records = [segment.records_upto(page, read_lsn) for page in pages]
         wanted = [page for page, found in zip(pages, records, strict=True) if not _whole(found)]
-        bases = await _bases(state, segment, wanted, read_lsn)
+        bases = await _bases(state, segment, wanted, read_lsn, repair=repair)
         try:
             return [
                 _image(state, bases.get(page), found)
                 for page, found in zip(pages, records, strict=True)
             ]
         except _BadFrame as bad:
+            if not repair:
+                raise Corrupt(
+                    f"redo {bad.ref.first}..{bad.ref.last} fails its checksum on {state.name}"
+                ) from bad
             await repair_frame(state, segment, bad.ref)
         except FileNotFoundError:
             log.debug("a log file was dropped under a read, which begins again")
@@ -98,14 +113,17 @@ def _whole(records: Sequence[RecordAt]) -> bool:
 
 
 async def _bases(
-    state: NodeState, segment: Segment, pages: Sequence[PageNo], read_lsn: LSN
+    state: NodeState, segment: Segment, pages: Sequence[PageNo], read_lsn: LSN, *, repair: bool
 ) -> dict[PageNo, PageVersion]:
     if not pages:
         return {}
     bases = await state.store.newest(segment.row.id, pages, read_lsn)
     for base in list(bases.values()):
-        if not base.valid(segment.row.id.volume):
-            bases[base.page] = await repair_version(state, segment, base, limit=read_lsn)
+        if base.valid(segment.row.id.volume):
+            continue
+        if not repair:
+            raise Corrupt(f"page {base.page} at LSN {base.lsn} fails its checksum on {state.name}")
+        bases[base.page] = await repair_version(state, segment, base, limit=read_lsn)
     return bases
 
 

@@ -79,6 +79,7 @@ async def _read(
         pages=[page],
         read_lsn=lsn,
         pg_lsn=min(lsn, segment.scl),
+        for_repair=True,
     )
     reply = await channel.call(READ_PAGES, request, timeout=state.config.peer_timeout_s)
     found = reply.pages[0]

@@ -268,6 +268,8 @@ class Segment:
 
     def reached(self, point: LSN, pages: Sequence[PageNo]) -> None:
         """Coalescing is durable up to `point`, a new version stands for each of `pages`."""
+        if point <= self.applied:
+            return  # a page copy went further while this was being written
         self.row = replace(self.row, applied=point)
         self.coalesced.append((point, tuple(pages)))
         if len(self.coalesced) > _POINTS_MAX:  # somebody holds an old read point for long
@@ -292,7 +294,7 @@ class Segment:
     def collected(self, point: LSN) -> None:
         """`point` is the durable floor now: index entries up to it are of no use to any reader."""
         self.row = replace(self.row, floor=max(self.row.floor, point))
-        self.collected_to = self.row.floor
+        self.collected_to = max(self.collected_to, point)  # a page copy's floor may not be durable
         while self.coalesced and self.coalesced[0][0] <= point:
             self.coalesced.popleft()
         self._keep_records(lambda r: r.lsn > point)

@@ -38,7 +38,9 @@ async def open_node(state: NodeState) -> None:
         volume = state.volumes.get(row.id.volume)
         if volume is None:
             known = truncations.get(row.id.volume, ())
-            volume = state.volumes[row.id.volume] = Volume(row.id.volume, truncations=known)
+            volume = state.volumes[row.id.volume] = Volume(
+                row.id.volume, truncations=known, recorded=known
+            )
         volume.epoch = max(volume.epoch, row.epoch)
         volume.add(Segment(row, volume.points))
     if not state.volumes:

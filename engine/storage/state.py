@@ -209,6 +209,8 @@ class NodeState:
             rows = [segment.durable_row(epoch=volume.epoch) for segment in segments]
             ranges = {volume.id: volume.truncations} if truncations else None
             await self.guarded(self.store.put_segments(rows, ranges))
+            if ranges is not None:
+                volume.recorded = ranges[volume.id]
 
     async def guarded(self, write: Awaitable[T]) -> T:
         """A write to the page store; a failed disk ends the node, a full one is remembered."""

@@ -10,6 +10,9 @@ Invariants
 - Between a fence and its truncation this node does not know what the epoch annulled: records here
   may never have happened, so nothing is read or taken in from a writer (`settled`).
 - The points, VDL and PGMRPL, only grow: what was durable stays so, and what nobody will read nobody will.
+- A VDL is taken in only where the truncations of the recovery that it grew under are in force and on
+  disk (`knows_recovery`). Without them it would declare durable what they annulled: the annulled
+  records lie below it, in no way different from those that count.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ class Volume:
     id: VolumeId
     epoch: Epoch = 0
     truncations: tuple[Truncation, ...] = ()
+    recorded: tuple[Truncation, ...] = ()
+    """The truncations as they are on disk: a crash goes back to them."""
     points: Points = field(default_factory=Points)
     segments: dict[PgNo, Segment] = field(default_factory=dict)
     """By group, sorted."""
@@ -47,7 +52,11 @@ class Volume:
     @property
     def settled(self) -> bool:
         """Whether this node knows what its epoch annulled. The first epoch annulled nothing."""
-        return self.epoch <= 1 or self.authority == self.epoch
+        return self.epoch <= 1 or (self.authority == self.epoch and self.knows_recovery(self.epoch))
+
+    def knows_recovery(self, authority: Epoch) -> bool:
+        """Whether what the recovery of epoch `authority` annulled is annulled here, durably."""
+        return self.authority >= authority and self.recorded == self.truncations
 
     def check_epoch(self, epoch: Epoch, *, node: str) -> None:
         """Raises StaleEpoch for a request of an epoch that is over."""

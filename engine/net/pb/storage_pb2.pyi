@@ -71,20 +71,22 @@ class AppendAck(_message.Message):
     def __init__(self, segments: _Optional[_Iterable[_Union[SegmentAck, _Mapping]]] = ..., refusal: _Optional[_Union[Refusal, str]] = ..., epoch: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class ReadPagesRequest(_message.Message):
-    __slots__ = ("volume", "epoch", "pg", "pages", "read_lsn", "pg_lsn")
+    __slots__ = ("volume", "epoch", "pg", "pages", "read_lsn", "pg_lsn", "for_repair")
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PG_FIELD_NUMBER: _ClassVar[int]
     PAGES_FIELD_NUMBER: _ClassVar[int]
     READ_LSN_FIELD_NUMBER: _ClassVar[int]
     PG_LSN_FIELD_NUMBER: _ClassVar[int]
+    FOR_REPAIR_FIELD_NUMBER: _ClassVar[int]
     volume: int
     epoch: int
     pg: int
     pages: _containers.RepeatedScalarFieldContainer[int]
     read_lsn: int
     pg_lsn: int
-    def __init__(self, volume: _Optional[int] = ..., epoch: _Optional[int] = ..., pg: _Optional[int] = ..., pages: _Optional[_Iterable[int]] = ..., read_lsn: _Optional[int] = ..., pg_lsn: _Optional[int] = ...) -> None: ...
+    for_repair: bool
+    def __init__(self, volume: _Optional[int] = ..., epoch: _Optional[int] = ..., pg: _Optional[int] = ..., pages: _Optional[_Iterable[int]] = ..., read_lsn: _Optional[int] = ..., pg_lsn: _Optional[int] = ..., for_repair: _Optional[bool] = ...) -> None: ...
 
 class PageImage(_message.Message):
     __slots__ = ("page", "lsn", "image")
