@@ -51,6 +51,7 @@ class FrameHeader:
     prev_pg_lsn: LSN
     length: int
     body_crc: int
+    header_crc: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def read_header(data: bytes, offset: int = 0) -> FrameHeader:
         raise FormatError(f"the frame header at offset {offset} fails its checksum")
     if not HEADER_SIZE < length <= MAX_FRAME or not prev < first <= last or count < 1:
         raise FormatError(f"the frame header at offset {offset} contradicts itself")
-    return FrameHeader(volume, pg, epoch, count, first, last, prev, length, body_crc)
+    return FrameHeader(volume, pg, epoch, count, first, last, prev, length, body_crc, header_crc)
 
 
 def check_body(data: bytes, header: FrameHeader, offset: int = 0) -> None:

@@ -16,11 +16,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from engine.errors import FormatError, ProtocolError
-from engine.log.frame import read_header
+from engine.errors import ProtocolError
 from engine.net.pb import storage_pb2 as pb
 from engine.steps import Mark, Step
 from engine.storage.segment import Segment
+from engine.storage.starting import mark_damaged, put_back
 from engine.storage.state import NodeState, check_numbers
 from engine.storage.volume import Volume
 from engine.types import Epoch, Truncation
@@ -115,24 +115,18 @@ async def adopt(
 def reload_segments(state: NodeState, volume: Volume) -> None:
     """Read the volume's frames back from the log: a truncation that cut some is void.
 
-    Rare (a recovery died in the middle, and the next did not meet it), so it may block.
+    Rare (a recovery died in the middle, and the next did not meet it), so it may block. What has
+    rotted since it was written is missed here as it would be at a start. The caller writes the rows.
     """
     state.runtime.steps.mark(Mark.TRUNCATION_VOID)
     log.warning("volume %d: a dead recovery's truncation is void, reading the log", volume.id)
     for segment in volume.segments.values():
         segment.reset()
-    for found in state.wal.rescan():
-        segment_here = volume.segments.get(found.header.pg)
-        if found.header.volume != volume.id or segment_here is None:
-            continue
-        kept = volume.trimmed(found.frame, found.header)
-        if kept is not None:
-            try:
-                segment_here.restore(read_header(kept), kept, found.location)
-            except FormatError as error:
-                log.error("frame at %s: %s", found.location, error)
+    damages = put_back(volume, state.wal.rescan())
     for segment in volume.segments.values():
         segment.measure_hot_log()
+        if mark_damaged(state, volume, segment, damages):
+            segment.durable_scl = min(segment.durable_scl, segment.scl)
 
 
 async def learn(

@@ -167,7 +167,7 @@ async def _replace(state: NodeState, segment: Segment, ref: FrameRef, good: byte
     await state.wal.room()
     if not any(ref is kept for kept in segment.frames):
         return  # a recovery or garbage collection was faster
-    ref.location = state.wal.append(good, read_header(good))
+    ref.location = state.append(good, read_header(good))
     await state.durable()
     state.counters["scrub_repaired"] += 1
     state.runtime.steps.mark(Mark.ROT_REPAIRED)

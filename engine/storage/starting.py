@@ -15,6 +15,7 @@ between the floor and `applied` need them too, so damage of the log moves the fl
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from engine.errors import FormatError
@@ -23,7 +24,7 @@ from engine.steps import Mark
 from engine.storage.segment import Segment
 from engine.storage.state import NodeState
 from engine.storage.volume import Volume
-from engine.storage.walfile import Damage, Found, Location
+from engine.storage.walfile import Damage, Found
 from engine.types import SegmentId
 
 log = logging.getLogger(__name__)
@@ -59,29 +60,37 @@ def _replay(state: NodeState) -> list[Damage]:
     """Put the log's frames back into the segments; the damaged places met."""
     damages = []
     for item in state.wal.replay():
-        if isinstance(item, Damage):
-            log.error("the log is damaged: file %d, offset %d", item.file, item.offset)
-            damages.append(item)
-        elif not _restore(state, item):
-            damages.append(Damage(item.location.file, item.location.offset, item.header))
+        volume = state.volumes.get(item.header.volume) if item.header is not None else None
+        damages += [item] if isinstance(item, Damage) else put_back(volume, [item])
+    for damage in damages:
+        log.error("the log is damaged: file %d, offset %d", damage.file, damage.offset)
     for _, segment in state.segments():
         segment.measure_hot_log()
     return damages
 
 
-def _restore(state: NodeState, found: Found) -> bool:
+def put_back(volume: Volume | None, items: Iterable[Found | Damage]) -> list[Damage]:
+    """Put those frames back that are of `volume`'s segments. Returns the damaged places among
+    `items`, and the frames whose content contradicts their header."""
+    damages = []
+    for item in items:
+        if isinstance(item, Damage):
+            damages.append(item)
+        elif volume is not None and item.header.volume == volume.id:
+            segment = volume.segments.get(item.header.pg)
+            if segment is not None and not _restore(volume, segment, item):
+                damages.append(Damage(item.location.file, item.location.offset, item.header))
+    return damages
+
+
+def _restore(volume: Volume, segment: Segment, found: Found) -> bool:
     """Put one frame back; False if its content contradicts its header."""
-    location: Location = found.location
-    volume = state.volumes.get(found.header.volume)
-    segment = volume.segments.get(found.header.pg) if volume is not None else None
-    if volume is None or segment is None:
-        return True
     try:
         kept = volume.trimmed(found.frame, found.header)
         if kept is not None:
-            segment.restore(read_header(kept), kept, location)
+            segment.restore(read_header(kept), kept, found.location)
     except FormatError as error:
-        log.error("the frame at %s: %s", location, error)
+        log.error("the frame at %s: %s", found.location, error)
         return False
     return True
 
@@ -89,20 +98,34 @@ def _restore(state: NodeState, found: Found) -> bool:
 async def _note_damage(state: NodeState, damages: list[Damage]) -> None:
     """Mark, durably, every segment that may have lost something."""
     for volume, segment in state.segments():
-        marks = [d for d in damages if _may_hit(volume, segment, d)]
         lost = segment.scl < segment.row.scl
         if lost:
             log.error("group %d reaches %d, it was at %d", segment.pg, segment.scl, segment.row.scl)
-        if not marks and not lost:
-            continue
-        state.runtime.steps.mark(Mark.DAMAGE_FOUND)
-        state.counters["scrub_found"] += 1
-        acked = lost or any(d.header is None or d.header.last_lsn > segment.applied for d in marks)
-        segment.row = replace(segment.row, damaged=segment.row.damaged or acked)
-        segment.raise_floor()
-        segment.durable_scl = segment.scl
-        await state.put_rows(volume, [segment])
-        segment.collected_to = segment.floor
+        if mark_damaged(state, volume, segment, damages, lost=lost):
+            segment.durable_scl = segment.scl
+            await state.put_rows(volume, [segment])
+            segment.collected_to = segment.floor
+
+
+def mark_damaged(
+    state: NodeState,
+    volume: Volume,
+    segment: Segment,
+    damages: Sequence[Damage],
+    *,
+    lost: bool = False,
+) -> bool:
+    """Mark the segment, not durably yet, if `damages` may have hit it or something is `lost`;
+    whether so."""
+    marks = [d for d in damages if _may_hit(volume, segment, d)]
+    if not marks and not lost:
+        return False
+    state.runtime.steps.mark(Mark.DAMAGE_FOUND)
+    state.counters["scrub_found"] += 1
+    acked = lost or any(d.header is None or d.header.last_lsn > segment.applied for d in marks)
+    segment.row = replace(segment.row, damaged=segment.row.damaged or acked)
+    segment.raise_floor()
+    return True
 
 
 def _may_hit(volume: Volume, segment: Segment, damage: Damage) -> bool:

@@ -22,6 +22,7 @@ from engine.storage.pagestore import PageStore
 from engine.storage.segment import FrameRef, Segment
 from engine.storage.volume import Volume
 from engine.storage.wal import Wal
+from engine.storage.walfile import Location
 from engine.types import LSN, VolumeId
 from engine.volume.channels import Channels
 from engine.volume.geometry import first_page
@@ -152,21 +153,26 @@ class NodeState:
         if header.prev_pg_lsn > segment.scl:
             steps.mark(Mark.GAP_WAITED)
         steps.before(Step.RECEIVE)
-        try:
-            location = self.wal.append(kept, header)
-        except DiskFull:
-            self.full.add("log")
-            steps.mark(Mark.DISK_WAS_FULL)
-            raise
-        except DiskFailed as error:
-            self.stop(str(error))
-            raise
-        self.full.discard("log")
+        location = self.append(kept, header)
         segment.add(header, records, location)
         self.counters["frames"] += 1
         self.counters["redo_bytes"] += len(kept)
         steps.after(Step.RECEIVE)
         return True
+
+    def append(self, frame: bytes, header: FrameHeader) -> Location:
+        """To the log; a failed disk ends the node, a full one is remembered and raises DiskFull."""
+        try:
+            location = self.wal.append(frame, header)
+        except DiskFull:
+            self.full.add("log")
+            self.runtime.steps.mark(Mark.DISK_WAS_FULL)
+            raise
+        except DiskFailed as error:
+            self.stop(str(error))
+            raise
+        self.full.discard("log")
+        return location
 
     def frame_bytes(self, ref: FrameRef, *, from_disk: bool = False, upto: LSN = 0) -> bytes | None:
         """A frame as it counts now: cut where a truncation cut it, or at `upto` if that is lower.

@@ -79,12 +79,10 @@ class Wal:
                     self._note(file, item.header)
                 yield item
 
-    def rescan(self) -> Iterator[Found]:
-        """Every readable frame in log order, once more. Changes nothing."""
+    def rescan(self) -> Iterator[Found | Damage]:
+        """As `replay`, once more while the node runs, when nothing is torn. Changes nothing."""
         for file in self.files:
-            for item in scan_file(self._disk.read(_path(file)), file, last=False).items:
-                if isinstance(item, Found):
-                    yield item
+            yield from scan_file(self._disk.read(_path(file)), file, last=False).items
 
     async def open(self) -> None:
         """Begin to append behind what `replay` found, once that is durable. Raises DiskFailed."""
@@ -118,7 +116,7 @@ class Wal:
             raise
         self._appended += 1
         self.counters["wal_bytes_appended"] += len(frame)
-        location = Location(self.files[-1], offset, len(frame))
+        location = Location(self.files[-1], offset, len(frame), header.header_crc)
         self._note(location.file, header)
         self._remember(location, frame)
         return location
@@ -191,7 +189,8 @@ class Wal:
     def read(self, location: Location) -> bytes:
         """A frame's bytes, from memory or disk.
 
-        Raises Corrupt if the disk's fail their checksum, FileNotFoundError if the file is dropped.
+        Raises Corrupt if the disk's fail their checksum or are another frame's, FileNotFoundError if
+        the file is dropped.
         """
         frame = self._cache.get(location)
         if frame is not None:
@@ -209,7 +208,10 @@ class Wal:
         """As `read`, but what the disk really holds now: for the scrubber."""
         frame = self._disk.read(_path(location.file), location.offset, location.length)
         try:
-            check_body(frame, read_header(frame))
+            header = read_header(frame)
+            check_body(frame, header)
+            if header.header_crc != location.header_crc:
+                raise Corrupt(f"another frame, {header.first_lsn}..{header.last_lsn}, is there")
         except (FormatError, Corrupt) as error:
             raise Corrupt(f"{_path(location.file)} at {location.offset}: {error}") from error
         return frame

@@ -35,11 +35,13 @@ _START = re.compile(re.escape(MAGIC.to_bytes(4, "little")) + b"|" + re.escape(_M
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a frame's bytes are."""
+    """Where a frame's bytes are, and which frame: a disk that misdirects a read or a write may give
+    another one, which is whole in itself."""
 
     file: int
     offset: int
     length: int
+    header_crc: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ def scan_file(data: bytes, file: int, *, last: bool) -> Scanned:
             offset = _resume(data, offset, header, file)
             continue
         end = offset + header.length
-        items.append(Found(Location(file, offset, header.length), header, data[offset:end]))
+        place = Location(file, offset, header.length, header.header_crc)
+        items.append(Found(place, header, data[offset:end]))
         offset = end
     if not last:
         return Scanned(tuple(items), None, durable)

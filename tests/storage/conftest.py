@@ -22,7 +22,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Node]]]:
 
     yield one
     for node in made:
-        await node.close()
+        await node.kill()
 
 
 @pytest.fixture

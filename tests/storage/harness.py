@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -221,6 +223,12 @@ class Node:
     async def close(self) -> None:
         await self.node.stop()
 
+    async def kill(self) -> None:
+        """End it without a last word to the disk."""
+        self.state.wal.close()
+        await self.state.channels.close()
+        await self.state.store.close()
+
     async def crash_copy(self, folder: Path) -> Node:
         """A node over what the disk holds now, as after a kill; this one goes on."""
         shutil.copytree(self.folder, folder)
@@ -310,6 +318,41 @@ class Node:
         await self.node.handlers[FETCH_FRAMES](request, pipe)
         return b"".join(pipe.replies.get_nowait().frames for _ in range(pipe.replies.qsize()))
 
+    async def collect(self, *, vdl: int, pgmrpl: int = 0) -> None:
+        """Everything up to `vdl` becomes page versions, what no reader from `pgmrpl` on needs goes."""
+        self.state.volume(VOLUME).learn_points(vdl=vdl, pgmrpl=pgmrpl or vdl)
+        await self.coalesce()
+        await self.node.collector.collect()
+
+    async def scrub(self) -> None:
+        """Check everything once."""
+        while await self.node.scrubber.check_pages(7):
+            pass
+        while await self.node.scrubber.check_frames(7):
+            pass
+
+    def peer(self, name: str) -> Any:
+        return self.state.peers(self.segment())[name]
+
+    def versions(self) -> list[tuple[int, int, int, bytes]]:
+        """(page, LSN, checksum, image) of all that the page store's file holds."""
+        with closing(sqlite3.connect(self.folder / "node.db")) as db:
+            return db.execute(
+                "SELECT page, lsn, checksum, image FROM page_version ORDER BY page, lsn"
+            ).fetchall()
+
+    def write_version(self, page: int, lsn: int, image: bytes) -> None:
+        """Put `image` where the version is, as a bad disk would: the checksum stays."""
+        with closing(sqlite3.connect(self.folder / "node.db")) as db, db:
+            changed = db.execute(
+                "UPDATE page_version SET image = ? WHERE page = ? AND lsn = ?", (image, page, lsn)
+            )
+            assert changed.rowcount == 1
+
+    def wal_path(self) -> Path:
+        """The newest file of the log."""
+        return sorted(self.folder.glob("wal/*.wal"))[-1]
+
     def wal_bytes(self) -> bytes:
         return b"".join(path.read_bytes() for path in sorted(self.folder.glob("wal/*.wal")))
 
@@ -375,17 +418,31 @@ class Group:
             await node.fence(1)
         return self
 
+    async def append(self, *frames: bytes, **points: int) -> None:
+        """To all nodes."""
+        for node in self.nodes:
+            assert (await node.append(*frames, **points)).refusal == pb.REFUSAL_NONE
+
+    async def gossip(self, index: int, *others: int) -> None:
+        """Rounds of one node with others, over gRPC."""
+        node = self.nodes[index]
+        for other in others:
+            name = self.nodes[other].name
+            await node.node.gossiper.round_with(name, node.peer(name))
+
     async def stop(self) -> None:
         for server in self.servers:
             await server.stop(0)
         for node in self.nodes:
             await node.close()
 
-    async def restart(self, index: int) -> Node:
-        """The node again, at its old address, over what its disk holds."""
+    async def restart(self, index: int, meanwhile: Callable[[Node], None] | None = None) -> Node:
+        """Kill the node; it again, at its old address, over what its disk holds."""
         old, server = self.nodes[index], self.servers[index]
         await server.stop(0)
-        await old.close()
+        await old.kill()
+        if meanwhile is not None:
+            meanwhile(old)
         node = self.nodes[index] = await Node(old.folder, old.name, self.config).open()
         self.servers[index] = await node.state.runtime.transport.serve(
             server.address, node.node.handlers
@@ -401,12 +458,56 @@ __all__ = [
     "VOLUME",
     "Direct",
     "FaultyDisk",
+    "GatedStore",
     "Group",
     "Log",
     "Node",
     "Pipe",
     "Writer",
+    "flip",
 ]
+
+
+def flip(path: Path, offset: int) -> None:
+    """One bit of a file rots."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes((byte ^ 0x10,)))
+
+
+class GatedStore:
+    """A page store whose calls of one method can be held back before they take effect."""
+
+    def __init__(self, store: PageStore) -> None:
+        self._store = store
+        self._held = ""
+        self._when: Callable[..., bool] = lambda *_: True
+        self.reached = asyncio.Event()
+        self._go = asyncio.Event()
+
+    def hold(self, method: str, when: Callable[..., bool] = lambda *_: True) -> None:
+        self._held, self._when = method, when
+        self.reached.clear()
+        self._go.clear()
+
+    def release(self) -> None:
+        self._held = ""
+        self._go.set()
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._store, name)
+        if name != self._held:
+            return real
+
+        async def held(*given: Any, **named: Any) -> Any:
+            if name == self._held and self._when(*given):
+                self.reached.set()
+                await self._go.wait()
+            return await real(*given, **named)
+
+        return held
 
 
 class FaultyDisk:
