@@ -1,0 +1,217 @@
+"""Damage of what was durable is not a torn tail: the segment says so until it has everything back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine.errors import Corrupt
+from engine.log.frame import HEADER_SIZE
+from engine.types import LAL
+from tests.storage.harness import QUIET, Group, Log, Node, flip
+
+Make = Callable[..., Awaitable[Node]]
+
+
+def rot_frame(node: Node, frame: bytes, *, header: bool = False) -> None:
+    """One byte of that frame, in the log on disk."""
+    for path in sorted(node.folder.glob("wal/*.wal")):
+        at = path.read_bytes().find(frame)
+        if at >= 0:
+            flip(path, at + (20 if header else HEADER_SIZE + 5))
+            return
+    raise AssertionError("the frame is not in the log")
+
+
+@pytest.mark.parametrize("header", [False, True], ids=["body", "header"])
+async def test_rot_in_the_middle_marks_the_segment_durably(make: Make, header: bool) -> None:
+    node = await make()
+    await node.assign()
+    await node.fence(1)
+    log = Log()
+    frames = log.frames(6)
+    for frame in frames:
+        await node.append(frame)
+    await node.kill()
+    rot_frame(node, frames[2], header=header)
+
+    damaged = await make()
+    assert damaged.segment().row.damaged
+    assert damaged.segment().scl == log.commits[1]
+    (report,) = (await damaged.fence(1)).segments
+    assert report.damaged, "its silence about the lost records must not count"
+    told = {lsn for run in report.runs for lsn in range(run.first, run.last + 1)}
+    assert told == {*range(1, log.last + 1)} - {*range(log.commits[1] + 1, log.commits[2] + 1)}
+    await damaged.kill()
+    # The next start finds no damage any more if the file is gone; the mark is in the page store.
+    assert (await make()).segment().row.damaged
+
+
+async def test_rot_in_the_newest_frame_is_damage_once_a_mark_covers_it(make: Make) -> None:
+    node = await make()
+    await node.assign()
+    await node.fence(1)
+    frames = Log().frames(3)
+    await node.append(*frames)
+    await node.kill()
+    rot_frame(node, frames[2])
+    damaged = await make()
+    assert damaged.segment().row.damaged
+    assert damaged.state.wal.counters["torn_tail_cuts"] == 0
+
+
+async def test_damage_of_one_group_is_not_blamed_on_another(make: Make) -> None:
+    node = await make()
+    await node.assign(pgs=(0, 1))
+    await node.fence(1)
+    log = Log()
+    for _ in range(4):
+        frames = log.commit([0, 2560])
+        await node.append(frames[0])
+        await node.append(frames[1], pg=1)
+    await node.kill()
+    rot_frame(node, frames[1])
+    again = await make()
+    assert not again.segment(0).row.damaged
+    assert again.segment(1).row.damaged
+
+
+async def test_rot_of_what_stands_as_pages_loses_no_commit_but_old_read_points(make: Make) -> None:
+    node = await make()
+    await node.assign()
+    await node.fence(1)
+    log = Log()
+    frames = log.frames(6)
+    await node.append(*frames[:4], vdl=log.commits[3])
+    await node.coalesce()
+    await node.append(*frames[4:])
+    await node.kill()
+    rot_frame(node, frames[1])
+    again = await make()
+    assert not again.segment().row.damaged, "the page versions have it"
+    assert again.segment().scl == log.last
+    assert again.segment().floor == log.commits[3], "a read below would miss the record"
+    for lsn in log.commits[3:]:
+        assert await again.read(range(6), lsn) == [log.page_at(page, lsn) for page in range(6)]
+
+
+async def test_a_lost_log_is_damage(make: Make) -> None:
+    node = await make()
+    await node.assign()
+    await node.fence(1)
+    await node.append(*Log().frames(3))
+    await node.kill()
+    node.wal_path().unlink()
+    again = await make()
+    assert again.segment().row.damaged
+    assert again.segment().scl == 0
+
+
+async def test_a_log_cut_short_below_what_the_row_knows_is_damage(make: Make) -> None:
+    """A disk that lied: frames and their marks are gone as if they had never been written."""
+    node = await make()
+    await node.assign()
+    await node.fence(1)
+    log = Log()
+    frames = log.frames(4)
+    await node.append(*frames[:2])
+    size = node.wal_path().stat().st_size
+    await node.append(*frames[2:])
+    await node.close()  # the row knows how far the log reached
+    with node.wal_path().open("r+b") as file:
+        file.truncate(size)
+    again = await make()
+    assert again.segment().row.damaged
+    assert again.segment().scl == log.commits[1]
+
+
+async def test_a_damaged_segment_is_whole_again_when_three_peers_have_no_more(
+    group: Group,
+) -> None:
+    log = Log()
+    frames = log.frames(8)
+    for frame in frames:
+        await group.append(frame)
+    node = await group.restart(0, lambda old: rot_frame(old, frames[3]))
+    assert node.segment().row.damaged
+    await group.gossip(0, 1)
+    assert node.segment().scl == log.last, "one peer is enough to fill the gap"
+    await group.gossip(0, 2, 1, 2)
+    assert node.segment().row.damaged, "two peers may both lack what was acked here"
+    await group.gossip(0, 3)
+    assert not node.segment().row.damaged
+    assert (await node.status()).counters["segments_made_whole"] == 1
+    again = await group.restart(0)
+    # The rot is still in the file, but the frame is in the log again behind it.
+    assert not again.segment().row.damaged
+    assert again.segment().scl == log.last
+    assert await again.read(range(6), log.last) == [log.page_at(p, log.last) for p in range(6)]
+
+
+async def test_a_damaged_peer_proves_nothing(group: Group) -> None:
+    frames = Log().frames(5)
+    for frame in frames:
+        await group.append(frame)
+    node = await group.restart(0, lambda old: rot_frame(old, frames[1]))
+    await group.restart(1, lambda old: rot_frame(old, frames[1]))
+    await group.gossip(0, 2, 3, 1)
+    assert node.segment().row.damaged
+    await group.gossip(1, 2, 3)
+    assert group.nodes[1].segment().row.damaged
+    assert group.nodes[1].segment().scl == node.segment().scl
+
+
+async def test_damaged_segments_heal_while_a_recovery_is_stopped_because_of_them(
+    group: Group,
+) -> None:
+    log = Log()
+    frames = log.frames(5)
+    for frame in frames:
+        await group.append(frame)
+    node = await group.restart(0, lambda old: rot_frame(old, frames[2]))
+    for each in group.nodes:
+        await each.fence(2)  # and then RecoveryBlocked: nobody truncates
+    await group.gossip(0, 1, 2, 3)
+    assert not node.segment().row.damaged
+    (report,) = (await node.fence(3)).segments
+    assert (report.scl, report.damaged) == (log.last, False)
+
+
+async def test_rot_met_when_a_void_truncation_is_taken_back_marks_the_segment(make: Make) -> None:
+    node = await make(config=replace(QUIET, frame_cache_bytes=0))
+    await node.assign()
+    await node.fence(1)
+    log = Log()
+    frames = log.frames(6)
+    for frame in frames:
+        await node.append(frame)
+    await node.fence(2)
+    await node.truncate(2, (2, log.commits[1], log.commits[1] + LAL))  # and this recovery dies
+    assert node.segment().scl == log.commits[1]
+    rot_frame(node, frames[3])
+    reply = await node.fence(3)
+    assert not reply.segments[0].damaged
+    await node.truncate(3, (3, log.last, log.last + LAL))  # its recovery found all of it durable
+    assert node.segment().scl == log.commits[2]
+    assert node.segment().row.damaged
+    (report,) = (await node.fence(4)).segments
+    assert report.damaged
+    await node.kill()
+    assert (await make()).segment().row.damaged
+
+
+async def test_a_restart_that_finds_the_page_store_damaged_says_so(make: Make) -> None:
+    node = await make()
+    await node.assign()
+    await node.close()
+    path = node.folder / "node.db"
+    data = bytearray(path.read_bytes())
+    data[:100] = bytes(100)
+    path.write_bytes(data)
+    for extra in ("-wal", "-shm"):
+        Path(str(path) + extra).unlink(missing_ok=True)
+    with pytest.raises(Corrupt, match=r"node\.db"):
+        await Node(node.folder).open()
