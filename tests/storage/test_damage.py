@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -211,7 +210,5 @@ async def test_a_restart_that_finds_the_page_store_damaged_says_so(make: Make) -
     data = bytearray(path.read_bytes())
     data[:100] = bytes(100)
     path.write_bytes(data)
-    for extra in ("-wal", "-shm"):
-        Path(str(path) + extra).unlink(missing_ok=True)
     with pytest.raises(Corrupt, match=r"node\.db"):
         await Node(node.folder).open()

@@ -8,7 +8,6 @@ from pathlib import Path
 from engine.log.frame import split_frames
 from engine.storage.walfile import Damage, Found, mark, scan_file
 from tests.storage.harness import FaultyDisk, Log, Node, Writer
-from tests.support.until import until
 
 MARK = len(mark(1, 0))
 
