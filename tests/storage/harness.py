@@ -203,6 +203,7 @@ class Node:
     disk: Disk | None = None
     store: PageStore | None = None
     transport: Any = None
+    seed: str = ""
     stopped: list[str] = field(default_factory=list)
     node: StorageNode = field(init=False)
 
@@ -212,7 +213,7 @@ class Node:
             clock=LoopClock(),
             disk=disk,
             transport=self.transport or GrpcTransport(),
-            rng=random.Random(self.name),
+            rng=random.Random(self.seed or self.name),
             stop_node=self.stopped.append,
         )
         store = self.store or SqlitePageStore(disk.local_path("node.db"))
@@ -516,6 +517,7 @@ class FaultyDisk:
     def __init__(self, folder: Path) -> None:
         self._disk = OsDisk(folder)
         self.full = False
+        self.no_new_files = False
         self.broken = False
         self.syncing = asyncio.Event()
         """Set when an fdatasync has begun while `gate` was closed."""
@@ -526,7 +528,7 @@ class FaultyDisk:
         return getattr(self._disk, name)
 
     def open_append(self, path: str) -> Any:
-        if self.full:
+        if self.full or self.no_new_files:
             raise DiskFull("no room for a file")
         return _FaultyFile(self, self._disk.open_append(path))
 
