@@ -1,8 +1,9 @@
 """A storage node against a model that remembers every page at every LSN.
 
 Hypothesis drives one real node over real files: commits arrive in order and out of it, the durable
-points move, redo is coalesced, garbage collected, the node is killed and restarted, recoveries
-truncate. At every step, every read point that may still be read must show exactly the model's bytes.
+points move, redo is coalesced, garbage collected, readers pin old read points,
+the node is killed and restarted with a torn tail, recoveries truncate. At every step,
+every read point that may still be read must show exactly the model's bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from engine.storage.pagestore import PageStore
 from engine.storage.pagestore_memory import MemoryPageStore
+from engine.storage.state import Pin
 from engine.types import LAL
 from tests.storage.harness import QUIET, VOLUME, Log, Node
 
@@ -34,15 +37,18 @@ class SegmentMachine(RuleBasedStateMachine):
         self.config = replace(
             QUIET, wal_file_bytes=2000, frame_cache_bytes=1000, coalesce_pages_per_batch=2
         )
-        self.store = MemoryPageStore()
+        self.store = self.made_store()
         self.log = Log()
         self.late: list[bytes] = []
         self.acked = 0  # what the node has acknowledged
         self.vdl = 0
         self.pgmrpl = 0
         self.ranges: list[tuple[int, int, int]] = []
-        self.copies = 0
+        self.pins: dict[int, Pin] = {}
         self.node = self.run(self.opened())
+
+    def made_store(self) -> PageStore | None:
+        return MemoryPageStore()
 
     def run(self, step: Awaitable[T]) -> T:
         async def stepping() -> T:
@@ -60,7 +66,7 @@ class SegmentMachine(RuleBasedStateMachine):
         self.run(self.node.fence(1))
 
     def teardown(self) -> None:
-        self.run(self.node.close())
+        self.run(self.node.kill())
         self.loop.close()
         self.folder.cleanup()
 
@@ -110,10 +116,29 @@ class SegmentMachine(RuleBasedStateMachine):
     def collect_garbage(self) -> None:
         self.run(self.node.node.collector.collect())
 
-    @rule()
-    def restart(self) -> None:
-        """Without a last word: the folder as it is, the store as it is."""
-        self.node.state.wal.close()
+    @precondition(lambda self: self.readable())
+    @rule(data=st.data())
+    def pin(self, data: st.DataObject) -> None:
+        """A reader stays at a read point that PGMRPL may leave behind."""
+        lsn = data.draw(st.sampled_from(self.readable()))
+        if lsn not in self.pins:
+            self.pins[lsn] = lambda _segment: lsn
+            self.node.state.pins.append(self.pins[lsn])
+
+    @precondition(lambda self: self.pins)
+    @rule(data=st.data())
+    def unpin(self, data: st.DataObject) -> None:
+        lsn = data.draw(st.sampled_from(sorted(self.pins)))
+        self.node.state.pins.remove(self.pins.pop(lsn))
+
+    @rule(torn=st.binary(max_size=100))
+    def restart(self, torn: bytes) -> None:
+        """Without a last word: the folder as it is, the store as it is, and bytes of a write that
+        no fdatasync has covered."""
+        self.run(self.node.kill())
+        with self.node.wal_path().open("ab") as file:
+            file.write(torn)
+        self.pins.clear()  # whoever reads through a pin keeps it no longer than the node lives
         self.node = self.run(self.opened())
         assert self.node.segment().scl == self.acked
         assert not self.node.segment().row.damaged
@@ -147,9 +172,13 @@ class SegmentMachine(RuleBasedStateMachine):
 
     # -- what must hold
 
+    def readable(self) -> list[int]:
+        points = [c for c in self.log.commits if c >= max(self.pgmrpl, 1) or c in self.pins]
+        return [c for c in points if self.log.tail(c) <= self.acked and c <= self.vdl]
+
     @invariant()
     def every_readable_point_shows_the_model(self) -> None:
-        points = [c for c in self.log.commits if c >= max(self.pgmrpl, 1)]
+        points = [c for c in self.log.commits if c >= max(self.pgmrpl, 1) or c in self.pins]
         points = [c for c in points if self.log.tail(c) <= self.acked]
         for lsn in points[-6:] + points[:2]:
             found = self.run(
@@ -166,3 +195,14 @@ def _last(frame: bytes) -> int:
 
 TestSegment = SegmentMachine.TestCase
 TestSegment.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+
+
+class SqliteSegmentMachine(SegmentMachine):
+    """The same over the real page store: slower, so fewer runs."""
+
+    def made_store(self) -> PageStore | None:
+        return None
+
+
+TestSqliteSegment = SqliteSegmentMachine.TestCase
+TestSqliteSegment.settings = settings(deadline=None, max_examples=6, stateful_step_count=25)
