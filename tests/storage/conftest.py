@@ -7,22 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.storage.harness import Group, Node
+from tests.storage.harness import OPEN, Group, Node
+
+
+@pytest.fixture(autouse=True)
+async def _end_all() -> AsyncIterator[None]:
+    yield
+    for node in list(OPEN.values()):
+        await node.kill()
 
 
 @pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Node]]]:
+def make(tmp_path: Path) -> Callable[..., Awaitable[Node]]:
     """`await make("a", disk=…)`: an open node over the folder "a"."""
-    made: list[Node] = []
 
     async def one(folder: str = "node", **given: object) -> Node:
-        node = await Node(tmp_path / folder, **given).open()  # type: ignore[arg-type]
-        made.append(node)
-        return node
+        return await Node(tmp_path / folder, **given).open()  # type: ignore[arg-type]
 
-    yield one
-    for node in made:
-        await node.kill()
+    return one
 
 
 @pytest.fixture

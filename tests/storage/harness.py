@@ -19,7 +19,7 @@ from typing import Any
 
 from engine.errors import DiskFailed, DiskFull, Unavailable
 from engine.log.diff import diff_page
-from engine.log.frame import build_frame, encode_record
+from engine.log.frame import HEADER_SIZE, build_frame, encode_record
 from engine.net.clock import LoopClock
 from engine.net.disk import OsDisk
 from engine.net.grpc_transport import GrpcTransport
@@ -48,6 +48,10 @@ QUIET = StorageConfig(gossip_s=3600, gossip_hurry_s=3600, coalesce_s=3600, scrub
 """Nothing happens in the background: the test drives every step."""
 
 MEMBERS = tuple(f"storage-{n}" for n in range(1, 7))
+
+
+OPEN: dict[int, Node] = {}
+"""Every node that was opened: a test that fails in the middle must not leave one with its threads."""
 
 
 class Log:
@@ -204,10 +208,12 @@ class Node:
     store: PageStore | None = None
     transport: Any = None
     seed: str = ""
+    ended: bool = False
     stopped: list[str] = field(default_factory=list)
     node: StorageNode = field(init=False)
 
     async def open(self) -> Node:
+        self.ended = False
         disk = self.disk or OsDisk(self.folder)
         runtime = Runtime(
             clock=LoopClock(),
@@ -218,14 +224,22 @@ class Node:
         )
         store = self.store or SqlitePageStore(disk.local_path("node.db"))
         self.node = StorageNode(runtime, name=self.name, az="az1", store=store, config=self.config)
+        OPEN[id(self)] = self
         await self.node.open()
         return self
 
     async def close(self) -> None:
         await self.node.stop()
+        self.ended = True
+        del OPEN[id(self)]
 
     async def kill(self) -> None:
-        """End it without a last word to the disk."""
+        """End it without a last word to the disk. No harm if it has ended already."""
+        if self.ended:
+            return
+        self.ended = True
+        del OPEN[id(self)]
+        await self.node._background.stop()
         self.state.wal.close()
         await self.state.channels.close()
         await self.state.store.close()
@@ -435,7 +449,7 @@ class Group:
         for server in self.servers:
             await server.stop(0)
         for node in self.nodes:
-            await node.close()
+            await node.kill()
 
     async def restart(self, index: int, meanwhile: Callable[[Node], None] | None = None) -> Node:
         """Kill the node; it again, at its old address, over what its disk holds."""
@@ -455,6 +469,7 @@ __all__ = [
     "COPY_PAGES",
     "GOSSIP",
     "MEMBERS",
+    "OPEN",
     "QUIET",
     "VOLUME",
     "Direct",
@@ -466,6 +481,7 @@ __all__ = [
     "Pipe",
     "Writer",
     "flip",
+    "rot_frame",
 ]
 
 
@@ -476,6 +492,17 @@ def flip(path: Path, offset: int) -> None:
         byte = file.read(1)[0]
         file.seek(offset)
         file.write(bytes((byte ^ 0x10,)))
+
+
+def rot_frame(node: Node, frame: bytes, *, header: bool = False) -> tuple[Path, int]:
+    """One bit of that frame, in the log on disk; where it was."""
+    for path in sorted(node.folder.glob("wal/*.wal")):
+        at = path.read_bytes().find(frame)
+        if at >= 0:
+            at += 20 if header else HEADER_SIZE + 5
+            flip(path, at)
+            return path, at
+    raise AssertionError("the frame is not in the log")
 
 
 class GatedStore:

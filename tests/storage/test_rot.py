@@ -13,8 +13,7 @@ import pytest
 from engine.errors import Corrupt
 from engine.log.frame import split_frames
 from engine.storage.pagestore import page_checksum
-from tests.storage.harness import QUIET, VOLUME, Group, Log, Node
-from tests.storage.test_damage import rot_frame
+from tests.storage.harness import QUIET, VOLUME, Group, Log, Node, rot_frame
 
 SPAN = range(6)
 
