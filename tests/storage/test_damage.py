@@ -29,6 +29,7 @@ async def test_rot_in_the_middle_marks_the_segment_durably(make: Make, header: b
     damaged = await make()
     assert damaged.segment().row.damaged
     assert damaged.segment().scl == log.commits[1]
+    assert [row.damaged for row in await damaged.state.store.segments()] == [True], "durably"
     (report,) = (await damaged.fence(1)).segments
     assert report.damaged, "its silence about the lost records must not count"
     told = {lsn for run in report.runs for lsn in range(run.first, run.last + 1)}
