@@ -73,8 +73,13 @@ async def _learn_volumes(state: NodeState, said: Sequence[pb.GossipVolume]) -> N
         if volume is None:
             continue
         check_numbers("gossip", {"epoch": one.epoch, "VDL": one.vdl, "PGMRPL": one.pgmrpl})
-        await learn(state, volume, one.epoch, truncations_from_pb(one.truncations))
-        volume.learn_points(vdl=one.vdl, pgmrpl=one.pgmrpl)
+        truncations = truncations_from_pb(one.truncations)
+        await learn(state, volume, one.epoch, truncations)
+        if volume.authority >= max((t.epoch for t in truncations), default=0):
+            volume.learn_points(vdl=one.vdl, pgmrpl=one.pgmrpl)
+        # Else a fence is here whose truncation is not, and this node lacks the peer's list. The VDL
+        # may lie above records that the list annuls and that are still here, and coalescing would
+        # take them for durable.
 
 
 class Gossiper:
@@ -122,14 +127,19 @@ class Gossiper:
         request = pb.GossipRequest(node=state.name, segments=own.segments, volumes=own.volumes)
         reply = await channel.call(GOSSIP, request, timeout=state.config.peer_timeout_s)
         await _learn_volumes(state, reply.volumes)
-        epochs = {said.volume: said.epoch for said in reply.volumes}
+        known = {said.volume: said for said in reply.volumes}
         for said in reply.segments:
             volume = state.volumes.get(said.volume)
             segment = volume.segments.get(said.pg) if volume is not None else None
-            if volume is None or segment is None or epochs.get(said.volume) != volume.epoch:
+            if volume is None or segment is None or said.volume not in known:
                 continue
-            # A damaged segment must be able to heal even while recovery is stopped because of it.
-            if volume.settled or segment.row.damaged:
+            if known[said.volume].epoch != volume.epoch:
+                continue
+            # A damaged segment must be able to heal even while recovery is stopped because of it; but
+            # only from who has the same truncations, or it would take more than it can judge.
+            theirs = truncations_from_pb(known[said.volume].truncations)
+            same = set(theirs) == set(volume.truncations)
+            if volume.settled or (segment.row.damaged and same):
                 await self._with_segment(volume, segment, said, name, channel, patient)
 
     async def _with_segment(
