@@ -20,10 +20,18 @@ import asyncio
 import heapq
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from engine.config import VolumeConfig
-from engine.errors import DeadlineExceeded, Overloaded, StaleEpoch, Unavailable, VolumeFull
+from engine.errors import (
+    DeadlineExceeded,
+    Overloaded,
+    SextetError,
+    StaleEpoch,
+    Unavailable,
+    VolumeFull,
+)
 from engine.log.diff import diff_page
 from engine.log.frame import build_frame, encode_record
 from engine.log.record import PageChange
@@ -282,18 +290,23 @@ class VolumeWriter:
         self.counters["frames"] += len(frames)
         self._in_flight.append(batch)
         self._runtime.steps.before(Step.SEND)
-        for link in self._links_of(batch):
-            link.offer(batch)
+        for link, part in self._shares_of(batch):
+            link.offer(part)
         for listener in self.on_batch:
             listener(batch)
         self._runtime.steps.after(Step.SEND)
 
-    def _links_of(self, batch: Batch) -> Sequence[NodeLink]:
-        if len(batch.frames) == 1:
-            members = self.memberships[batch.frames[0].pg].members
-            return [self.links[m.node] for m in members]
-        nodes = {m.node for f in batch.frames for m in self.memberships[f.pg].members}
-        return [self.links[node] for node in sorted(nodes)]
+    def _shares_of(self, batch: Batch) -> Iterator[tuple[NodeLink, Batch]]:
+        """Every link that gets some of the batch, with the frames of the groups its node keeps."""
+        keepers = [{m.node for m in self.memberships[f.pg].members} for f in batch.frames]
+        for node in sorted(set().union(*keepers)):
+            if all(node in keeping for keeping in keepers):
+                yield self.links[node], batch  # with six nodes that is everyone
+            else:
+                mine = zip(batch.frames, keepers, strict=True)
+                frames = tuple(f for f, keeping in mine if node in keeping)
+                size = sum(len(f.frame) for f in frames)
+                yield self.links[node], replace(batch, frames=frames, size=size)
 
     def _request(self, node: NodeId, batches: Sequence[Batch]) -> pb.AppendRequest:
         request = pb.AppendRequest(
@@ -418,7 +431,14 @@ class VolumeWriter:
         pg = len(self.memberships)
         room = self.opened.max_pages > first_page(pg)
         if room and not self._grow_lock.locked() and pgs_for(pages) <= pg:
-            self._background.spawn(self._grow_to(pg), name=f"grow to group {pg}")
+            self._background.spawn(self._try_to_grow(pg), name=f"grow to group {pg}")
+
+    async def _try_to_grow(self, pg: PgNo) -> None:
+        """Ahead of need: whoever needs the group will ask again and be told why there is none."""
+        try:
+            await self._grow_to(pg)
+        except SextetError as error:
+            log.warning("protection group %d is not added ahead: %s", pg, error)
 
     # -- points and the end
 

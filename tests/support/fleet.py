@@ -71,6 +71,9 @@ class _WatchedFile:
         await self._file.sync()
         self._synced[self._path] = covered
 
+    def rewrite(self, offset: int) -> None:
+        self._file.rewrite(offset)
+
     def close(self) -> None:
         self._file.close()
 
