@@ -111,6 +111,7 @@ class VolumeWriter:
         self._open: _OpenBatch | None = None
         self._sealed: deque[_OpenBatch] = deque()
         self._in_flight: deque[Batch] = deque()
+        self._half_mtr: list[Batch] = []  # durable, but their MTR's end is not: above VDL
         self._queued_bytes = 0  # committed, not framed yet
         self._flight_bytes = 0
         self._flush_scheduled = False
@@ -199,6 +200,14 @@ class VolumeWriter:
     def in_flight(self) -> Sequence[Batch]:
         """Batches sent and not all durable yet, oldest first."""
         return self._in_flight
+
+    @property
+    def above_vdl(self) -> Sequence[Batch]:
+        """Batches sent with records above VDL, oldest first: who joins at VDL needs them.
+
+        Of an MTR too large to keep the first ones are missing.
+        """
+        return [*self._half_mtr, *self._in_flight]
 
     def scls(self, pg: PgNo) -> dict[NodeId, LSN]:
         """What each member of the group has acknowledged, as far as this writer knows."""
@@ -334,13 +343,21 @@ class VolumeWriter:
         flight = self._in_flight
         if flight and flight[0].last <= vcl:
             while flight and flight[0].last <= vcl:
-                self._flight_bytes -= flight.popleft().size
+                self._flight_bytes -= flight[0].size
+                self._half_mtr.append(flight.popleft())
+            self._forget_complete_mtrs()
             self._check_room()
             if self._sealed or self._open is not None:
                 self._runtime.steps.mark(Mark.BATCH_WAITED)
                 self._schedule_flush()
         if moved:
             self._durable(self._tracker.vdl)
+
+    def _forget_complete_mtrs(self) -> None:
+        vdl = self._tracker.vdl.lsn
+        self._half_mtr = [batch for batch in self._half_mtr if batch.last > vdl]
+        if sum(batch.size for batch in self._half_mtr) > self._config.unacked_bytes_max:
+            self._half_mtr.clear()
 
     def _durable(self, vdl: CommitMark) -> None:
         self._runtime.steps.before(Step.DURABLE)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engine.config import InstanceConfig
-from engine.errors import CommitUnknown, ReadOnly, SextetError
+from engine.errors import CommitUnknown, ReadOnly, SextetError, StaleEpoch
 from engine.instance.node import Instance, InstanceIdentity
 from engine.instance.replica import FeedGap
 from engine.net.clock import LoopClock
@@ -188,3 +188,38 @@ async def test_a_gap_in_the_feed_is_noticed(cluster: Cluster) -> None:
     beyond = writer.instance.pool.visible.lsn + 5
     with pytest.raises(FeedGap, match=str(beyond)):
         follower._take(pb.FeedItem(vdl=beyond))
+
+
+async def test_a_busy_feed_is_not_taken_for_a_transaction_too_large(cluster: Cluster) -> None:
+    """Under load some redo is above VDL at every moment; what was applied no longer counts."""
+    writer = await cluster.start("main-1")
+    replica = await cluster.start("main-2", InstanceConfig(replica_pending_bytes_max=100_000))
+    await run(writer.session(), "CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT)")
+
+    async def insert(session: Session) -> None:
+        for _ in range(60):
+            await run(session, "INSERT INTO t (text) VALUES (hex(randomblob(300)))")
+
+    await asyncio.gather(*(insert(writer.session()) for _ in range(8)))
+    await until(caught_up(replica, writer))
+    follower = replica.instance.replica
+    assert follower is not None
+    assert (follower.counters["gaps"], follower.counters["joins"]) == (0, 1)
+
+
+async def test_a_replica_does_not_go_back_to_a_writer_that_is_over(cluster: Cluster) -> None:
+    writer = await cluster.start("main-1")
+    replica = await cluster.start("main-2")
+    await fill(writer.session(), 3)
+    await until(caught_up(replica, writer))
+    follower = replica.instance.replica
+    assert follower is not None
+    assert follower.pool is not None
+    seen = follower.pool.visible
+    for base in (
+        pb.FeedBase(epoch=follower.epoch - 1, vdl={"lsn": seen.lsn + 9}),
+        pb.FeedBase(epoch=follower.epoch, vdl={"lsn": seen.lsn - 1}),
+    ):
+        with pytest.raises(StaleEpoch, match=str(seen.lsn)):
+            follower._join(base)
+    assert follower.pool.visible == seen

@@ -15,7 +15,7 @@ from engine.net.disk import OsDisk
 from engine.net.grpc_transport import GrpcTransport
 from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import storage_pb2 as pb
-from engine.ports import AppendFile, Disk, Runtime, Server
+from engine.ports import AppendFile, Channel, Disk, Runtime, Server
 from engine.storage.config import StorageConfig
 from engine.storage.node import StorageNode
 from engine.storage.pagestore_sqlite import SqlitePageStore
@@ -226,7 +226,13 @@ class Fleet:
                 assert not await node.assign([assignment])
                 self._unconfirmed.discard((pg, name))
 
-    async def open_writer(self, config: VolumeConfig | None = None) -> OpenedWriter:
+    async def open_writer(
+        self,
+        config: VolumeConfig | None = None,
+        *,
+        through: Callable[[Channel], Channel] = lambda channel: channel,
+    ) -> OpenedWriter:
+        """Recover and open; its links go `through` what a test puts between them and the nodes."""
         config = config or VolumeConfig()
         await self._assign_missing(*self.up)
         self.epoch += 1
@@ -249,7 +255,7 @@ class Fleet:
             runtime,
             config,
             opened,
-            connect=channels.to,
+            connect=lambda address: through(channels.to(address)),
             background=background,
             grow=self.add_group,
             on_fenced=fenced.append,
