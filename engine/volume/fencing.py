@@ -32,6 +32,7 @@ from engine.errors import (
     QuorumLost,
     SextetError,
     StaleEpoch,
+    Unavailable,
     UnknownSegment,
 )
 from engine.log.chain import Chain
@@ -122,7 +123,8 @@ async def open_volume(
     """Recover the volume under the epoch that the catalog gave.
 
     Raises StaleEpoch if a newer writer is at work, QuorumLost if no write quorum answers within
-    bounded rounds, RecoveryBlocked if a record could be lost by going on.
+    bounded rounds, RecoveryBlocked if a record could be lost by going on, Unavailable if the reply
+    lacks a group that was added meanwhile.
     """
     opening = _Opening(runtime, config, reply, connect)
     return await opening.run()
@@ -155,6 +157,7 @@ class _Opening:
         steps.before(Step.FENCED)
         states = await self._fence()
         steps.after(Step.FENCED)
+        self._require_all_groups(states)
         plan = plan_recovery(groups=self.memberships, states=states)
         # Epoch 1 is the volume's first: nobody wrote before, so there is nothing to annul.
         fresh = self.epoch == 1
@@ -254,6 +257,18 @@ class _Opening:
                 return membership.pg
         return None
 
+    def _require_all_groups(self, states: Mapping[NodeId, FencedNode]) -> None:
+        """The writer before may have added a group after the catalog had made its reply, and have had
+        commits there acknowledged: without its records they would be discarded. Whoever wrote to it
+        wrote to four, so one of them is fenced. Raises Unavailable: the catalog's next reply has it."""
+        for node in sorted(states):
+            unknown = sorted(states[node].segments.keys() - self.quorums.keys())
+            if unknown:
+                raise Unavailable(
+                    f"{node} keeps protection group {unknown[0]}, which the catalog did not name when "
+                    f"it gave epoch {self.epoch}; open the volume again"
+                )
+
     # -- 3. truncate
 
     async def _truncate(self, nodes: Sequence[NodeId], truncations: Sequence[Truncation]) -> None:
@@ -266,7 +281,8 @@ class _Opening:
                 timeout=self.config.call_timeout_s,
             )
             for segment in reply.segments:
-                self.scl[segment.pg, node] = segment.scl
+                if segment.pg in self.quorums:
+                    self.scl[segment.pg, node] = segment.scl
 
         done = await self._each(nodes, one, "truncating")
         for pg, quorum in sorted(self.quorums.items()):

@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import VolumeConfig
-from engine.errors import QuorumLost, SextetError, StaleEpoch
+from engine.errors import QuorumLost, SextetError, StaleEpoch, Unavailable
 from engine.log.record import PageChange
 from engine.storage.config import StorageConfig
 from engine.types import PAGE_SIZE, PAGES_PER_PG
@@ -149,6 +149,7 @@ class Stress:
 
     async def recover(self) -> None:
         """Some recoveries die in the middle; one gets through, with a write quorum at least."""
+        self.release()
         while self.rng.random() < 0.5:
             opening = asyncio.ensure_future(self.fleet.open_writer(VOLUME))
             await asyncio.wait({opening}, timeout=self.rng.random() ** 2 * 0.15)
@@ -170,6 +171,8 @@ class Stress:
                 return
             except QuorumLost:
                 await self.return_one()
+            except Unavailable:
+                pass  # a group was added meanwhile
 
     def opened(self, writer: OpenedWriter) -> None:
         self.writer = writer
@@ -180,6 +183,8 @@ class Stress:
 
     async def next_writer(self) -> None:
         old = self.writer
+        if self.rng.random() < 0.6:
+            await self.lose_the_best()
         if self.rng.random() < 0.4:
             self.zombies.append(old)
         else:
@@ -192,7 +197,26 @@ class Stress:
         most = 3 if self.rng.random() < 0.2 else 2
         if len(NODES) - len(self.fleet.up) < most:
             victim = self.rng.choice(self.fleet.up)
+            self.release()  # a goodbye to disk would wait for it
             await (self.fleet.kill if self.rng.random() < 0.8 else self.fleet.stop)(victim)
+
+    def hold(self) -> None:
+        """One more disk stands still, so its node falls behind."""
+        disk = self.fleet.nodes[self.rng.choice(self.fleet.up)].runtime.disk
+        assert isinstance(disk, PowerCutDisk)
+        disk.flowing.clear()
+
+    def release(self) -> None:
+        for slot in self.fleet.nodes.values():
+            assert isinstance(slot.runtime.disk, PowerCutDisk)
+            slot.runtime.disk.flowing.set()
+
+    async def lose_the_best(self) -> None:
+        """Of those that are up, the ones that have most: whatever rested on them alone is gone."""
+        up = self.fleet.up
+        self.rng.shuffle(up)
+        up.sort(key=lambda name: -self.fleet.node(name).state.segment(1, 0).durable_scl)
+        await self.fleet.kill(*up[: max(0, 2 - (len(NODES) - len(up)))])
 
     async def return_one(self) -> None:
         away = [name for name in NODES if name not in self.fleet.up]
@@ -220,6 +244,7 @@ class Stress:
 
     async def old_read_point(self) -> None:
         if self.pins and self.rng.random() < 0.5:
+            self.release()
             lsn = self.rng.choice(self.pins)
             await self.read(self.numbers(3), lsn)
             if self.rng.random() < 0.3:
@@ -229,6 +254,7 @@ class Stress:
 
     async def settle(self) -> None:
         """All nodes up: what is not durable becomes so."""
+        self.release()
         for name in NODES:
             if name not in self.fleet.up:
                 await self.fleet.start(name)
@@ -246,8 +272,12 @@ class Stress:
                 self.commit(self.rng.choice((1, 2, 5, 40)))
         elif roll < 0.60:
             await asyncio.sleep(self.rng.random() * 0.05)
-        elif roll < 0.80:
+        elif roll < 0.72:
             await self.lose_or_return()
+        elif roll < 0.77:
+            self.hold()
+        elif roll < 0.80:
+            self.release()
         elif roll < 0.86:
             await self.next_writer()
         elif roll < 0.89:
@@ -274,6 +304,7 @@ class Stress:
             await self.settle()
             assert not self.model.broken, self.model.broken
         finally:
+            self.release()
             for task in list(self.waiting):
                 task.cancel()
             await asyncio.gather(*self.waiting, return_exceptions=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,10 +41,13 @@ class PowerCutDisk(OsDisk):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._synced: dict[str, int] = {}
+        self.flowing = asyncio.Event()
+        """Cleared: every sync waits, so nothing is acknowledged."""
+        self.flowing.set()
 
     def open_append(self, path: str) -> AppendFile:  # type: ignore[override]
         self._synced.setdefault(path, 0)
-        return _WatchedFile(super().open_append(path), path, self._synced)
+        return _WatchedFile(super().open_append(path), path, self)
 
     def cut(self, rng: random.Random) -> None:
         """What a power failure does to the newest log file: any part of what no sync covered is gone."""
@@ -51,13 +55,17 @@ class PowerCutDisk(OsDisk):
         if names:
             path = f"wal/{names[-1]}"
             self.truncate(path, rng.randint(self._synced.get(path, 0), self.size(path)))
+        self.flowing.set()
+
+    def synced(self, path: str, size: int) -> None:
+        self._synced[path] = size
 
 
 class _WatchedFile:
-    def __init__(self, file: AppendFile, path: str, synced: dict[str, int]) -> None:
+    def __init__(self, file: AppendFile, path: str, disk: PowerCutDisk) -> None:
         self._file = file
         self._path = path
-        self._synced = synced
+        self._disk = disk
 
     @property
     def size(self) -> int:
@@ -67,9 +75,10 @@ class _WatchedFile:
         return self._file.append(data)
 
     async def sync(self) -> None:
+        await self._disk.flowing.wait()
         covered = self._file.size
         await self._file.sync()
-        self._synced[self._path] = covered
+        self._disk.synced(self._path, covered)
 
     def rewrite(self, offset: int) -> None:
         self._file.rewrite(offset)
@@ -231,8 +240,12 @@ class Fleet:
         config: VolumeConfig | None = None,
         *,
         through: Callable[[Channel], Channel] = lambda channel: channel,
+        memberships: Sequence[Membership] | None = None,
     ) -> OpenedWriter:
-        """Recover and open; its links go `through` what a test puts between them and the nodes."""
+        """Recover and open; its links go `through` what a test puts between them and the nodes.
+
+        `memberships`: what the catalog says, if that is not all.
+        """
         config = config or VolumeConfig()
         await self._assign_missing(*self.up)
         self.epoch += 1
@@ -244,7 +257,7 @@ class Fleet:
             volume=VOLUME,
             epoch=self.epoch,
             max_pages=self.max_pages,
-            memberships=[membership_to_pb(m) for m in self.memberships],
+            memberships=[membership_to_pb(m) for m in memberships or self.memberships],
         )
         try:
             opened = await open_volume(runtime, config, reply, connect=channels.to)

@@ -285,3 +285,19 @@ async def test_who_joins_gets_all_of_an_mtr_that_is_durable_in_part(
     assert all(firsts[0] == 1 for firsts in seen), seen
     assert not writer.volume.above_vdl
     await writer.close()
+
+
+async def test_recovery_without_a_group_that_was_written_to_is_refused(fleet: Fleet) -> None:
+    """The writer before added it after the catalog had made its reply to the next one."""
+    first = await fleet.open_writer()
+    stale = list(fleet.memberships)
+    model = Model()
+    await first.volume.reserve(5000)
+    last = await model.commit(first, count=200, span=5000)
+    with pytest.raises(Unavailable, match="protection group 1"):
+        await fleet.open_writer(memberships=stale)
+    second = await fleet.open_writer()
+    assert second.volume.vdl.lsn == last
+    await check(second, model.pages)
+    await first.close()
+    await second.close()
