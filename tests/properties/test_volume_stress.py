@@ -201,18 +201,27 @@ class Stress:
             await (self.fleet.kill if self.rng.random() < 0.8 else self.fleet.stop)(victim)
 
     def hold(self) -> None:
-        """One more disk stands still, so its node falls behind."""
-        disk = self.fleet.nodes[self.rng.choice(self.fleet.up)].runtime.disk
+        """Some disks stand still: their nodes take redo in and acknowledge none of it."""
+        up = self.fleet.up
+        for name in self.rng.sample(up, min(len(up), self.rng.randint(1, 4))):
+            self.disk(name).flowing.clear()
+
+    def disk(self, name: str) -> PowerCutDisk:
+        disk = self.fleet.nodes[name].runtime.disk
         assert isinstance(disk, PowerCutDisk)
-        disk.flowing.clear()
+        return disk
 
     def release(self) -> None:
-        for slot in self.fleet.nodes.values():
-            assert isinstance(slot.runtime.disk, PowerCutDisk)
-            slot.runtime.disk.flowing.set()
+        for name in NODES:
+            self.disk(name).flowing.set()
 
     async def lose_the_best(self) -> None:
-        """Of those that are up, the ones that have most: whatever rested on them alone is gone."""
+        """Power fails where disks stand still, and then the nodes that have most are lost: whatever
+        rested on those alone is gone."""
+        held = [name for name in self.fleet.up if not self.disk(name).flowing.is_set()]
+        await self.fleet.kill(*held)
+        if held:  # no name means all of them
+            await self.fleet.start(*held)
         up = self.fleet.up
         self.rng.shuffle(up)
         up.sort(key=lambda name: -self.fleet.node(name).state.segment(1, 0).durable_scl)
