@@ -33,6 +33,7 @@ class VolumeConfig:
     frame_bytes_max: int = 1 * MIB
     """Where an open batch is closed: a larger MTR goes out in several, each far below the format's
     limit of a frame."""
+
     silence_s: float = 10.0
     """A peer that owes an answer on an open stream and is silent for this long is given up, and the
     stream opened anew. A connection may hang without being broken: a process that is stopped, a

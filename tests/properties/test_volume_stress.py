@@ -52,6 +52,7 @@ VOLUME = VolumeConfig(
     fence_grace_s=0.02,
     idle_points_s=0.03,
     link_queue_bytes_max=128 * 1024,
+    frame_bytes_max=16 * 1024,  # MTRs in several batches
 )
 
 Pages = dict[int, bytes]

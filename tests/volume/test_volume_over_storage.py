@@ -260,7 +260,7 @@ async def test_a_stream_that_hangs_without_breaking_is_opened_anew(fleet: Fleet)
 
 
 async def test_an_idle_writer_learns_that_it_is_over(fleet: Fleet) -> None:
-    old = await fleet.open_writer(VolumeConfig(probe_s=0.1))
+    old = await fleet.open_writer(VolumeConfig(idle_rounds_max=2))
     await Model().commit(old)
     await until(lambda: old.volume._points_sent[0] == old.volume.vdl.lsn)  # nothing left to tell
     new = await fleet.open_writer()
@@ -269,11 +269,8 @@ async def test_an_idle_writer_learns_that_it_is_over(fleet: Fleet) -> None:
     await new.close()
 
 
-async def test_who_joins_gets_all_of_an_mtr_that_is_durable_in_part(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("engine.volume.writer.FRAME_BYTES_MAX", 200)
-    writer = await fleet.open_writer(VolumeConfig(batches_in_flight_max=1))
+async def test_who_joins_gets_all_of_an_mtr_that_is_durable_in_part(fleet: Fleet) -> None:
+    writer = await fleet.open_writer(VolumeConfig(batches_in_flight_max=1, frame_bytes_max=200))
     seen: list[list[int]] = []
 
     def note(_batch: Batch) -> None:
