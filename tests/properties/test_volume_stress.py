@@ -327,9 +327,6 @@ class Stress:
 async def test_acknowledged_commits_outlive_every_kill(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "engine.volume.writer.FRAME_BYTES_MAX", 16 * 1024
-    )  # MTRs in several batches
     monkeypatch.setattr("engine.volume.fencing.ROUNDS_MAX", 8)
     fleet = Fleet(tmp_path, STORAGE, seed=seed, disk=PowerCutDisk)
     await Stress(fleet, seed).run(STEPS)
