@@ -150,13 +150,14 @@ class Fleet:
         for name in names or NODES:
             slot = self.nodes[name]
             store = SqlitePageStore(slot.runtime.disk.local_path("node.db"))
-            slot.node = StorageNode(
+            node = StorageNode(
                 slot.runtime, name=name, az=AZ[name], store=store, config=self.config
             )
-            await slot.node.open()
-            slot.server = await slot.runtime.transport.serve(slot.address, slot.node.handlers)
+            await node.open()
+            slot.server = await slot.runtime.transport.serve(slot.address, node.handlers)
             slot.address = slot.server.address
-            slot.node.start()
+            node.start()
+            slot.node = node  # up from here on, for who adds a group meanwhile
             self._incarnations.setdefault(name, slot.node.state.incarnation)
             await self._assign_missing(name)
         if not self.memberships:
