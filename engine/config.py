@@ -34,6 +34,11 @@ class VolumeConfig:
     """Where an open batch is closed: a larger MTR goes out in several, each far below the format's
     limit of a frame."""
 
+    silence_s: float = 10.0
+    """A peer that owes an answer on an open stream and is silent for this long is given up, and the
+    stream opened anew. A connection may hang without being broken: a process that is stopped, a
+    network that loses one direction."""
+
     call_timeout_s: float = 5.0
     read_timeout_s: float = 3.0
     """One page read at one segment; the next segment is asked long before (hedging)."""
@@ -59,6 +64,10 @@ class InstanceConfig:
 
     heartbeat_s: float = 0.1
     """Writer to replica when nothing else travels."""
+
+    silence_s: float = 10.0
+    """Writer and replica say something ten times a second. Whoever hears nothing for this long gives
+    the stream up, and joins again if it is the replica."""
 
     follower_queue_bytes_max: int = 16 * MIB
     """A replica that lags by more is let go; it drops its cache and rejoins at the current VDL."""

@@ -22,7 +22,7 @@ class Background:
 
     def __init__(self, on_failure: OnFailure | None = None) -> None:
         self._on_failure = on_failure
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order of their start
         self._stopping = False
 
     def spawn(self, coro: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
@@ -31,12 +31,12 @@ class Background:
             coro.close()
             raise RuntimeError(f"{name}: its node is stopping")
         task = asyncio.get_running_loop().create_task(coro, name=name)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._done)
         return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if task.cancelled():
             return
         error = task.exception()
@@ -48,8 +48,7 @@ class Background:
     async def stop(self) -> None:
         """Cancel everything and wait for it, except for the task that calls this, if it is ours."""
         self._stopping = True
-        others = self._tasks - {asyncio.current_task()}
-        tasks = sorted(others, key=lambda task: task.get_name())
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

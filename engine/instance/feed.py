@@ -14,7 +14,7 @@ import logging
 from collections.abc import Sequence
 
 from engine.config import InstanceConfig
-from engine.errors import Overloaded, Unavailable
+from engine.errors import DeadlineExceeded, Overloaded, Unavailable
 from engine.net.pb import instance_pb2 as pb
 from engine.ports import Runtime, Stream
 from engine.types import LSN, CommitMark, Membership
@@ -33,8 +33,11 @@ LINGER_S = 5.0
 class _Follower:
     """One replica's queue. `wake` is set whenever there is something to send, or it is let go."""
 
-    def __init__(self, name: str, base: LSN, now: float) -> None:
-        self.report = pb.FollowReport(instance=name, min_read_lsn=base, applied_lsn=base)
+    def __init__(self, hello: pb.FollowReport, base: LSN, now: float) -> None:
+        oldest = min(base, hello.min_read_lsn or base)
+        self.report = pb.FollowReport(
+            instance=hello.instance, min_read_lsn=oldest, applied_lsn=base
+        )
         self.frames: list[bytes] = []
         self.grown: list[Membership] = []
         self.bytes = 0
@@ -109,15 +112,15 @@ class Feed:
             return
         name = hello.instance
         vdl = self._volume.vdl
-        follower = _Follower(name, vdl.lsn, self._runtime.clock.monotonic())
+        follower = _Follower(hello, vdl.lsn, self._runtime.clock.monotonic())
         base = self._base(vdl)
-        for batch in self._volume.in_flight:
+        for batch in self._volume.above_vdl:
             follower.frames.extend(part.frame for part in batch.frames)
         self._followers[name] = follower
         log.info("replica %s follows from LSN %d", name, vdl.lsn)
         reader = asyncio.create_task(self._read_reports(stream, follower), name=f"reports {name}")
         try:
-            await stream.send(pb.FeedItem(base=base, vdl=vdl.lsn))
+            await self._send(stream, pb.FeedItem(base=base, vdl=vdl.lsn))
             await self._send_all(stream, follower, reader)
         finally:
             follower.gone_at = self._runtime.clock.monotonic()
@@ -142,14 +145,23 @@ class Feed:
             follower.wake.clear()
             frames, follower.frames, follower.bytes = follower.frames, [], 0
             grown, follower.grown = follower.grown, []
-            await stream.send(
-                pb.FeedItem(
-                    frames=frames,
-                    vdl=self._volume.vdl.lsn,
-                    sent_us=self._runtime.clock.wall_us(),
-                    grown=[membership_to_pb(m) for m in grown],
-                )
+            item = pb.FeedItem(
+                frames=frames,
+                vdl=self._volume.vdl.lsn,
+                sent_us=self._runtime.clock.wall_us(),
+                grown=[membership_to_pb(m) for m in grown],
             )
+            await self._send(stream, item)
+            if self._runtime.clock.monotonic() - follower.heard_at > self._config.silence_s:
+                raise DeadlineExceeded("this replica is silent")
+
+    async def _send(self, stream: FeedStream, item: pb.FeedItem) -> None:
+        """A replica that takes nothing any more must not hold back garbage collection for ever."""
+        try:
+            async with asyncio.timeout(self._config.silence_s):
+                await stream.send(item)
+        except TimeoutError:
+            raise DeadlineExceeded("this replica takes nothing any more") from None
 
     async def _read_reports(self, stream: FeedStream, follower: _Follower) -> None:
         try:

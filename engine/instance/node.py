@@ -37,6 +37,9 @@ from engine.volume.channels import Channels
 
 log = logging.getLogger(__name__)
 
+VIEW_S = 15.0
+"""A view of the cluster is asked for again after this long without a change."""
+
 
 @dataclass(frozen=True, slots=True)
 class InstanceIdentity:
@@ -131,7 +134,7 @@ class Instance:
                     WATCH_CLUSTER, cpb.WatchClusterRequest(cluster=identity.cluster)
                 )
                 try:
-                    while (view := await stream.recv()) is not None:
+                    while (view := await self._next_view(stream)) is not None:
                         delays = backoff(self._runtime.rng, 0.05, 1.0)
                         self._take_view(view)
                 finally:
@@ -139,6 +142,17 @@ class Instance:
             except SextetError as error:
                 log.debug("control plane: %s: %s", type(error).__name__, error)
             await asyncio.sleep(next(delays))
+
+    async def _next_view(
+        self, stream: Stream[cpb.WatchClusterRequest, cpb.ClusterView]
+    ) -> cpb.ClusterView | None:
+        """The next change. Now and then the stream is opened anew without one, as if it had ended:
+        it may hang without being broken, and then a new writer would never be heard of."""
+        try:
+            async with asyncio.timeout(VIEW_S):
+                return await stream.recv()
+        except TimeoutError:
+            return None
 
     def _take_view(self, view: cpb.ClusterView) -> None:
         self.view = view

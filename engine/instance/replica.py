@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 
 from engine.config import InstanceConfig, VolumeConfig
-from engine.errors import ProtocolError, SextetError
+from engine.errors import DeadlineExceeded, ProtocolError, SextetError, StaleEpoch
 from engine.log.frame import decode_frame
 from engine.log.record import Record
 from engine.net.methods import FOLLOW
@@ -40,6 +40,10 @@ FeedStream = Stream[pb.FollowReport, pb.FeedItem]
 
 REJOIN_LIMIT_S = 0.25
 """The longest pause between two tries to find the writer: readers here are stale meanwhile."""
+
+
+RECORD_BYTES = 64
+"""What a record costs besides its data, about."""
 
 
 class FeedGap(ProtocolError):
@@ -136,13 +140,13 @@ class Replica:
         self._following, self._stream = address, stream
         reporter: asyncio.Task[None] | None = None
         try:
-            await stream.send(pb.FollowReport(instance=self._name))
-            first = await stream.recv()
+            await stream.send(self._report_now())
+            first = await self._next(stream)
             if first is None:
                 return
             self._join(first.base)
             reporter = asyncio.create_task(self._report(stream), name="report to writer")
-            while (item := await stream.recv()) is not None:
+            while (item := await self._next(stream)) is not None:
                 self._take(item)
         finally:
             self._stream = None
@@ -151,23 +155,39 @@ class Replica:
                 await asyncio.gather(reporter, return_exceptions=True)
             stream.close()
 
+    async def _next(self, stream: FeedStream) -> pb.FeedItem | None:
+        """The writer says something all the time; one that does not is given up."""
+        try:
+            async with asyncio.timeout(self._config.silence_s):
+                return await stream.recv()
+        except TimeoutError:
+            raise DeadlineExceeded("the writer is silent") from None
+
     async def _report(self, stream: FeedStream) -> None:
-        assert self.pool is not None
         while True:
-            await stream.send(
-                pb.FollowReport(
-                    instance=self._name,
-                    min_read_lsn=self.pool.min_pinned(),
-                    applied_lsn=self._applied,
-                    lag_us=self.lag_now_us(),
-                )
-            )
+            await stream.send(self._report_now())
             await asyncio.sleep(self._config.report_s)
+
+    def _report_now(self) -> pb.FollowReport:
+        """Also the greeting: read points pinned before a rejoin are still in use."""
+        return pb.FollowReport(
+            instance=self._name,
+            min_read_lsn=self.pool.min_pinned() if self.pool is not None else 0,
+            applied_lsn=self._applied,
+            lag_us=self.lag_now_us(),
+        )
 
     # -- joining
 
     def _join(self, base: pb.FeedBase) -> None:
         self._runtime.steps.before(Step.JOIN)
+        """Begin at the writer's base. Raises StaleEpoch if that writer was followed by another one
+        that this replica has seen: readers here must not go back."""
+        if base.epoch < self.epoch or base.vdl.lsn < self._applied:
+            raise StaleEpoch(
+                f"the writer of epoch {base.epoch} is at {base.vdl.lsn}; this replica has seen "
+                f"{self._applied} of epoch {self.epoch}"
+            )
         mark = CommitMark(base.vdl.lsn, base.vdl.time_us, base.vdl.pages)
         for message in base.memberships:
             membership = membership_from_pb(message)
@@ -215,8 +235,9 @@ class Replica:
             membership = membership_from_pb(message)
             self.memberships[membership.pg] = membership
         for frame in item.frames:
-            self._pending.extend(decode_frame(frame))
-            self._pending_bytes += len(frame)
+            records = decode_frame(frame)
+            self._pending.extend(records)
+            self._pending_bytes += sum(map(_size, records))
         if item.vdl > self._applied:
             self._apply_up_to(item.vdl)
         elif self._pending_bytes > self._config.replica_pending_bytes_max:
@@ -246,7 +267,7 @@ class Replica:
             raise FeedGap(f"VDL is {vdl} but redo came only up to {expected}")
         self._runtime.steps.before(Step.APPLY)
         self._pending = [r for r in pending if r.lsn > vdl]
-        self._pending_bytes = 0 if not self._pending else self._pending_bytes
+        self._pending_bytes = sum(map(_size, self._pending))
         for record in ready:
             self.tails.note(pg_of(record.page), record.lsn)
         assert self.pool is not None
@@ -255,3 +276,7 @@ class Replica:
         self._applied = vdl
         self._runtime.steps.after(Step.APPLY)
         self.tails.forget_below(self.pool.min_pinned())
+
+
+def _size(record: Record) -> int:
+    return RECORD_BYTES + sum(len(data) for _, data in record.ranges)

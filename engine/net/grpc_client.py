@@ -1,7 +1,8 @@
 """The calling half of the gRPC transport: channels and streams, statuses as errors.
 
-grpc.aio reports a call that was closed on this side by CancelledError, like a cancelled task.
-`_closed_here` tells the two apart, so that a task which nobody cancelled never sees one.
+grpc.aio reports a call that was closed on this side by CancelledError, like a cancelled task, and a
+cancelled task's call now and then by another error. `_closed_here` tells them apart, so that a task
+sees a CancelledError exactly if somebody cancelled it.
 """
 
 from __future__ import annotations
@@ -40,14 +41,26 @@ _CLIENT = (
 
 @contextlib.contextmanager
 def _closed_here(what: str) -> Iterator[None]:
-    """CancelledError of a call that was closed on this side becomes Unavailable."""
+    """CancelledError of a call that was closed on this side becomes Unavailable.
+
+    And the other way round: a task that is cancelled while its call is still starting sees an error
+    of the call instead, where that fails at the same moment, because grpc.aio's `_prepare_rpc`
+    swallows the cancellation. Here it comes out as what it is.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
     try:
         yield
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
         raise Unavailable(f"{what}: closed here") from error
+    except Exception as error:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError from error
+        raise
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 class _ClientStream:

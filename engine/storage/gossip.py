@@ -132,20 +132,21 @@ class Gossiper:
         request = pb.GossipRequest(node=state.name, segments=own.segments, volumes=own.volumes)
         reply = await channel.call(GOSSIP, request, timeout=state.config.peer_timeout_s)
         await _learn_volumes(state, reply.volumes)
-        epochs = {said.volume: said.epoch for said in reply.volumes}
-        recoveries = {
-            v.volume: authority_of(truncations_from_pb(v.truncations)) for v in reply.volumes
-        }
+        known = {said.volume: said for said in reply.volumes}
         for said in reply.segments:
             volume = state.volumes.get(said.volume)
             segment = volume.segments.get(said.pg) if volume is not None else None
-            if volume is None or segment is None or epochs.get(said.volume) != volume.epoch:
+            heard = known.get(said.volume)
+            if volume is None or segment is None or heard is None or heard.epoch != volume.epoch:
                 continue
-            # A damaged segment must be able to heal even while recovery is stopped because of it.
-            if volume.settled or segment.row.damaged:
-                known = volume.knows_recovery(recoveries[said.volume])
-                peer = _Peer(name, channel, copyable=known)
-                await self._with_segment(volume, segment, said, peer, patient)
+            # A damaged segment must be able to heal even while recovery is stopped because of it; but
+            # only from who has the same truncations, or it would take more than it can judge.
+            theirs = truncations_from_pb(heard.truncations)
+            if volume.settled or (segment.row.damaged and set(theirs) == set(volume.truncations)):
+                copyable = volume.knows_recovery(authority_of(theirs))
+                await self._with_segment(
+                    volume, segment, said, _Peer(name, channel, copyable=copyable), patient
+                )
 
     async def _with_segment(
         self,

@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from engine.config import VolumeConfig
 from engine.errors import (
     BehindEpoch,
+    DeadlineExceeded,
     NotComplete,
     QuorumLost,
     SextetError,
@@ -32,7 +35,8 @@ from engine.errors import (
     Unavailable,
     UnknownSegment,
 )
-from engine.log.frame import split_frames
+from engine.log.chain import Chain
+from engine.log.frame import FrameHeader, split_frames
 from engine.net.methods import APPEND, FENCE, FETCH_FRAMES, TRUNCATE
 from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import storage_pb2 as pb
@@ -44,6 +48,8 @@ from engine.volume.quorum import QuorumSet, write_quorum
 from engine.volume.recovery import FencedNode, LsnRun, RecoveryPlan, SegmentReport, plan_recovery
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ROUNDS_MAX = 20
 """Fencing or re-hardening rounds, with backoff between, before recovery gives up with an error."""
@@ -117,7 +123,8 @@ async def open_volume(
     """Recover the volume under the epoch that the catalog gave.
 
     Raises StaleEpoch if a newer writer is at work, QuorumLost if no write quorum answers within
-    bounded rounds, RecoveryBlocked if a record could be lost by going on.
+    bounded rounds, RecoveryBlocked if a record could be lost by going on, Unavailable if the reply
+    lacks a group that was added meanwhile.
     """
     opening = _Opening(runtime, config, reply, connect)
     return await opening.run()
@@ -143,12 +150,14 @@ class _Opening:
         members = {m.node: m for ms in self.memberships for m in ms.members}
         self.channels = {node: connect(members[node].address) for node in sorted(members)}
         self.scl: dict[tuple[PgNo, NodeId], LSN] = {}
+        self.tries: Counter[tuple[PgNo, NodeId]] = Counter()
 
     async def run(self) -> OpenedVolume:
         steps = self.runtime.steps
         steps.before(Step.FENCED)
         states = await self._fence()
         steps.after(Step.FENCED)
+        self._require_all_groups(states)
         plan = plan_recovery(groups=self.memberships, states=states)
         # Epoch 1 is the volume's first: nobody wrote before, so there is nothing to annul.
         fresh = self.epoch == 1
@@ -212,9 +221,10 @@ class _Opening:
                 if self._lacking(states) is None:
                     grace = self.config.fence_grace_s
         finally:
-            for task in pending:
+            left = sorted(pending, key=lambda t: tasks[t])  # a set's own order is nobody's
+            for task in left:
                 task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+            await asyncio.gather(*left, return_exceptions=True)
 
     def _note_fenced(
         self,
@@ -247,6 +257,18 @@ class _Opening:
                 return membership.pg
         return None
 
+    def _require_all_groups(self, states: Mapping[NodeId, FencedNode]) -> None:
+        """The writer before may have added a group after the catalog had made its reply, and have had
+        commits there acknowledged: without its records they would be discarded. Whoever wrote to it
+        wrote to four, so one of them is fenced. Raises Unavailable: the catalog's next reply has it."""
+        for node in sorted(states):
+            unknown = sorted(states[node].segments.keys() - self.quorums.keys())
+            if unknown:
+                raise Unavailable(
+                    f"{node} keeps protection group {unknown[0]}, which the catalog did not name when "
+                    f"it gave epoch {self.epoch}; open the volume again"
+                )
+
     # -- 3. truncate
 
     async def _truncate(self, nodes: Sequence[NodeId], truncations: Sequence[Truncation]) -> None:
@@ -259,7 +281,8 @@ class _Opening:
                 timeout=self.config.call_timeout_s,
             )
             for segment in reply.segments:
-                self.scl[segment.pg, node] = segment.scl
+                if segment.pg in self.quorums:
+                    self.scl[segment.pg, node] = segment.scl
 
         done = await self._each(nodes, one, "truncating")
         for pg, quorum in sorted(self.quorums.items()):
@@ -319,59 +342,102 @@ class _Opening:
         ]
 
     async def _reharden_group(self, pg: PgNo, tail: LSN, nodes: Sequence[NodeId]) -> None:
-        """Collect every frame that some segment lacks from whoever holds it, and send it there."""
+        """Bring up as many segments as the write quorum lacks, those that lack least first."""
         scls = {node: self.scl[pg, node] for node in nodes if (pg, node) in self.scl}
-        lagging = [node for node in sorted(scls) if scls[node] < tail]
-        floor = min(scls[node] for node in lagging)
-        frames: dict[LSN, bytes] = {}
-
-        async def fetch(node: NodeId) -> None:
-            for first, frame in await self._frames(node, pg, floor, tail):
-                frames.setdefault(first, frame)
-
-        await self._each(sorted(scls), fetch, "fetching frames from")
-        ordered = [frames[first] for first in sorted(frames)]
+        chosen = self._chosen(pg, tail, scls)
+        if not chosen:
+            return  # whoever could help has not answered the truncation yet
+        frames = await self._collect(pg, min(scls[node] for node in chosen), tail, scls)
 
         async def send(node: NodeId) -> None:
-            self.scl[pg, node] = await self._send(node, pg, ordered, tail)
+            missing = [frame for last, frame in frames if last > scls[node]]
+            self.scl[pg, node] = await self._send(node, pg, missing, tail)
 
-        await self._each(lagging, send, "re-hardening")
+        await self._each(chosen, send, "re-hardening")
+
+    def _chosen(self, pg: PgNo, tail: LSN, scls: Mapping[NodeId, LSN]) -> list[NodeId]:
+        """The lagging segments to bring up now; one that was tried in vain comes after the others."""
+        hard = {node for node in scls if scls[node] >= tail}
+        lagging = [node for node in sorted(scls) if scls[node] < tail]
+        chosen: list[NodeId] = []
+        for node in sorted(lagging, key=lambda n: (self.tries[pg, n], -scls[n], n)):
+            if self.quorums[pg].satisfied(hard):
+                break
+            hard.add(node)
+            chosen.append(node)
+            self.tries[pg, node] += 1
+        return chosen
+
+    async def _collect(
+        self, pg: PgNo, floor: LSN, tail: LSN, scls: Mapping[NodeId, LSN]
+    ) -> list[tuple[LSN, bytes]]:
+        """(last LSN, frame) of the frames from `floor` to `tail`, from as few nodes as have them."""
+        found: dict[LSN, tuple[FrameHeader, bytes]] = {}
+
+        async def fetch(node: NodeId) -> None:
+            for header, frame in await self._frames(node, pg, floor, tail):
+                known = found.get(header.first_lsn)
+                # One node may hold only the head of a frame, which a dead recovery had cut.
+                if known is None or known[0].last_lsn < header.last_lsn:
+                    found[header.first_lsn] = header, frame
+
+        for node in sorted(scls, key=lambda n: (-scls[n], n)):
+            await self._each([node], fetch, "fetching frames from")
+            chain = Chain(floor)
+            for first in sorted(found):
+                chain.offer(found[first][0].prev_pg_lsn, found[first][0].last_lsn)
+            if chain.scl >= tail:
+                break
+        return [(found[first][0].last_lsn, found[first][1]) for first in sorted(found)]
 
     async def _frames(
         self, node: NodeId, pg: PgNo, after: LSN, upto: LSN
-    ) -> list[tuple[LSN, bytes]]:
+    ) -> list[tuple[FrameHeader, bytes]]:
         request = pb.FetchFramesRequest(
             volume=self.volume, pg=pg, after=after, upto=upto, epoch=self.epoch
         )
         stream = self.channels[node].stream(FETCH_FRAMES, request)
         found = []
         try:
-            while (chunk := await stream.recv()) is not None:
-                found += [(h.first_lsn, frame) for h, frame in split_frames(chunk.frames)]
+            while (chunk := await self._within(node, stream.recv())) is not None:
+                found += list(split_frames(chunk.frames))
         finally:
             stream.close()
         return found
 
     async def _send(self, node: NodeId, pg: PgNo, frames: Sequence[bytes], tail: LSN) -> LSN:
+        """Append `frames` at `node`; how far its segment then reaches."""
         membership = next(m for m in self.memberships if m.pg == pg)
         stream = self.channels[node].stream(APPEND)
         scl = self.scl[pg, node]
-        try:
+
+        async def send_all() -> None:
             for frame in frames:
                 part = pb.PgFrames(pg=pg, membership_epoch=membership.epoch, frames=frame)
                 await stream.send(
                     pb.AppendRequest(volume=self.volume, epoch=self.epoch, pgs=[part])
                 )
-            while scl < tail:
-                ack = await asyncio.wait_for(stream.recv(), self.config.call_timeout_s)
-                if ack is None:
-                    raise Unavailable(f"{node} closed the stream")
+            await stream.done_sending()
+
+        sender = asyncio.create_task(send_all(), name=f"re-harden {node}")
+        try:
+            while scl < tail and (ack := await self._within(node, stream.recv())) is not None:
                 scl = _scl_from_ack(node, pg, ack, scl)
-        except TimeoutError:
-            log.warning("re-hardening %s: it stays at %d, %d is needed", node, scl, tail)
+            if scl < tail:
+                log.warning("re-hardening %s: it stays at %d, %d is needed", node, scl, tail)
         finally:
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
             stream.close()
         return scl
+
+    async def _within(self, node: NodeId, answer: Awaitable[T]) -> T:
+        """`answer`, in the time that a call may take: a peer may be there and silent."""
+        try:
+            async with asyncio.timeout(self.config.call_timeout_s):
+                return await answer
+        except TimeoutError:
+            raise DeadlineExceeded(f"{node} is silent") from None
 
 
 def _scl_from_ack(node: NodeId, pg: PgNo, ack: pb.AppendAck, scl: LSN) -> LSN:

@@ -8,6 +8,8 @@ Invariants
   dropped; the writer's own back-pressure bounds that.
 - A refusal never kills the stream's owner: it is answered (fence a node that missed a recovery),
   waited out with backoff, or reported as the end of this writer (a higher epoch exists).
+- A node that owes an ack and is silent for `silence_s` is given up and connected anew: whoever waits
+  for it would otherwise wait as long as a connection can hang.
 """
 
 from __future__ import annotations
@@ -90,10 +92,11 @@ class NodeLink:
         self._sent = 0  # how many of the queue's head are on the open stream
         self._wake = asyncio.Event()
         self._points_due = False
+        self._patience: asyncio.TimerHandle | None = None  # runs while an ack is owed
         self._scl: dict[PgNo, LSN] = {}
 
     def offer(self, batch: Batch) -> None:
-        """Queue `batch` for this node."""
+        """Queue `batch`, which has only frames of groups that this node keeps."""
         self._queue.append(batch)
         self._queued_bytes += batch.size
         if self._queued_bytes > self._config.link_queue_bytes_max:
@@ -151,15 +154,19 @@ class NodeLink:
                 ack = await self._next_ack(stream, sender)
                 if ack is None:
                     break
+                self._be_patient(None)
                 await self._take(ack)
                 if not self.up:
                     log.info("link to %s is up", self.node)
                 self.up = progressed = True
+        except _Refused:
+            raise  # the node will refuse the next try as well for a while, however well it greets
         except Unavailable as error:
             if progressed:
                 raise _Progressed(str(error)) from error
             raise
         finally:
+            self._be_patient(None)
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
             stream.close()
@@ -178,9 +185,23 @@ class NodeLink:
                 self._wake.clear()
                 while self._sent < len(self._queue) or self._points_due:
                     await self._send_some(stream)
-        except SextetError:
+        finally:
             stream.close()  # wakes the receiver, which reports why
-            raise
+
+    def _be_patient(self, stream: AppendStream | None) -> None:
+        """An ack is owed on `stream` from now on, if none was; or (None) none is owed any more."""
+        if stream is None:
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
+        elif self._patience is None:
+            loop = asyncio.get_running_loop()
+            self._patience = loop.call_later(self._config.silence_s, self._give_up, stream)
+
+    def _give_up(self, stream: AppendStream) -> None:
+        self._patience = None
+        log.warning("%s owes an ack and is silent: connecting anew", self.node)
+        stream.close()
 
     async def _send_some(self, stream: AppendStream) -> None:
         batches: list[Batch] = []
@@ -193,6 +214,7 @@ class NodeLink:
             size += batch.size
         self._points_due = False
         self._sent += len(batches)
+        self._be_patient(stream)
         await stream.send(self._owner.request(self.node, batches))
 
     async def _take(self, ack: pb.AppendAck) -> None:
@@ -209,7 +231,7 @@ class NodeLink:
                 raise _Progressed("taught the current epoch; sending again")
             case refusal:
                 name = pb.Refusal.Name(refusal)
-                raise Unavailable(f"{self.node} refused redo: {name} {ack.detail}")
+                raise _Refused(f"{self.node} refused redo: {name} {ack.detail}")
         if not ack.segments:
             return
         acked = [(segment.pg, segment.scl) for segment in ack.segments]
@@ -218,6 +240,10 @@ class NodeLink:
         scl = self._scl
         while self._queue and all(scl.get(f.pg, 0) >= f.last for f in self._queue[0].frames):
             self._pop()
+
+
+class _Refused(Unavailable):
+    """The node takes no redo now: its disk is full, it lacks a segment, it waits for a gap."""
 
 
 class _Progressed(SextetError):

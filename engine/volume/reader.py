@@ -22,6 +22,9 @@ from engine.volume.geometry import pg_of
 from engine.volume.routing import Router
 from engine.volume.tails import PgTails
 
+ASKED_AT_ONCE = 3
+"""Segments asked at the same time at most: with both of a zone silent the third still answers soon."""
+
 Versions = list[tuple[LSN, bytes]]
 
 
@@ -113,14 +116,15 @@ class PageReader:
         first = True
         try:
             while waiting or running:
-                if waiting and (first or len(running) < 2):
+                if waiting and (first or len(running) < ASKED_AT_ONCE):
                     node = waiting.pop(0)
                     if not first and running:
                         self.counters["hedges"] += 1
                     task = asyncio.create_task(self._ask(addresses[node], node, request))
                     running[task] = node
                     first = False
-                timeout = self.router.hedge_delay() if waiting and len(running) < 2 else None
+                hedging = bool(waiting) and len(running) < ASKED_AT_ONCE
+                timeout = self.router.hedge_delay() if hedging else None
                 done, _ = await asyncio.wait(
                     running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
                 )

@@ -2,7 +2,11 @@
 
 Pure: reports in, a plan or a refusal out. The argument, step by step:
 
-- What an earlier recovery truncated never counts, whoever still holds it.
+- What an earlier recovery truncated never counts, whoever still holds it. Which ranges those are, the
+  list of the newest recovery among the nodes' says whole, and no other list does: a recovery that
+  went on from its truncation had it on a write quorum, so somebody fenced has its list or a later
+  one. Uniting the lists would be wrong: a recovery that died after it truncated one node annulled
+  nothing, and the next one, which may not have met that node, may have made those records durable.
 - Some VDL that a segment was told (`known_vdl`) was true when it was told; everything at or below
   the highest of them, the floor, stands on a write quorum.
 - Above the floor, walk the volume's back-links over all records that any fenced segment holds. Where
@@ -77,7 +81,7 @@ class RecoveryPlan:
     vcl: LSN
     vdl: CommitMark
     truncations: tuple[Truncation, ...]
-    """Those made by earlier recoveries, oldest first."""
+    """Those of earlier recoveries that are in force, oldest first."""
     groups: Mapping[PgNo, GroupPlan]
 
     def truncation(self, epoch: Epoch) -> Truncation:
@@ -101,7 +105,7 @@ def plan_recovery(
     Raises QuorumLost if a group has no fenced write quorum, RecoveryBlocked if going on could
     discard a record that was acknowledged.
     """
-    truncations = tuple(sorted({t for state in states.values() for t in state.truncations}))
+    truncations = _in_force(states)
     reports = {group.pg: _counted(group, states, truncations) for group in groups}
     for group in groups:
         _require_quorum(group, reports[group.pg])
@@ -116,6 +120,12 @@ def plan_recovery(
         truncations=truncations,
         groups={group.pg: _group_plan(group.pg, reports[group.pg], vdl.lsn) for group in groups},
     )
+
+
+def _in_force(states: Mapping[NodeId, FencedNode]) -> tuple[Truncation, ...]:
+    """The list of the newest recovery that truncated any of these nodes, oldest range first."""
+    lists = [tuple(sorted(states[node].truncations)) for node in sorted(states)]
+    return max(lists, key=lambda ranges: ranges[-1].epoch if ranges else 0, default=())
 
 
 def _counted(

@@ -20,10 +20,18 @@ import asyncio
 import heapq
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from engine.config import VolumeConfig
-from engine.errors import DeadlineExceeded, Overloaded, StaleEpoch, Unavailable, VolumeFull
+from engine.errors import (
+    DeadlineExceeded,
+    Overloaded,
+    SextetError,
+    StaleEpoch,
+    Unavailable,
+    VolumeFull,
+)
 from engine.log.diff import diff_page
 from engine.log.frame import build_frame, encode_record
 from engine.log.record import PageChange
@@ -103,6 +111,7 @@ class VolumeWriter:
         self._open: _OpenBatch | None = None
         self._sealed: deque[_OpenBatch] = deque()
         self._in_flight: deque[Batch] = deque()
+        self._half_mtr: list[Batch] = []  # durable, but their MTR's end is not: above VDL
         self._queued_bytes = 0  # committed, not framed yet
         self._flight_bytes = 0
         self._flush_scheduled = False
@@ -191,6 +200,14 @@ class VolumeWriter:
     def in_flight(self) -> Sequence[Batch]:
         """Batches sent and not all durable yet, oldest first."""
         return self._in_flight
+
+    @property
+    def above_vdl(self) -> Sequence[Batch]:
+        """Batches sent with records above VDL, oldest first: who joins at VDL needs them.
+
+        Of an MTR too large to keep the first ones are missing.
+        """
+        return [*self._half_mtr, *self._in_flight]
 
     def scls(self, pg: PgNo) -> dict[NodeId, LSN]:
         """What each member of the group has acknowledged, as far as this writer knows."""
@@ -282,18 +299,23 @@ class VolumeWriter:
         self.counters["frames"] += len(frames)
         self._in_flight.append(batch)
         self._runtime.steps.before(Step.SEND)
-        for link in self._links_of(batch):
-            link.offer(batch)
+        for link, part in self._shares_of(batch):
+            link.offer(part)
         for listener in self.on_batch:
             listener(batch)
         self._runtime.steps.after(Step.SEND)
 
-    def _links_of(self, batch: Batch) -> Sequence[NodeLink]:
-        if len(batch.frames) == 1:
-            members = self.memberships[batch.frames[0].pg].members
-            return [self.links[m.node] for m in members]
-        nodes = {m.node for f in batch.frames for m in self.memberships[f.pg].members}
-        return [self.links[node] for node in sorted(nodes)]
+    def _shares_of(self, batch: Batch) -> Iterator[tuple[NodeLink, Batch]]:
+        """Every link that gets some of the batch, with the frames of the groups its node keeps."""
+        keepers = [{m.node for m in self.memberships[f.pg].members} for f in batch.frames]
+        for node in sorted(set().union(*keepers)):
+            if all(node in keeping for keeping in keepers):
+                yield self.links[node], batch  # with six nodes that is everyone
+            else:
+                mine = zip(batch.frames, keepers, strict=True)
+                frames = tuple(f for f, keeping in mine if node in keeping)
+                size = sum(len(f.frame) for f in frames)
+                yield self.links[node], replace(batch, frames=frames, size=size)
 
     def _request(self, node: NodeId, batches: Sequence[Batch]) -> pb.AppendRequest:
         request = pb.AppendRequest(
@@ -321,13 +343,21 @@ class VolumeWriter:
         flight = self._in_flight
         if flight and flight[0].last <= vcl:
             while flight and flight[0].last <= vcl:
-                self._flight_bytes -= flight.popleft().size
+                self._flight_bytes -= flight[0].size
+                self._half_mtr.append(flight.popleft())
+            self._forget_complete_mtrs()
             self._check_room()
             if self._sealed or self._open is not None:
                 self._runtime.steps.mark(Mark.BATCH_WAITED)
                 self._schedule_flush()
         if moved:
             self._durable(self._tracker.vdl)
+
+    def _forget_complete_mtrs(self) -> None:
+        vdl = self._tracker.vdl.lsn
+        self._half_mtr = [batch for batch in self._half_mtr if batch.last > vdl]
+        if sum(batch.size for batch in self._half_mtr) > self._config.unacked_bytes_max:
+            self._half_mtr.clear()
 
     def _durable(self, vdl: CommitMark) -> None:
         self._runtime.steps.before(Step.DURABLE)
@@ -418,7 +448,14 @@ class VolumeWriter:
         pg = len(self.memberships)
         room = self.opened.max_pages > first_page(pg)
         if room and not self._grow_lock.locked() and pgs_for(pages) <= pg:
-            self._background.spawn(self._grow_to(pg), name=f"grow to group {pg}")
+            self._background.spawn(self._try_to_grow(pg), name=f"grow to group {pg}")
+
+    async def _try_to_grow(self, pg: PgNo) -> None:
+        """Ahead of need: whoever needs the group will ask again and be told why there is none."""
+        try:
+            await self._grow_to(pg)
+        except SextetError as error:
+            log.warning("protection group %d is not added ahead: %s", pg, error)
 
     # -- points and the end
 

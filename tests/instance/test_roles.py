@@ -12,15 +12,17 @@ from typing import Any
 import pytest
 
 from engine.config import InstanceConfig
-from engine.errors import CommitUnknown, ReadOnly, SextetError
+from engine.errors import CommitUnknown, ReadOnly, SextetError, StaleEpoch
 from engine.instance.node import Instance, InstanceIdentity
 from engine.instance.replica import FeedGap
+from engine.log.frame import build_frame, encode_record
 from engine.net.clock import LoopClock
 from engine.net.disk import OsDisk
 from engine.net.grpc_transport import GrpcTransport
 from engine.net.pb import instance_pb2 as pb
 from engine.ports import Runtime, Server
 from engine.sql.session import Session
+from engine.types import CommitMark
 from tests.support.catalog import Catalog
 from tests.support.fleet import Fleet
 
@@ -188,3 +190,53 @@ async def test_a_gap_in_the_feed_is_noticed(cluster: Cluster) -> None:
     beyond = writer.instance.pool.visible.lsn + 5
     with pytest.raises(FeedGap, match=str(beyond)):
         follower._take(pb.FeedItem(vdl=beyond))
+
+
+async def test_a_busy_feed_is_not_taken_for_a_transaction_too_large(cluster: Cluster) -> None:
+    """Under load some redo is above VDL at every moment; what was applied no longer counts."""
+    writer = await cluster.start("main-1")
+    replica = await cluster.start("main-2", InstanceConfig(replica_pending_bytes_max=20_000))
+    await fill(writer.session(), 3)
+    await until(caught_up(replica, writer))
+    follower = replica.instance.replica
+    assert follower is not None
+    assert follower.pool is not None
+    last = follower.pool.visible.lsn
+    for lsn in range(last + 1, last + 51):  # each comes before the VDL of the one before it
+        follower._take(pb.FeedItem(frames=[commit_frame(lsn)], vdl=lsn - 1))
+    follower._take(pb.FeedItem(vdl=last + 49))
+    assert follower.pool.visible.lsn == last + 49
+
+
+def commit_frame(lsn: int) -> bytes:
+    """One MTR of one record of 1,000 bytes; its predecessor is the LSN before."""
+    record = encode_record(
+        lsn=lsn,
+        prev_lsn=lsn - 1,
+        prev_pg_lsn=lsn - 1,
+        page=1,
+        full=False,
+        ranges=((0, bytes(1000)),),
+        commit=CommitMark(lsn, 0, 3),
+    )
+    return build_frame(
+        volume=1, pg=0, epoch=1, prev_pg_lsn=lsn - 1, first_lsn=lsn, last_lsn=lsn, records=[record]
+    )
+
+
+async def test_a_replica_does_not_go_back_to_a_writer_that_is_over(cluster: Cluster) -> None:
+    writer = await cluster.start("main-1")
+    replica = await cluster.start("main-2")
+    await fill(writer.session(), 3)
+    await until(caught_up(replica, writer))
+    follower = replica.instance.replica
+    assert follower is not None
+    assert follower.pool is not None
+    seen = follower.pool.visible
+    for base in (
+        pb.FeedBase(epoch=follower.epoch - 1, vdl={"lsn": seen.lsn + 9}),
+        pb.FeedBase(epoch=follower.epoch, vdl={"lsn": seen.lsn - 1}),
+    ):
+        with pytest.raises(StaleEpoch, match=str(seen.lsn)):
+            follower._join(base)
+    assert follower.pool.visible == seen

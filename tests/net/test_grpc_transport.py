@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -341,3 +342,23 @@ async def test_very_long_message_of_an_error_is_cut_and_not_lost() -> None:
     async with serving({GOSSIP: refuse}) as (_, channel):
         with pytest.raises(Overloaded, match=r"ü{900}"):
             await ask(channel)
+
+
+async def test_a_cancelled_task_ends_cancelled_even_while_its_call_is_failing() -> None:
+    """grpc.aio swallows a cancellation that meets a call which is starting and about to fail."""
+    with socket.create_server(("127.0.0.1", 0)) as refusing:
+        port = refusing.getsockname()[1]
+    rng = random.Random(1)
+    cancelled = 0
+    for _ in range(400):
+        channel = GrpcTransport().connect(f"127.0.0.1:{port}")
+        task = asyncio.create_task(channel.stream(APPEND).recv())
+        await asyncio.sleep(rng.random() * 0.003)  # anywhere between start and failure
+        if task.cancel():
+            await asyncio.wait({task})
+            assert task.cancelled(), task.exception()
+            cancelled += 1
+        else:
+            assert isinstance(task.exception(), Unavailable)
+        await channel.close()
+    assert cancelled, "no call was met in flight"

@@ -51,9 +51,12 @@ class World:
         return [r for r in self.records if r.pg == pg]
 
     def holding(self, pg: int, node: str) -> list[Rec]:
+        """What of it counts by the truncations that the node has; a void one gives it back."""
         held = self.held.get((pg, node), set())
+        ranges = self.truncations.get(node, ())
         every = sorted(self.records + self.ghosts, key=lambda r: r.lsn)
-        return [r for r in every if r.pg == pg and r.lsn in held]
+        mine = [r for r in every if r.pg == pg and r.lsn in held]
+        return [r for r in mine if not any(t.low < r.lsn <= t.high for t in ranges)]
 
     def scl(self, pg: int, node: str) -> int:
         at = 0
@@ -128,6 +131,11 @@ class World:
                 self.held[pg, node] = {r.lsn for r in self.of(pg)}
         # The others keep all that they had, annulled or not.
 
+    def die_in_recovery(self, plan: RecoveryPlan, epoch: int, nodes: tuple[str, ...]) -> None:
+        """Truncate `nodes`, few or many, and go no further."""
+        for node in nodes:
+            self.truncations[node] = (*plan.truncations, plan.truncation(epoch))
+
     def catch_up(self, node: str) -> None:
         """A segment that missed recoveries learns their truncations."""
         self.truncations[node] = self.latest
@@ -160,6 +168,8 @@ class World:
         vdl = self.true_vdl()
         self.acked = max(self.acked, vdl)
         for node in NODES:
+            if self.truncations.get(node, ()) != self.latest:
+                continue  # it would take what was annulled for durable
             if data.draw(st.booleans(), label=f"{node} hears of VDL"):
                 for pg in range(self.groups):
                     self.known_vdl[pg, node] = max(self.known_vdl.get((pg, node), 0), vdl)
@@ -168,10 +178,11 @@ class World:
 @given(st.data())
 def test_recovery_after_recovery_keeps_what_was_acknowledged(data: st.DataObject) -> None:
     world = World(groups=data.draw(st.integers(1, 3), label="groups"))
-    first, tail, history = 1, 0, []
-    for epoch in range(2, 2 + data.draw(st.integers(1, 4), label="recoveries")):
-        if data.draw(st.booleans(), label="writes"):
+    first, tail, history, opened = 1, 0, [], True
+    for epoch in range(2, 2 + data.draw(st.integers(1, 6), label="recoveries")):
+        if opened and data.draw(st.booleans(), label="writes"):
             world.write(data, first, tail)
+        opened = False  # whoever was at it is fenced off
         nodes = tuple(
             sorted(data.draw(st.sets(st.sampled_from(NODES), min_size=4), label="fenced"))
         )
@@ -189,13 +200,17 @@ def test_recovery_after_recovery_keeps_what_was_acknowledged(data: st.DataObject
         for pg, group in plan.groups.items():
             expected = max((r.lsn for r in world.of(pg) if r.lsn <= plan.vdl.lsn), default=0)
             assert group.tail == expected
+        if data.draw(st.booleans(), label="dies in it"):
+            reached = data.draw(st.sets(st.sampled_from(nodes)), label="truncated")
+            world.die_in_recovery(plan, epoch, tuple(sorted(reached)))
+            continue
         world.carry_out(plan, epoch, nodes)
         again = world.plan(nodes)
         assert again.vdl == plan.vdl, "not idempotent"
         assert again.vcl == plan.vdl.lsn
         history.append(plan.vdl.lsn)
         world.acked = plan.vdl.lsn  # readers may see it from now on
-        first, tail = plan.truncation(epoch).high + 1, plan.vdl.lsn
+        first, tail, opened = plan.truncation(epoch).high + 1, plan.vdl.lsn, True
 
 
 @given(st.data())
@@ -233,6 +248,21 @@ def test_a_truncation_covers_what_an_idle_epoch_may_have_allotted() -> None:
     earlier = Truncation(2, 50, 50 + LAL)
     plan = RecoveryPlan(vcl=50, vdl=CommitMark(50, 0, 1), truncations=(earlier,), groups={})
     assert plan.truncation(3) == Truncation(3, 50, 50 + 2 * LAL)
+
+
+def test_a_dead_recoverys_truncation_is_void_once_a_later_one_did_not_meet_it() -> None:
+    """Epoch 2 truncates A alone and dies. Epoch 3 does not meet A, finds LSN 2 and makes it durable.
+    Epoch 4 meets A's list and the others': only the others' is in force."""
+    world = World(groups=1)
+    world.records = [Rec(1, 0, 0, 0, True), Rec(2, 1, 1, 0, True)]
+    world.held = {(0, node): {1} for node in "ABCDE"} | {(0, "F"): {1, 2}}
+    dead = world.plan(tuple("ABCD"))
+    assert dead.vdl.lsn == 1
+    world.die_in_recovery(dead, 2, ("A",))
+    second = world.plan(tuple("CDEF"))
+    assert second.vdl.lsn == 2
+    world.carry_out(second, 3, tuple("CDEF"))
+    assert world.plan(tuple("ABCD")).vdl.lsn == 2
 
 
 def test_what_an_earlier_recovery_annulled_never_comes_back() -> None:

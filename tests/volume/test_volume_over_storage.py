@@ -7,13 +7,19 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from engine.errors import QuorumLost, StaleEpoch
+from engine.config import VolumeConfig
+from engine.errors import QuorumLost, StaleEpoch, Unavailable
 from engine.log.record import PageChange
+from engine.net.methods import APPEND
+from engine.ports import Channel
 from engine.types import PAGE_SIZE
+from engine.volume.links import Batch
 from tests.support.fleet import FAST, Fleet, OpenedWriter
+from tests.support.until import until
 
 
 @pytest.fixture
@@ -202,3 +208,93 @@ async def test_a_gap_filled_by_gossip_lets_the_waiting_commit_through(tmp_path: 
     await check(writer, model.pages)
     await writer.close()
     await fleet.stop()
+
+
+class SilentOnce:
+    """A channel whose first Append stream hangs without breaking: nothing sent on it arrives."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._hangs = True
+
+    async def call(self, method: Any, request: Any, *, timeout: float) -> Any:
+        return await self._channel.call(method, request, timeout=timeout)
+
+    def stream(self, method: Any, request: Any = None) -> Any:
+        if method is APPEND and self._hangs:
+            self._hangs = False
+            return _Hanging()
+        return self._channel.stream(method, request)
+
+    async def collect(self, method: Any, stream: Any) -> Any:
+        return await self._channel.collect(method, stream)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+class _Hanging:
+    def __init__(self) -> None:
+        self._closed = asyncio.Event()
+
+    async def send(self, message: Any) -> None:
+        await asyncio.sleep(0)
+
+    async def recv(self) -> Any:
+        await self._closed.wait()
+        raise Unavailable("closed here")
+
+    async def done_sending(self) -> None:
+        await asyncio.sleep(0)
+
+    def close(self) -> None:
+        self._closed.set()
+
+
+async def test_a_stream_that_hangs_without_breaking_is_opened_anew(fleet: Fleet) -> None:
+    writer = await fleet.open_writer(VolumeConfig(silence_s=0.2), through=SilentOnce)
+    model = Model()
+    await model.commit(writer)
+    await check(writer, model.pages)
+    await writer.close()
+
+
+async def test_an_idle_writer_learns_that_it_is_over(fleet: Fleet) -> None:
+    old = await fleet.open_writer(VolumeConfig(idle_rounds_max=2))
+    await Model().commit(old)
+    await until(lambda: old.volume._points_sent[0] == old.volume.vdl.lsn)  # nothing left to tell
+    new = await fleet.open_writer()
+    await until(lambda: bool(old.fenced))
+    await old.close()
+    await new.close()
+
+
+async def test_who_joins_gets_all_of_an_mtr_that_is_durable_in_part(fleet: Fleet) -> None:
+    writer = await fleet.open_writer(VolumeConfig(batches_in_flight_max=1, frame_bytes_max=200))
+    seen: list[list[int]] = []
+
+    def note(_batch: Batch) -> None:
+        seen.append([batch.first for batch in writer.volume.above_vdl])
+
+    writer.volume.on_batch.append(note)
+    await Model().commit(writer, count=12)
+    assert len(seen) > 2
+    assert all(firsts[0] == 1 for firsts in seen), seen
+    assert not writer.volume.above_vdl
+    await writer.close()
+
+
+async def test_recovery_without_a_group_that_was_written_to_is_refused(fleet: Fleet) -> None:
+    """The writer before added it after the catalog had made its reply to the next one."""
+    first = await fleet.open_writer()
+    stale = list(fleet.memberships)
+    model = Model()
+    await first.volume.reserve(5000)
+    last = await model.commit(first, count=200, span=5000)
+    with pytest.raises(Unavailable, match="protection group 1"):
+        await fleet.open_writer(memberships=stale)
+    second = await fleet.open_writer()
+    assert second.volume.vdl.lsn == last
+    await check(second, model.pages)
+    await first.close()
+    await second.close()
