@@ -179,7 +179,7 @@ class Connection:
             await self._end_implicit(commit=False)
         except SextetError as second:
             log.debug("and the rollback: %s", second)  # the client has been told of the first
-        self._ready()
+        await self._ready()
         await self._wire.flush()
 
     # -- simple protocol
@@ -200,7 +200,7 @@ class Connection:
         except SextetError as error:
             await self._refuse(error)
             return
-        self._ready()
+        await self._ready()
         await self._wire.flush()
 
     async def _begin_implicitly(self, wanted: bool) -> None:
@@ -385,9 +385,7 @@ class Connection:
     async def _describe_result(self, portal: Portal, *, promise: bool) -> None:
         prepared = portal.prepared
         if prepared.statement is None:
-            reply = answer(
-                prepared.sql, replace(self._settings, values=dict(self._settings.values))
-            )
+            reply = answer(prepared.sql, self._settings.probe())
             columns = reply.columns if reply is not None else ()
             self._wire.write(_text_columns(columns) if columns else codec.NO_DATA)
         elif not prepared.statement.columns:
@@ -458,13 +456,12 @@ class Connection:
             await self._end_implicit(commit=not failed)
         except SextetError as error:
             self._wire.write(_error(error))
+        await self._ready()
+
+    async def _ready(self) -> None:
         if self._session.status == "I":
             for name in list(self._portals):
                 await self._drop_portal(name)
-        self._ready()
-
-    def _ready(self) -> None:
-        if self._session.status == "I" and self._settings.before_local:
             self._settings.end_transaction()
         self._wire.write(codec.READY[self._session.status])
 

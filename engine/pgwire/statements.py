@@ -153,12 +153,7 @@ async def prepare(
 
 def answer_only(sql: str, settings: Settings) -> bool:
     """Whether `sql` is answered without SQLite; asks on a copy, so that nothing is set by it."""
-    import copy
-
-    probe = copy.copy(settings)
-    probe.sql = copy.copy(settings.sql)
-    probe.values = dict(settings.values)
-    return answer(sql, probe) is not None
+    return answer(sql, settings.probe()) is not None
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from engine.errors import FeatureNotSupported, SqlError
@@ -49,14 +49,26 @@ class Settings:
     user: str
     defaults: SessionSettings
     values: dict[str, str] = field(default_factory=dict)
-    before_local: dict[str, str] = field(default_factory=dict)
-    """What SET LOCAL has changed, to be set again at the end of the transaction."""
+    before_local: dict[str, str | None] = field(default_factory=dict)
+    """What SET LOCAL has changed, to be set again at the end of the transaction; None: was not set."""
+
+    def probe(self) -> Settings:
+        """A copy, to see what a statement would do without its being done."""
+        return replace(
+            self,
+            sql=replace(self.sql),
+            values=dict(self.values),
+            before_local=dict(self.before_local),
+        )
 
     def end_transaction(self) -> None:
         """Undo SET LOCAL."""
         before, self.before_local = self.before_local, {}
         for name, value in before.items():
-            self.set(name, value)
+            if value is None:
+                self.reset(name)
+            else:
+                self.set(name, value)
 
     def show(self, name: str) -> str:
         """Raises SqlError 42704 for one that nobody knows."""
@@ -127,6 +139,8 @@ _FIXED = {
     "extra_float_digits": "1",
     "server_version_num": "150000",
 }
+
+_EFFECTIVE = frozenset({"statement_timeout", "lock_timeout", "default_transaction_read_only"})
 
 REPORTED = {
     "server_version": "server_version",
@@ -247,7 +261,8 @@ def _set(found: list[Token], settings: Settings) -> Answer:
     name = _plain(words[0]).lower()
     value = "".join(_plain(token) if token.text != "," else ", " for token in words[2:])
     if local and name not in settings.before_local:
-        settings.before_local[name] = settings.show(name)
+        known = name in _EFFECTIVE or name in settings.values or name in _FIXED
+        settings.before_local[name] = settings.show(name) if known else None
     if value.upper() == "DEFAULT":
         settings.reset(name)
     else:

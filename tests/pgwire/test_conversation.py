@@ -16,7 +16,6 @@ from tests.pgwire.raw import (
     close,
     describe,
     execute,
-    frame,
     kinds,
     parse,
     query,

@@ -54,7 +54,9 @@ def test_long_texts_are_looked_at_once() -> None:
         answer(f"SET lock_timeout = '1{blanks}x'", settings)
     casts = ", ".join(["($1::int, f(a)::text)"] * 20_000)
     assert without_casts(casts).count("CAST(") == 40_000
-    assert len(list(statements("INSERT INTO t VALUES " + "(1, 'x')," * 200_000 + "(1);SELECT 1"))) == 2
+    assert (
+        len(list(statements("INSERT INTO t VALUES " + "(1, 'x')," * 200_000 + "(1);SELECT 1"))) == 2
+    )
 
 
 async def test_a_long_statement_is_not_parsed_for_types() -> None:
@@ -64,7 +66,9 @@ async def test_a_long_statement_is_not_parsed_for_types() -> None:
     assert (await infer("SELECT $1 + 1" + " + 1" * 10_000, column_types)).parameters == {}
 
 
-@pytest.mark.parametrize("sql", ["SELECT 1; SELECT 2; " + "-" * 9_000_000, "SELECT 1 -- " + "-" * 9_000_000])
+@pytest.mark.parametrize(
+    "sql", ["SELECT 1; SELECT 2; " + "-" * 9_000_000, "SELECT 1 -- " + "-" * 9_000_000]
+)
 async def test_a_query_beyond_the_limit_is_refused(connect: Connect, sql: str) -> None:
     raw = await connect()
     assert failure(await raw.query(sql)) == "54000"
@@ -91,7 +95,12 @@ async def test_text_that_is_no_utf8_is_an_error_of_its_statement(connect: Connec
 @pytest.mark.parametrize("code", [0, 1])
 @pytest.mark.parametrize(
     ("stored", "state"),
-    [("1_0e999999999", "42804"), ("9" * 200_000, "22003"), ("0." + "1" * 20_000, "22003"), ("\u0661", "42804")],
+    [
+        ("1_0e999999999", "42804"),
+        ("9" * 200_000, "22003"),
+        ("0." + "1" * 20_000, "22003"),
+        ("\u0661", "42804"),
+    ],
     ids=["exponent", "digits", "places", "arabic"],
 )
 async def test_what_is_no_numeric_is_an_error(
@@ -102,7 +111,9 @@ async def test_what_is_no_numeric_is_an_error(
     await raw.query("CREATE TABLE b (n NUMERIC)")
     await raw.query("CREATE TABLE c (n TEXT)")
     await raw.query(f"INSERT INTO c VALUES ('{stored}')")
-    assert kinds(await raw.query("CREATE VIEW v AS SELECT n FROM c UNION ALL SELECT n FROM b")) == "CZ"
+    assert (
+        kinds(await raw.query("CREATE VIEW v AS SELECT n FROM c UNION ALL SELECT n FROM b")) == "CZ"
+    )
     raw.send(parse("SELECT n FROM v"), bind(results=[code]), describe("P"), execute(), SYNC)
     replies = await raw.until_ready()
     assert replies[2].columns == [("n", t.NUMERIC, code)]
@@ -144,14 +155,6 @@ async def test_text_with_zero_bytes_comes_back_whole(connect: Connect) -> None:
 
 
 # -- memory
-
-
-async def test_large_rows_are_fetched_few_at_a_time(connect: Connect) -> None:
-    """A portion of 256 rows of 64 MB would be 16 GB."""
-    raw = await connect()
-    raw.send(query("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT zeroblob(60000000) AS b FROM n"))
-    assert kinds([await raw.reply(), await raw.reply()]) == "TD"
-    raw.writer.transport.abort()
 
 
 async def test_pipelined_answers_do_not_pile_up(pg: Served, connect: Connect) -> None:
