@@ -30,6 +30,11 @@ def without_casts(sql: str) -> str:
             operand = found[previous]
             if kind is None or not (previous in starts or operand.kind in _OPERANDS):
                 continue
+            literal = _BYTEA.fullmatch(operand.text) if kind[1].lower() == "bytea" else None
+            if literal is not None:
+                parts.append((operand.start, kind.end(), f"x'{literal[1]}'"))
+                after = kind.end()
+                continue
             start = starts.setdefault(previous, previous)
             before[start] = before.get(start, 0) + 1
             affinity = _AFFINITY.get(" ".join(kind[1].split("(")[0].split()).lower(), "TEXT")
@@ -55,6 +60,8 @@ def _pieced(
 _TYPE = re.compile(
     r"::\s*([A-Za-z_]\w*(?:\s+(?:precision|varying))?(?:\s*\(\s*\d+(?:\s*,\s*\d+)?\s*\))?)"
 )
+_BYTEA = re.compile(r"'\\x((?:[0-9a-fA-F]{2})*+)'")
+"""A literal in PostgreSQL's hexadecimal format: what is cast is its bytes, not its text."""
 _OPERANDS = frozenset({"string", "number", "dollar", "word", "quoted"})
 
 

@@ -219,6 +219,18 @@ def test_a_query_string_splits_into_statements(sql: str, parts: list[str]) -> No
         ("SELECT 'x'::text, f(a, 1)::float8", "SELECT CAST('x' AS TEXT), CAST(f(a, 1) AS REAL)"),
         ("SELECT (a + b)::bigint::text", "SELECT CAST(CAST((a + b) AS INTEGER) AS TEXT)"),
         ("SELECT '::int'", "SELECT '::int'"),
+        (r"SELECT '\x00Ff'::bytea, '\x0'::bytea", r"SELECT x'00Ff', CAST('\x0' AS BLOB)"),
+        (
+            "SELECT a::varchar(10), b :: double precision",
+            "SELECT CAST(a AS TEXT), CAST(b  AS REAL)",
+        ),
+        (
+            "SELECT ((a)::int + b)::text FROM t",
+            "SELECT CAST((CAST((a) AS INTEGER) + b) AS TEXT) FROM t",
+        ),
+        ("SELECT x IN (1)::int", "SELECT x IN CAST((1) AS INTEGER)"),
+        ("SELECT a::", "SELECT a::"),
+        ("::int", "::int"),
     ],
 )
 def test_casts(sql: str, rewritten: str) -> None:
