@@ -34,6 +34,7 @@ from engine.pgwire.codec import (
     Sync,
     Terminate,
 )
+from engine.pgwire.implicit import Implicit, returns_what_it_wrote
 from engine.pgwire.statements import (
     ROWS_PER_FETCH,
     Portal,
@@ -52,7 +53,6 @@ from engine.pgwire.wire import Wire
 from engine.sql.cursor import Cursor
 from engine.sql.session import Session
 from engine.sql.statement import SqlValue, Statement
-from engine.sql.transaction import Verb
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Connection:
         )
         self._statements: dict[str, Prepared] = {}
         self._portals: dict[str, Portal] = {}
-        self._implicit = False  # a transaction that the client did not begin itself
+        self._implicit = Implicit(session, wire.decoder)
         self._skipping = False
         wire.on_lost = session.cancel
 
@@ -176,7 +176,7 @@ class Connection:
         await self._session.fail()
         self._wire.write(_error(error))
         try:
-            await self._end_implicit(commit=False)
+            await self._implicit.end(commit=False)
         except SextetError as second:
             log.debug("and the rollback: %s", second)  # the client has been told of the first
         await self._ready()
@@ -192,9 +192,9 @@ class Connection:
             if not parts:
                 self._wire.write(codec.EMPTY_QUERY)
             for number, part in enumerate(parts, 1):
-                await self._begin_implicitly(len(parts) > 1)
+                await self._implicit.begin(len(parts) > 1)
                 await self._run_simple(part, last=number == len(parts))
-            await self._end_implicit(commit=True)
+            await self._implicit.end(commit=True)
         except ProtocolError:
             raise
         except SextetError as error:
@@ -202,22 +202,6 @@ class Connection:
             return
         await self._ready()
         await self._wire.flush()
-
-    async def _begin_implicitly(self, wanted: bool) -> None:
-        if wanted and self._session.status == "I":
-            await self._run_silently("BEGIN")
-            self._implicit = True
-
-    async def _end_implicit(self, *, commit: bool) -> None:
-        """Commit or roll back the transaction that the client did not begin."""
-        if self._implicit:
-            self._implicit = False
-            if self._session.status != "I":
-                await self._run_silently("COMMIT" if commit else "ROLLBACK")
-
-    async def _run_silently(self, sql: str) -> None:
-        cursor = await self._session.execute(await self._session.prepare(sql))
-        await cursor.close()
 
     async def _run_simple(self, sql: str, *, last: bool) -> None:
         if answer_only(sql, self._settings):
@@ -229,10 +213,10 @@ class Connection:
         if not statement.verb:
             self._wire.write(codec.EMPTY_QUERY)
             return
-        if self._takes_over(statement):
+        if self._implicit.takes_over(statement):
             self._wire.write(codec.command_complete(statement.verb))
             return
-        await self._begin_implicitly(_returns_what_it_wrote(statement))
+        await self._implicit.begin(returns_what_it_wrote(statement))
         portal = Portal(prepared, (), ())
         with self._calls(statement):
             try:
@@ -244,18 +228,8 @@ class Connection:
             finally:
                 await portal.close()
         if last:
-            await self._end_implicit(commit=True)
+            await self._implicit.end(commit=True)
         self._complete(cursor)
-
-    def _takes_over(self, statement: Statement) -> bool:
-        """A transaction statement ends the implicit transaction; BEGIN only makes it the client's."""
-        if not self._implicit or statement.control is None:
-            return False
-        verb = statement.control.verb
-        if verb in (Verb.SAVEPOINT, Verb.RELEASE, Verb.ROLLBACK_TO):
-            raise SqlError(f"{verb.value} can only be used in transaction blocks", sqlstate="25P01")
-        self._implicit = False
-        return verb is Verb.BEGIN and self._session.status == "T"
 
     def _calls(self, statement: Statement) -> AbstractContextManager[None]:
         """A query and the sending of its rows are one call, with one time limit. What has written is
@@ -395,45 +369,33 @@ class Connection:
                 await prepared.learn(self._session)
                 prepared.described = True
             else:
-                await self._begin_for_pipeline(prepared, executes=1)
+                await self._implicit.begin_for_batch(prepared, executes=1)
             shape = await portal.learn_shape(self._session)
             self._wire.write(shape.description())
-
-    async def _begin_for_pipeline(self, prepared: Prepared, *, executes: int = 0) -> None:
-        """A write that is not followed by its Sync at once may have to be undone by what follows."""
-        statement = prepared.statement
-        if statement is None:
-            writes, returns = prepared.sql.lstrip()[:8].upper() == "TRUNCATE", False
-        else:
-            writes = not statement.readonly and statement.control is None
-            returns = _returns_what_it_wrote(statement)
-        if writes and (returns or not self._wire.decoder.sync_follows(executes=executes)):
-            await self._begin_implicitly(True)
 
     async def _execute(self, message: Execute) -> None:
         portal = self._portal(message.portal)
         prepared = portal.prepared
         statement = prepared.statement
         if statement is None:
-            await self._begin_for_pipeline(prepared)
+            await self._implicit.begin_for_batch(prepared)
             await self._answer(prepared.sql, described=True)
             return
         if not statement.verb:
             self._wire.write(codec.EMPTY_QUERY)
             return
-        if self._takes_over(statement):
+        if self._implicit.takes_over(statement):
             self._wire.write(codec.command_complete(statement.verb))
             return
         if portal.cursor is None:
-            await self._begin_for_pipeline(prepared)
+            await self._implicit.begin_for_batch(prepared)
         with self._calls(statement):
             cursor = await portal.start(self._session)
             ended = await self._send_rows(portal, message.rows_max)
         if not ended:
             self._wire.write(codec.PORTAL_SUSPENDED)
             return
-        if self._implicit and self._wire.decoder.sync_follows():
-            await self._end_implicit(commit=True)  # nothing can come that would undo it
+        await self._implicit.end_if_sync_follows()
         self._complete(cursor)
 
     async def _close(self, message: Close) -> None:
@@ -453,7 +415,7 @@ class Connection:
     async def _sync(self) -> None:
         failed, self._skipping = self._skipping, False
         try:
-            await self._end_implicit(commit=not failed)
+            await self._implicit.end(commit=not failed)
         except SextetError as error:
             self._wire.write(_error(error))
         await self._ready()
@@ -464,11 +426,6 @@ class Connection:
                 await self._drop_portal(name)
             self._settings.end_transaction()
         self._wire.write(codec.READY[self._session.status])
-
-
-def _returns_what_it_wrote(statement: Statement) -> bool:
-    """Then its rows are encoded before it commits: one that cannot be undoes it."""
-    return bool(statement.columns) and not statement.readonly
 
 
 def _text_columns(names: tuple[str, ...]) -> bytes:

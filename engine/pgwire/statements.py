@@ -9,7 +9,7 @@ from engine.errors import SqlError
 from engine.pgwire import codec, types
 from engine.pgwire.casts import without_casts
 from engine.pgwire.infer import NOTHING, Inferred, infer
-from engine.pgwire.utility import Answer, Settings, answer
+from engine.pgwire.utility import Answer, Settings, answer, may_answer
 from engine.sql.cursor import Cursor
 from engine.sql.session import Session
 from engine.sql.statement import Row, SqlValue, Statement
@@ -153,7 +153,7 @@ async def prepare(
 
 def answer_only(sql: str, settings: Settings) -> bool:
     """Whether `sql` is answered without SQLite; asks on a copy, so that nothing is set by it."""
-    return answer(sql, settings.probe()) is not None
+    return may_answer(sql) and answer(sql, settings.probe()) is not None
 
 
 @dataclass

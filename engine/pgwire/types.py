@@ -181,7 +181,7 @@ def _moment(value: SqlValue) -> datetime.datetime:
     try:
         found = datetime.datetime.fromisoformat(value)
     except ValueError as error:
-        raise SqlError(f"{value!r} is no ISO date or time", sqlstate="22007") from error
+        raise SqlError(f"{value[:40]!r} is no ISO date or time", sqlstate="22007") from error
     try:
         return found.astimezone(datetime.UTC).replace(tzinfo=None) if found.tzinfo else found
     except OverflowError as error:

@@ -231,17 +231,22 @@ _BARE_SELECT = re.compile(  # possessive throughout, so it never tries a second 
 
 def answer(sql: str, settings: Settings) -> Answer | None:
     """What to reply to one statement, None if it is SQLite's. Raises SqlError."""
-    if _BARE_SELECT.match(sql) is None and _SELECT.match(sql) is not None:
-        return None  # the common case, told apart cheaply
-    first = next(tokens(sql), None)
-    if first is None or first.kind != "word" or first.upper not in _ANSWERS:
+    if not may_answer(sql):
         return None
     found = list(tokens(sql))
     while found[-1].text == ";":
         found.pop()
     if any(token.text == ";" for token in found):
         raise SqlError("several statements in one", sqlstate="42601")
-    return _ANSWERS[first.upper](found, settings)
+    return _ANSWERS[found[0].upper](found, settings)
+
+
+def may_answer(sql: str) -> bool:
+    """Told cheaply, for most statements are not ours."""
+    if _BARE_SELECT.match(sql) is None and _SELECT.match(sql) is not None:
+        return False
+    first = next(tokens(sql), None)
+    return first is not None and first.kind == "word" and first.upper in _ANSWERS
 
 
 def _set(found: list[Token], settings: Settings) -> Answer:
