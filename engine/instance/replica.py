@@ -212,7 +212,11 @@ class Replica:
             )
             self.pool = BufferPool(self.reader, capacity_pages=self._config.pool_pages, start=mark)
             self.engine = SqlEngine(
-                self.pool, None, self._runtime.clock, settings=self._sql_settings
+                self.pool,
+                None,
+                self._runtime.clock,
+                self._runtime.rng,
+                settings=self._sql_settings,
             )
         else:
             assert self.pool is not None

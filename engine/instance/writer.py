@@ -105,7 +105,7 @@ class Writer:
             connect=channels.to,
         )
         pool = BufferPool(reader, capacity_pages=instance_config.pool_pages, start=opened.vdl)
-        engine = SqlEngine(pool, volume, runtime.clock, settings=sql_settings)
+        engine = SqlEngine(pool, volume, runtime.clock, runtime.rng, settings=sql_settings)
         feed = Feed(runtime, instance_config, volume)
         recovery_us = int((runtime.clock.monotonic() - started) * 1e6)
         log.info(

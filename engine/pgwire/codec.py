@@ -106,14 +106,36 @@ class Terminate:
 
 
 @dataclass(frozen=True, slots=True)
-class Unsupported:
-    """A message of the protocol that is understood but not offered: COPY data, FunctionCall."""
+class CopyData:
+    """Of a COPY that was refused, on its way already: to be ignored. CopyDone and CopyFail too."""
 
-    what: str
+
+@dataclass(frozen=True, slots=True)
+class FunctionCall:
+    """Understood but not offered."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadText:
+    """A message of type `kind` in which a string is no UTF-8."""
+
+    kind: str
+    reason: str
 
 
 Message: TypeAlias = (
-    Query | Parse | Bind | Describe | Execute | Close | Sync | Flush | Terminate | Unsupported
+    Query
+    | Parse
+    | Bind
+    | Describe
+    | Execute
+    | Close
+    | Sync
+    | Flush
+    | Terminate
+    | CopyData
+    | FunctionCall
+    | BadText
 )
 FirstMessage: TypeAlias = Startup | EncryptionRequest | CancelRequest
 
@@ -172,22 +194,26 @@ class Decoder:
         reader = _Reader(body)
         try:
             message = decode(reader)
+        except UnicodeDecodeError as error:
+            return BadText(chr(kind), str(error))
         except (struct.error, ValueError, IndexError) as error:
             raise ProtocolError(f"message {chr(kind)!r} is malformed: {error}") from error
         if not reader.finished():
             raise ProtocolError(f"message {chr(kind)!r} has bytes left over")
         return message
 
-    def sync_follows(self) -> bool:
-        """Whether what has arrived so far goes on with a Sync, an Execute of the same batch aside."""
+    def sync_follows(self, *, executes: int = 0) -> bool:
+        """Whether what has arrived goes on with a Sync, after so many Executes and any Closes."""
         at = self._at
         while len(self._buffer) - at >= 5:
             kind = self._buffer[at]
             if kind == ord("S"):
                 return True
-            if kind not in b"EC":
+            length = int(_INT.unpack_from(self._buffer, at + 1)[0])
+            executes -= kind == ord("E")
+            if kind not in b"EC" or executes < 0 or length < 4:
                 return False
-            at += 1 + int(_INT.unpack_from(self._buffer, at + 1)[0])
+            at += 1 + length
         return False
 
     def _available(self) -> int:
@@ -264,12 +290,14 @@ def _parameters(body: bytes) -> dict[str, str]:
     return dict(zip(parts[:-2:2], parts[1:-2:2], strict=True))
 
 
-def _unsupported(what: str) -> Decode:
-    def decode(reader: _Reader) -> Message:
-        reader.rest()
-        return Unsupported(what)
+def _copy(reader: _Reader) -> Message:
+    reader.rest()
+    return CopyData()
 
-    return decode
+
+def _function_call(reader: _Reader) -> Message:
+    reader.rest()
+    return FunctionCall()
 
 
 _DECODERS: dict[int, Decode] = {
@@ -282,11 +310,10 @@ _DECODERS: dict[int, Decode] = {
     ord("S"): lambda r: Sync(),
     ord("H"): lambda r: Flush(),
     ord("X"): lambda r: Terminate(),
-    ord("d"): _unsupported("CopyData"),
-    ord("c"): _unsupported("CopyDone"),
-    ord("f"): _unsupported("CopyFail"),
-    ord("F"): _unsupported("FunctionCall"),
-    ord("p"): _unsupported("PasswordMessage"),
+    ord("d"): _copy,
+    ord("c"): _copy,
+    ord("f"): _copy,
+    ord("F"): _function_call,
 }
 
 
@@ -317,8 +344,12 @@ def parameter_status(name: str, value: str) -> bytes:
 
 
 def negotiate_version(unknown: Sequence[str]) -> bytes:
-    """The newest minor version we speak is 3.0, and these `_pq_.` options are not known."""
-    body = _INT.pack(0) + _INT.pack(len(unknown)) + b"".join(text(name) for name in unknown)
+    """The newest version we speak is 3.0, and these `_pq_.` options are not known."""
+    body = (
+        _INT.pack(_PROTOCOL_3 << 16)
+        + _INT.pack(len(unknown))
+        + b"".join(text(name) for name in unknown)
+    )
     return message(b"v", body)
 
 

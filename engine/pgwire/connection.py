@@ -12,48 +12,52 @@ Invariants
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from engine.errors import FeatureNotSupported, ProtocolError, SextetError, SqlError
 from engine.pgwire import codec, types
+from engine.pgwire.casts import without_casts
 from engine.pgwire.codec import (
+    BadText,
     Bind,
     Close,
+    CopyData,
     Describe,
     Execute,
     Flush,
+    FunctionCall,
     Message,
     Parse,
     Query,
     Startup,
     Sync,
     Terminate,
-    Unsupported,
 )
+from engine.pgwire.implicit import Implicit, returns_what_it_wrote
 from engine.pgwire.statements import (
     ROWS_PER_FETCH,
     Portal,
     Prepared,
+    answer_only,
     prepare,
     spread_formats,
 )
 from engine.pgwire.utility import (
     REPORTED,
-    Answer,
     Settings,
     answer,
     statements,
-    without_casts,
 )
 from engine.pgwire.wire import Wire
 from engine.sql.cursor import Cursor
 from engine.sql.session import Session
-from engine.sql.statement import SqlValue
+from engine.sql.statement import SqlValue, Statement
 
 log = logging.getLogger(__name__)
 
 STATEMENTS_MAX = 1000
-"""Named statements a session may keep."""
+"""Named statements a session may keep, and portals."""
 
 
 class Connection:
@@ -83,7 +87,7 @@ class Connection:
         )
         self._statements: dict[str, Prepared] = {}
         self._portals: dict[str, Portal] = {}
-        self._implicit = False  # a transaction that the client did not begin itself
+        self._implicit = Implicit(session, wire.decoder)
         self._skipping = False
         wire.on_lost = session.cancel
 
@@ -134,7 +138,6 @@ class Connection:
         self._settings.defaults = replace(self._settings.sql)
 
     async def _handle(self, message: Message) -> None:
-        extended = not isinstance(message, Query)
         try:
             match message:
                 case Query(sql):
@@ -153,55 +156,56 @@ class Connection:
                     await self._sync()
                 case Flush():
                     await self._wire.flush()
-                case Unsupported(what):
-                    raise FeatureNotSupported(f"{what} is not supported")
-                case Terminate():
+                case BadText("Q", reason):
+                    await self._refuse(SqlError(reason, sqlstate="22021"))
+                case BadText(_, reason):
+                    raise SqlError(reason, sqlstate="22021")
+                case FunctionCall():
+                    await self._refuse(FeatureNotSupported("function calls are not supported"))
+                case CopyData() | Terminate():
                     return
         except ProtocolError:
             raise
         except SextetError as error:
+            await self._session.fail()
             self._wire.write(_error(error))
-            self._skipping = extended
+            self._skipping = True
+
+    async def _refuse(self, error: SextetError) -> None:
+        """What is not answered at a Sync is answered here, whole."""
+        await self._session.fail()
+        self._wire.write(_error(error))
+        try:
+            await self._implicit.end(commit=False)
+        except SextetError as second:
+            log.debug("and the rollback: %s", second)  # the client has been told of the first
+        await self._ready()
+        await self._wire.flush()
 
     # -- simple protocol
 
     async def _query(self, sql: str) -> None:
-        parts = list(statements(sql))
         try:
+            if len(sql) > self._session.sql_bytes_max:
+                raise SqlError(f"a query of {len(sql)} characters is too long", sqlstate="54000")
+            parts = list(statements(sql))
             if not parts:
                 self._wire.write(codec.EMPTY_QUERY)
-            for number, part in enumerate(parts):
-                await self._begin_implicitly(len(parts) > 1 and number < len(parts))
-                await self._run_simple(part)
-            await self._end_implicit(commit=True)
+            for number, part in enumerate(parts, 1):
+                await self._implicit.begin(len(parts) > 1)
+                await self._run_simple(part, last=number == len(parts))
+            await self._implicit.end(commit=True)
         except ProtocolError:
             raise
         except SextetError as error:
-            await self._end_implicit(commit=False)
-            self._wire.write(_error(error))
-        self._ready()
+            await self._refuse(error)
+            return
+        await self._ready()
         await self._wire.flush()
 
-    async def _begin_implicitly(self, wanted: bool) -> None:
-        if wanted and self._session.status == "I":
-            await self._run_silently("BEGIN")
-            self._implicit = True
-
-    async def _end_implicit(self, *, commit: bool) -> None:
-        """Commit or roll back the transaction that the client did not begin."""
-        if self._implicit:
-            self._implicit = False
-            if self._session.status != "I":
-                await self._run_silently("COMMIT" if commit else "ROLLBACK")
-
-    async def _run_silently(self, sql: str) -> None:
-        cursor = await self._session.execute(await self._session.prepare(sql))
-        await cursor.close()
-
-    async def _run_simple(self, sql: str) -> None:
-        reply = answer(sql, self._settings)
-        if reply is not None:
-            await self._answer(reply, described=False)
+    async def _run_simple(self, sql: str, *, last: bool) -> None:
+        if answer_only(sql, self._settings):
+            await self._answer(sql, described=False)
             return
         prepared = await prepare(self._session, self._settings, sql)
         statement = prepared.statement
@@ -209,22 +213,28 @@ class Connection:
         if not statement.verb:
             self._wire.write(codec.EMPTY_QUERY)
             return
-        if self._implicit and statement.control is not None:
-            if statement.verb == "BEGIN":
-                self._implicit = False  # now it is the client's
-                self._wire.write(codec.command_complete("BEGIN"))
-                return
-            self._implicit = False
+        if self._implicit.takes_over(statement):
+            self._wire.write(codec.command_complete(statement.verb))
+            return
+        await self._implicit.begin(returns_what_it_wrote(statement))
         portal = Portal(prepared, (), ())
-        try:
-            cursor = await portal.start(self._session)
-            if statement.columns:
-                shape = await portal.learn_shape(self._session)
-                self._wire.write(shape.description())
-            await self._send_rows(portal, 0)
-            self._complete(cursor)
-        finally:
-            await portal.close()
+        with self._calls(statement):
+            try:
+                cursor = await portal.start(self._session)
+                if statement.columns:
+                    shape = await portal.learn_shape(self._session)
+                    self._wire.write(shape.description())
+                await self._send_rows(portal, 0)
+            finally:
+                await portal.close()
+        if last:
+            await self._implicit.end(commit=True)
+        self._complete(cursor)
+
+    def _calls(self, statement: Statement) -> AbstractContextManager[None]:
+        """A query and the sending of its rows are one call, with one time limit. What has written is
+        not: it may have committed, and must not be called cancelled any more."""
+        return self._session.running() if statement.readonly else nullcontext()
 
     async def _send_rows(self, portal: Portal, rows_max: int) -> bool:
         """Send up to `rows_max` rows (0: all); whether the portal is at its end."""
@@ -249,9 +259,14 @@ class Connection:
 
     # -- statements that SQLite is not asked
 
-    async def _answer(self, reply: Answer, *, described: bool) -> None:
+    async def _answer(self, sql: str, *, described: bool) -> None:
+        self._session.refuse_in_failed()
+        reply = answer(sql, self._settings)
+        assert reply is not None
         wire = self._wire
         tag = reply.tag
+        if reply.read_only is not None:
+            self._session.set_read_only(reply.read_only)
         if reply.notice:
             wire.write(codec.notice("00000", reply.notice, severity="NOTICE"))
         if reply.instead is not None:
@@ -293,6 +308,8 @@ class Connection:
         prepared = self._statement(message.statement)
         if message.portal and message.portal in self._portals:
             raise SqlError(f'portal "{message.portal}" already exists', sqlstate="42P03")
+        if len(self._portals) >= STATEMENTS_MAX:
+            raise SqlError(f"more than {STATEMENTS_MAX} portals", sqlstate="53400")
         count = prepared.statement.parameters if prepared.statement is not None else 0
         if len(message.values) != count:
             raise SqlError(
@@ -342,9 +359,7 @@ class Connection:
     async def _describe_result(self, portal: Portal, *, promise: bool) -> None:
         prepared = portal.prepared
         if prepared.statement is None:
-            reply = answer(
-                prepared.sql, replace(self._settings, values=dict(self._settings.values))
-            )
+            reply = answer(prepared.sql, self._settings.probe())
             columns = reply.columns if reply is not None else ()
             self._wire.write(_text_columns(columns) if columns else codec.NO_DATA)
         elif not prepared.statement.columns:
@@ -354,37 +369,34 @@ class Connection:
                 await prepared.learn(self._session)
                 prepared.described = True
             else:
-                await self._begin_for_pipeline(prepared)
+                await self._implicit.begin_for_batch(prepared, executes=1)
             shape = await portal.learn_shape(self._session)
             self._wire.write(shape.description())
-
-    async def _begin_for_pipeline(self, prepared: Prepared) -> None:
-        """A write that is not followed by its Sync at once may have to be undone by what follows."""
-        statement = prepared.statement
-        if statement is None or statement.readonly or statement.control is not None:
-            return
-        if self._session.status == "I" and not self._wire.decoder.sync_follows():
-            await self._begin_implicitly(True)
 
     async def _execute(self, message: Execute) -> None:
         portal = self._portal(message.portal)
         prepared = portal.prepared
-        if prepared.statement is None:
-            reply = answer(prepared.sql, self._settings)
-            assert reply is not None
-            await self._answer(reply, described=True)
+        statement = prepared.statement
+        if statement is None:
+            await self._implicit.begin_for_batch(prepared)
+            await self._answer(prepared.sql, described=True)
             return
-        if not prepared.statement.verb:
+        if not statement.verb:
             self._wire.write(codec.EMPTY_QUERY)
             return
-        await self._begin_for_pipeline(prepared)
-        if prepared.statement.control is not None:
-            self._implicit = False  # the client's own BEGIN, COMMIT or ROLLBACK takes over
-        cursor = await portal.start(self._session)
-        if await self._send_rows(portal, message.rows_max):
-            self._complete(cursor)
-        else:
+        if self._implicit.takes_over(statement):
+            self._wire.write(codec.command_complete(statement.verb))
+            return
+        if portal.cursor is None:
+            await self._implicit.begin_for_batch(prepared)
+        with self._calls(statement):
+            cursor = await portal.start(self._session)
+            ended = await self._send_rows(portal, message.rows_max)
+        if not ended:
             self._wire.write(codec.PORTAL_SUSPENDED)
+            return
+        await self._implicit.end_if_sync_follows()
+        self._complete(cursor)
 
     async def _close(self, message: Close) -> None:
         if message.kind == "S":
@@ -403,15 +415,16 @@ class Connection:
     async def _sync(self) -> None:
         failed, self._skipping = self._skipping, False
         try:
-            await self._end_implicit(commit=not failed)
+            await self._implicit.end(commit=not failed)
         except SextetError as error:
             self._wire.write(_error(error))
+        await self._ready()
+
+    async def _ready(self) -> None:
         if self._session.status == "I":
             for name in list(self._portals):
                 await self._drop_portal(name)
-        self._ready()
-
-    def _ready(self) -> None:
+            self._settings.end_transaction()
         self._wire.write(codec.READY[self._session.status])
 
 

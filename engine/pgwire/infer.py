@@ -14,15 +14,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import SqlError
 from engine.pgwire import types as t
 from engine.sql.tokens import tokens
 
 if TYPE_CHECKING:
     from sqlglot import exp
 
-ColumnTypes = Callable[[str], Awaitable[Mapping[str, str | None]]]
-"""Column -> declared type of a table; raises SqlError if there is no such table."""
+ColumnTypes = Callable[[str], Awaitable[Mapping[str, str | None] | None]]
+"""Column -> declared type of a table, None if there is no such table."""
+
+CHARS_MAX = 16 * 1024
+"""Longer statements are not parsed: it would hold up everybody for a second and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +39,16 @@ NOTHING = Inferred({}, ())
 
 
 async def infer(sql: str, column_types: ColumnTypes) -> Inferred:
-    """What can be said about `sql` before it runs. Never raises: not knowing is an answer."""
-    tree = _parse(sql)
+    """What can be said about `sql` before it runs; not knowing is an answer, no error."""
+    tree = _parse(sql) if len(sql) <= CHARS_MAX else None
     if tree is None:
         return NOTHING
     from sqlglot import exp
 
     tables: dict[str, Mapping[str, str | None]] = {}
     for table in tree.find_all(exp.Table):
-        try:
-            columns = await column_types(table.name)
-        except SqlError:
+        columns = await column_types(table.name)
+        if columns is None:
             continue  # a CTE, or no such table: then preparing says so
         lowered = {name.lower(): declared for name, declared in columns.items()}
         tables[table.name.lower()] = lowered

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 STARTUP_S = 30.0
 """A client that has not said who it is by then is let go."""
 
+GOODBYE_S = 2.0
+"""How long a client may take to read the last words."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
@@ -96,11 +99,15 @@ class PgServer:
         goodbye = codec.error(
             "57P01", "terminating connection: the instance is stopping", severity="FATAL"
         )
-        tasks = list(self._clients)
-        for task, wire in list(self._clients.items()):
+        clients = dict(self._clients)
+        for task, wire in clients.items():
             wire.write(goodbye)
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if clients:
+            _, late = await asyncio.wait(clients, timeout=GOODBYE_S)
+            for task in late:
+                clients[task].abort()  # it does not read what it is sent
+            await asyncio.gather(*clients, return_exceptions=True)
 
     def cancel(self, pid: int, secret: int) -> None:
         """Cancel what session `pid` runs, if the secret is its. Says nothing either way."""
@@ -138,6 +145,9 @@ class PgServer:
             log.debug("a client said nothing for %.0f s", STARTUP_S)
         except SextetError as error:
             wire.write(codec.error(error.sqlstate, str(error), severity="FATAL"))
+        except Exception:
+            wire.write(codec.error("XX000", "internal error; see the log", severity="FATAL"))
+            raise
         finally:
             if not wire.lost:
                 wire.write(b"")

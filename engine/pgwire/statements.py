@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from engine.errors import SqlError
 from engine.pgwire import codec, types
+from engine.pgwire.casts import without_casts
 from engine.pgwire.infer import NOTHING, Inferred, infer
-from engine.pgwire.utility import Answer, Settings, answer, without_casts
+from engine.pgwire.utility import Answer, Settings, answer, may_answer
 from engine.sql.cursor import Cursor
 from engine.sql.session import Session
 from engine.sql.statement import Row, SqlValue, Statement
@@ -65,6 +66,8 @@ def spread_formats(formats: Sequence[int], count: int) -> tuple[int, ...]:
     """Format codes as the protocol abbreviates them: none = all text, one = all the same."""
     if not formats:
         return (0,) * count
+    if any(code not in (0, 1) for code in formats):
+        raise SqlError("a format code is neither text nor binary", sqlstate="08P01")
     if len(formats) == 1:
         return (formats[0],) * count
     if len(formats) != count:
@@ -116,8 +119,7 @@ class Prepared:
             else:
                 oid = known[at] if len(known) == len(columns) else None
                 if oid is None and sample is not None:
-                    values = [row[at] for row in sample if row[at] is not None]
-                    oid = types.oid_of_value(values[0]) if values else types.TEXT
+                    oid = types.oid_of_values(row[at] for row in sample)
             if oid is None:
                 return None
             oids.append(oid)
@@ -137,6 +139,8 @@ async def prepare(
     session: Session, settings: Settings, sql: str, oids: tuple[int, ...] = ()
 ) -> Prepared:
     """Raises SqlError: syntax, unknown names, several statements in one."""
+    if len(sql) > session.sql_bytes_max:  # before anybody looks at every word of it
+        raise SqlError(f"a statement of {len(sql)} characters is too long", sqlstate="54000")
     if answer_only(sql, settings):
         return Prepared(sql, oids, None)
     statement = await session.prepare(without_casts(sql))
@@ -149,12 +153,7 @@ async def prepare(
 
 def answer_only(sql: str, settings: Settings) -> bool:
     """Whether `sql` is answered without SQLite; asks on a copy, so that nothing is set by it."""
-    import copy
-
-    probe = copy.copy(settings)
-    probe.sql = copy.copy(settings.sql)
-    probe.values = dict(settings.values)
-    return answer(sql, probe) is not None
+    return may_answer(sql) and answer(sql, settings.probe()) is not None
 
 
 @dataclass

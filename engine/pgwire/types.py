@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 import struct
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Final, TypeAlias
 
-from engine.errors import SqlError
+from engine.errors import FeatureNotSupported, SqlError
 from engine.sql.statement import SqlValue
 
 Encoder: TypeAlias = Callable[[SqlValue], bytes]
@@ -88,17 +89,15 @@ def oid_of_decltype(decltype: str) -> int:
     return TEXT
 
 
-def oid_of_value(value: SqlValue) -> int:
-    """For a column that nobody declared: the type of what is in it."""
-    match value:
-        case int():
-            return INT8
-        case float():
-            return FLOAT8
-        case bytes():
-            return BYTEA
-        case _:
-            return TEXT
+_BY_CLASS: Final[dict[type, int]] = {int: INT8, float: FLOAT8, bytes: BYTEA}
+
+
+def oid_of_values(values: Iterable[SqlValue]) -> int:
+    """For a column that nobody declared: the type of what is in it, text if nothing else fits all."""
+    found = {_BY_CLASS.get(type(value), TEXT) for value in values if value is not None}
+    if found == {INT8, FLOAT8}:
+        return FLOAT8
+    return found.pop() if len(found) == 1 else TEXT
 
 
 # -- results
@@ -128,7 +127,7 @@ def _float_text(value: float) -> bytes:
     if math.isinf(value):
         return b"Infinity" if value > 0 else b"-Infinity"
     if value.is_integer() and abs(value) < 1e15:
-        return str(int(value)).encode()
+        return b"%.0f" % value  # minus zero keeps its sign
     return repr(value).encode()
 
 
@@ -182,8 +181,11 @@ def _moment(value: SqlValue) -> datetime.datetime:
     try:
         found = datetime.datetime.fromisoformat(value)
     except ValueError as error:
-        raise SqlError(f"{value!r} is no ISO date or time", sqlstate="22007") from error
-    return found.astimezone(datetime.UTC).replace(tzinfo=None) if found.tzinfo else found
+        raise SqlError(f"{value[:40]!r} is no ISO date or time", sqlstate="22007") from error
+    try:
+        return found.astimezone(datetime.UTC).replace(tzinfo=None) if found.tzinfo else found
+    except OverflowError as error:
+        raise SqlError(f"{value!r} is out of range in UTC", sqlstate="22008") from error
 
 
 def _encode_date(value: SqlValue) -> bytes:
@@ -203,14 +205,29 @@ def _encode_uuid(value: SqlValue) -> bytes:
         raise _unfit(value, "uuid") from error
 
 
+_NUMERIC: Final = re.compile(rb"[+-]?(?:\d++\.?\d*+|\.\d++)(?:[eE][+-]?\d{1,6})?")
+_DIGITS_MAX: Final = 16_383
+"""Before and after the point, as in PostgreSQL; what a float has is far below."""
+_NAN, _INF, _NEGATIVE_INF = 0xC000, 0xD000, 0xF000
+_SPECIAL: Final = {
+    b"nan": _NAN,
+    **dict.fromkeys((b"inf", b"infinity"), _INF),
+    **dict.fromkeys((b"-inf", b"-infinity"), _NEGATIVE_INF),
+}
+
+
 def _encode_numeric(value: SqlValue) -> bytes:
-    try:
-        number = Decimal(str(value))
-    except InvalidOperation as error:
-        raise _unfit(value, "numeric") from error
+    shown = b"" if isinstance(value, bytes) else str(value).encode()
+    special = _SPECIAL.get(shown.lower())
+    if special is not None:
+        return struct.pack("!hhHh", 0, 0, special, 0)
+    if not _NUMERIC.fullmatch(shown):
+        raise _unfit(value, "numeric")
+    number = Decimal(shown.decode())
     sign, digits, exponent = number.as_tuple()
-    if not isinstance(exponent, int):
-        return struct.pack("!hhHh", 0, 0, 0xC000, 0)
+    assert isinstance(exponent, int)
+    if max(len(digits), len(digits) + exponent, -exponent) > _DIGITS_MAX:
+        raise SqlError("a numeric has too many digits", sqlstate="22003")
     scale = max(0, -exponent)
     whole = "".join(map(str, digits)) + "0" * max(0, exponent)
     whole = whole.rjust(scale + 1, "0")
@@ -294,13 +311,18 @@ def _decode_number(data: bytes) -> SqlValue:
     number = Decimal(data.decode())
     if number == number.to_integral_value() and abs(number) < 2**63:
         return int(number)
-    return float(number)
+    found = float(number)
+    if math.isinf(found) and number.is_finite():
+        raise OverflowError(data)
+    return found
 
 
 def _decode_numeric(data: bytes) -> SqlValue:
     count, weight, sign, _scale = struct.unpack_from("!hhHh", data)
-    if sign == 0xC000:
-        return None  # SQLite keeps NaN as NULL
+    if sign == _NAN:
+        return math.nan  # refused further on: SQLite has no value for it
+    if sign in (_INF, _NEGATIVE_INF):
+        return math.inf if sign == _INF else -math.inf
     groups = struct.unpack_from(f"!{count}h", data, 8)
     number = sum(
         (Decimal(g) * Decimal(10000) ** (weight - i) for i, g in enumerate(groups)), Decimal(0)
@@ -348,6 +370,9 @@ _BINARY_IN: Final[dict[int, Decoder]] = {
     UUID: lambda d: str(uuid.UUID(bytes=d)),
     JSONB: lambda d: d[1:].decode(),
 }
+_TEXTS: Final = frozenset({0, CHAR, NAME, TEXT, JSON, UNKNOWN, BPCHAR, VARCHAR})
+"""Types whose binary format is their text."""
+
 _TEXT_IN: Final[dict[int, Decoder]] = {
     BOOL: _decode_bool,
     BYTEA: _decode_bytea,
@@ -362,9 +387,20 @@ _TEXT_IN: Final[dict[int, Decoder]] = {
 
 
 def decode(oid: int, code: int, data: bytes, number: int) -> SqlValue:
-    """Parameter `number` as SQLite's value. Raises SqlError 22P02 or 22P03."""
+    """Parameter `number` as SQLite's value. Raises SqlError 22P02, 22P03, 22021 or 0A000."""
     try:
-        return (_BINARY_IN if code else _TEXT_IN).get(oid, _decode_utf8)(data)
+        if code == 0:
+            return _TEXT_IN.get(oid, _decode_utf8)(data)
+        if code != 1:
+            raise SqlError(f"format code {code} is neither text nor binary", sqlstate="08P01")
+        found = _BINARY_IN.get(oid, _decode_utf8 if oid in _TEXTS else None)
+        if found is None:
+            raise FeatureNotSupported(
+                f"parameter ${number} has type {oid}, which cannot be given in binary"
+            )
+        return found(data)
+    except UnicodeDecodeError as error:
+        raise SqlError(f"parameter ${number} is no UTF-8: {error}", sqlstate="22021") from error
     except (ValueError, struct.error, InvalidOperation, OverflowError) as error:
         shown = data[:40].decode(errors="replace")
         raise SqlError(

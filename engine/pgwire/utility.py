@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from engine.errors import FeatureNotSupported, SqlError
 from engine.sql.settings import SessionSettings
@@ -34,6 +35,8 @@ class Answer:
     """A setting that the client is told of (ParameterStatus)."""
     forget: str | None = None
     """Prepared statements to drop: a name, or "*"."""
+    read_only: bool | None = None
+    """What the running transaction is to be, if it says so."""
 
 
 @dataclass
@@ -46,6 +49,26 @@ class Settings:
     user: str
     defaults: SessionSettings
     values: dict[str, str] = field(default_factory=dict)
+    before_local: dict[str, str | None] = field(default_factory=dict)
+    """What SET LOCAL has changed, to be set again at the end of the transaction; None: was not set."""
+
+    def probe(self) -> Settings:
+        """A copy, to see what a statement would do without its being done."""
+        return replace(
+            self,
+            sql=replace(self.sql),
+            values=dict(self.values),
+            before_local=dict(self.before_local),
+        )
+
+    def end_transaction(self) -> None:
+        """Undo SET LOCAL."""
+        before, self.before_local = self.before_local, {}
+        for name, value in before.items():
+            if value is None:
+                self.reset(name)
+            else:
+                self.set(name, value)
 
     def show(self, name: str) -> str:
         """Raises SqlError 42704 for one that nobody knows."""
@@ -117,6 +140,8 @@ _FIXED = {
     "server_version_num": "150000",
 }
 
+_EFFECTIVE = frozenset({"statement_timeout", "lock_timeout", "default_transaction_read_only"})
+
 REPORTED = {
     "server_version": "server_version",
     "server_encoding": "server_encoding",
@@ -138,14 +163,16 @@ def _on(value: bool) -> str:
     return "on" if value else "off"
 
 
+_SECONDS_MAX = (2**31 - 1) / 1000  # PostgreSQL's too: milliseconds in 32 bits
 _UNITS = {"us": 1e-6, "ms": 1e-3, "": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def _seconds(name: str, value: str) -> float:
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d|)\s*", value)
-    if not found:
-        raise SqlError(f'invalid value for parameter "{name}": "{value}"', sqlstate="22023")
-    return float(found[1]) * _UNITS[found[2]]
+    found = re.fullmatch(r"(\d{1,20}(?:\.\d{1,20})?)\s*+(us|ms|s|min|h|d|)", value.strip())
+    seconds = float(found[1]) * _UNITS[found[2]] if found else -1.0
+    if not 0 <= seconds <= _SECONDS_MAX:
+        raise SqlError(f'invalid value for parameter "{name}": "{value[:80]}"', sqlstate="22023")
+    return seconds
 
 
 def _duration(seconds: float) -> str:
@@ -165,48 +192,70 @@ def _flag(name: str, value: str) -> bool:
 
 def statements(sql: str) -> Iterator[str]:
     """The statements of a query string, without their semicolons; triggers' bodies stay whole."""
-    if ";" not in sql.rstrip("; \n\t"):
-        if any(True for _ in tokens(sql.rstrip("; \n\t"))):
-            yield sql
-        return
-    start, depth, trigger = 0, 0, False
-    words: list[str] = []
-    for token in tokens(sql):
-        if token.kind == "word" and len(words) < 4:
-            words.append(token.upper)
-            trigger = trigger or (words[0] == "CREATE" and token.upper == "TRIGGER")
-        if trigger and token.kind == "word":
-            depth += token.upper in ("BEGIN", "CASE")
-            depth -= token.upper == "END"
-        if token.text == ";" and depth == 0:
-            if words or sql[start : token.start].strip():
-                yield sql[start : token.start]
-            start, words, trigger = token.start + 1, [], False
-    if any(True for _ in tokens(sql[start:])):
-        yield sql[start:]
+    start = 0
+    while start < len(sql):
+        first = [token.upper for token in islice(tokens(sql, start), 4)]
+        end = _end_of_statement(sql, start, first[:1] == ["CREATE"] and "TRIGGER" in first)
+        if first and first[0] != ";":
+            yield sql[start:end]
+        start = end + 1
 
 
-_SELECT = re.compile(r"\s*select\b", re.IGNORECASE)
-_BARE_SELECT = re.compile(r"\s*select\s+[\w.]+\s*(\(\s*\))?(\s+as\s+\S+)?\s*;?\s*$", re.IGNORECASE)
+def _end_of_statement(sql: str, start: int, trigger: bool) -> int:
+    depth = 0
+    for found in _MARKS.finditer(sql, start):
+        word = found[0].upper()
+        if word == ";" and depth <= 0:
+            return found.start()
+        if trigger:
+            depth += (word in ("BEGIN", "CASE")) - (word == "END")
+    return len(sql)
+
+
+_MARKS = re.compile(
+    r"""
+    '(?:[^']|'')*+(?:'|\Z) | "(?:[^"]|"")*+(?:"|\Z) | `(?:[^`]|``)*+(?:`|\Z) | \[[^\]]*+(?:\]|\Z)
+    | --[^\n]*+ | /\*(?:[^*]|\*(?!/))*+(?:\*/|\Z)
+    | ; | (?<![\w$])(?:begin|case|end)(?![\w$])
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""What decides where a statement ends, and what could hide such a thing. Not tokens: a string of
+several megabytes must not hold up everybody while it is split."""
+
+_SELECT = re.compile(r"\s*+select\b", re.IGNORECASE)
+_BARE_SELECT = re.compile(  # possessive throughout, so it never tries a second way
+    r"\s*+select\s++[\w.]++\s*+(?:\(\s*+\)\s*+)?(?:as\s++[^\s;]++\s*+)?;?\s*+\Z", re.IGNORECASE
+)
 
 
 def answer(sql: str, settings: Settings) -> Answer | None:
     """What to reply to one statement, None if it is SQLite's. Raises SqlError."""
-    if _BARE_SELECT.match(sql) is None and _SELECT.match(sql) is not None:
-        return None  # the common case, told apart cheaply
-    first = next(tokens(sql), None)
-    if first is None or first.kind != "word" or first.upper not in _ANSWERS:
+    if not may_answer(sql):
         return None
-    found = [token for token in tokens(sql) if token.text != ";"]
-    return _ANSWERS[first.upper](found, settings)
+    found = list(tokens(sql))
+    while found[-1].text == ";":
+        found.pop()
+    if any(token.text == ";" for token in found):
+        raise SqlError("several statements in one", sqlstate="42601")
+    return _ANSWERS[found[0].upper](found, settings)
+
+
+def may_answer(sql: str) -> bool:
+    """Told cheaply, for most statements are not ours."""
+    if _BARE_SELECT.match(sql) is None and _SELECT.match(sql) is not None:
+        return False
+    first = next(tokens(sql), None)
+    return first is not None and first.kind == "word" and first.upper in _ANSWERS
 
 
 def _set(found: list[Token], settings: Settings) -> Answer:
     words = found[1:]
+    local = bool(words) and words[0].upper == "LOCAL"
     if words and words[0].upper in ("SESSION", "LOCAL"):
         words = words[1:]
     if words and words[0].upper in ("TRANSACTION", "CHARACTERISTICS"):
-        return Answer("SET")
+        return _modes(words, settings)
     if len(words) >= 2 and words[0].upper == "TIME" and words[1].upper == "ZONE":
         words = [Token("word", "timezone", 0), Token("other", "=", 0), *words[2:]]
     if len(words) < 3 or words[1].upper not in ("=", "TO"):
@@ -216,11 +265,27 @@ def _set(found: list[Token], settings: Settings) -> Answer:
         words = [Token("word", name, 0), *rest]
     name = _plain(words[0]).lower()
     value = "".join(_plain(token) if token.text != "," else ", " for token in words[2:])
+    if local and name not in settings.before_local:
+        known = name in _EFFECTIVE or name in settings.values or name in _FIXED
+        settings.before_local[name] = settings.show(name) if known else None
     if value.upper() == "DEFAULT":
         settings.reset(name)
     else:
         settings.set(name, value)
     return Answer("SET", changed=(name, settings.show(name)) if name in REPORTED else None)
+
+
+def _modes(words: list[Token], settings: Settings) -> Answer:
+    """SET TRANSACTION and SET SESSION CHARACTERISTICS AS TRANSACTION. Levels say nothing new here."""
+    said = [token.upper for token in words]
+    read_only = None
+    if "READ" in said and said[said.index("READ") + 1 :][:1] in (["ONLY"], ["WRITE"]):
+        read_only = said[said.index("READ") + 1] == "ONLY"
+    if said[0] == "CHARACTERISTICS":
+        if read_only is not None:
+            settings.sql.read_only = read_only
+        return Answer("SET")
+    return Answer("SET", read_only=read_only)
 
 
 def _dotted(words: list[Token]) -> tuple[str, list[Token]]:
@@ -332,84 +397,3 @@ _ANSWERS: dict[str, _Rule] = {
     "TRUNCATE": _truncate,
     "SELECT": _select,
 }
-
-
-# -- casts
-
-
-def without_casts(sql: str) -> str:
-    """`primary::type` as CAST(primary AS type); SQLite has no `::`. Anything else is untouched."""
-    while "::" in sql:
-        rewritten = _first_cast(sql)
-        if rewritten is None:
-            return sql
-        sql = rewritten
-    return sql
-
-
-_TYPE = re.compile(
-    r"::\s*([A-Za-z_]\w*(?:\s+(?:precision|varying))?(?:\s*\(\s*\d+(?:\s*,\s*\d+)?\s*\))?)"
-)
-
-
-def _first_cast(sql: str) -> str | None:
-    found = list(tokens(sql))
-    for at, token in enumerate(found):
-        if token.text.startswith(":") and at and sql[token.start : token.start + 2] == "::":
-            kind = _TYPE.match(sql, token.start)
-            start = _primary_start(found, at - 1)
-            if kind is None or start is None:
-                return None
-            primary = sql[found[start].start : token.start].rstrip()
-            affinity = _AFFINITY.get(kind[1].split("(")[0].strip().lower(), "TEXT")
-            cast = f"CAST({primary} AS {affinity})"
-            return sql[: found[start].start] + cast + sql[kind.end() :]
-    return None
-
-
-def _primary_start(found: list[Token], at: int) -> int | None:
-    """Where the operand that ends at token `at` begins: a token, `f(...)` or `(...)`."""
-    if found[at].text != ")":
-        return at if found[at].kind in ("string", "number", "dollar", "word", "quoted") else None
-    depth = 0
-    for back in range(at, -1, -1):
-        depth += (found[back].text == ")") - (found[back].text == "(")
-        if depth == 0:
-            before = found[back - 1] if back else None
-            called = before is not None and (
-                before.kind == "quoted" or (before.kind == "word" and before.upper not in _KEYWORDS)
-            )
-            return back - 1 if called else back
-    return None
-
-
-_KEYWORDS = frozenset(
-    {
-        "SELECT",
-        "DISTINCT",
-        "ALL",
-        "WHERE",
-        "AND",
-        "OR",
-        "NOT",
-        "IN",
-        "IS",
-        "LIKE",
-        "GLOB",
-        "BETWEEN",
-    }
-    | {"VALUES", "ON", "BY", "FROM", "SET", "WHEN", "THEN", "ELSE", "CASE", "RETURNING", "HAVING"}
-    | {"LIMIT", "OFFSET", "USING", "AS", "UNION", "EXCEPT", "INTERSECT"}
-)
-"""Words before a parenthesis that call nothing."""
-
-_AFFINITY = {
-    **dict.fromkeys(
-        ("int", "int2", "int4", "int8", "integer", "bigint", "smallint", "oid"), "INTEGER"
-    ),
-    **dict.fromkeys(("bool", "boolean"), "BOOLEAN"),
-    **dict.fromkeys(("float4", "float8", "real", "double precision", "float"), "REAL"),
-    **dict.fromkeys(("numeric", "decimal"), "NUMERIC"),
-    "bytea": "BLOB",
-}
-"""SQLite's type to cast to; everything else is text."""

@@ -80,9 +80,10 @@ class Wire(asyncio.Protocol):
     async def next(self) -> Message | None:
         """The next message, None if the client left. Raises ProtocolError."""
         message = self.decoder.next()
+        if message is None or self._out_bytes >= WRITE_BYTES:
+            await self.flush()
         if message is not None:
             return message
-        await self.flush()
         while True:
             message = self.decoder.next()
             if message is not None or not await self._more():

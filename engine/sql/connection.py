@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import islice
 
 import apsw
 
@@ -33,6 +32,11 @@ _SETUP = (
 )
 _NO_VALUES = apsw._null_bindings  # type: ignore[attr-defined]  # what apsw.ext.query_info binds
 _FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+
+
+PORTION_BYTES = 1024 * 1024
+"""Rows that are fetched together end with the one that takes their values to this size: SQLite's heap
+limit does not count what has become Python's."""
 
 
 class Described:
@@ -120,11 +124,12 @@ class Connection:
 
     def start(
         self, text: str, values: Sequence[SqlValue], count: int
-    ) -> tuple[apsw.Cursor, list[Row]]:
-        """A cursor and its first rows: fewer than `count` if those are all."""
+    ) -> tuple[apsw.Cursor | None, list[Row]]:
+        """Up to `count` first rows, and the cursor for more, None if those are all."""
         cursor = self.db.cursor()
         cursor.execute(text, values)
-        return cursor, list(islice(cursor, count))
+        rows, ended = take(cursor, count)
+        return None if ended else cursor, rows
 
     def vacuum(self, text: str) -> tuple[list[Row], int]:
         """VACUUM needs what is otherwise refused: a temporary database beside the main one."""
@@ -135,6 +140,20 @@ class Connection:
         finally:
             self.db.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
             self.guard.vacuuming = False
+
+
+def take(cursor: apsw.Cursor, count: int) -> tuple[list[Row], bool]:
+    """Up to `count` rows more, fewer if they are large, and whether those are all."""
+    rows: list[Row] = []
+    size = 0
+    for row in cursor:
+        rows.append(row)
+        for value in row:
+            if value.__class__ is str or value.__class__ is bytes:
+                size += len(value)
+        if len(rows) >= count or size >= PORTION_BYTES:
+            return rows, False
+    return rows, True
 
 
 def _turn() -> bool:

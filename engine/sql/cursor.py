@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import apsw
 
 from engine.errors import SqlError
+from engine.sql.connection import take
 from engine.sql.errors import INVALID_CURSOR
 from engine.sql.statement import Row, Statement, tag_of
 
@@ -69,7 +69,10 @@ class Cursor:
         return self._tag or tag_of(self.statement.verb, self._given)
 
     async def fetch(self, max_rows: int = 0) -> list[Row]:
-        """The next rows, at most `max_rows` of them; all that are left if that is 0."""
+        """The next rows: at most `max_rows` of them, fewer if they are large; all if that is 0.
+
+        None at all mean that there are no more.
+        """
         if self.closed:
             raise SqlError("the cursor is closed", sqlstate=INVALID_CURSOR)
         rows = self._take(max_rows)
@@ -97,8 +100,8 @@ class Cursor:
             rows: list[Row] = self._running.fetchall()
             self._running = None
             return rows
-        rows = list(islice(self._running, count))
-        if len(rows) < count:
+        rows, ended = take(self._running, count)
+        if ended:
             self._running = None
         return rows
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from engine.ports import Clock
+from engine.sql.chance import seed_sqlite
 from engine.sql.errors import SessionClosed
 from engine.sql.hardening import limit_heap
 from engine.sql.lock import WriteLock
@@ -26,6 +28,7 @@ class SqlEngine:
         pool: BufferPool,
         sink: CommitSink | None,
         clock: Clock,
+        rng: random.Random,
         *,
         settings: SqlSettings | None = None,
     ) -> None:
@@ -37,6 +40,7 @@ class SqlEngine:
         self._sessions: dict[Session, None] = {}  # in the order they were made
         self._closed = False
         limit_heap(self.settings)
+        seed_sqlite(rng)
 
     def session(self, user: str = "postgres", database: str = "main") -> Session:
         """A new session. It costs nothing before its first statement."""

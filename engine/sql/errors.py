@@ -66,6 +66,8 @@ _BY_RESULT: Final = {
     apsw.SQLITE_ABORT: "40000",
     apsw.SQLITE_RANGE: "42P02",
     apsw.SQLITE_SCHEMA: PLAN_CHANGED,
+    apsw.SQLITE_LOCKED: "55006",
+    apsw.SQLITE_BUSY: "55006",
 }
 
 _BY_MESSAGE: Final = tuple(
@@ -148,6 +150,8 @@ def as_sql_error(error: Exception, sql: str = "") -> SqlError:
             return SqlError("an integer is out of range for 64 bits", sqlstate=OUT_OF_RANGE)
         case UnicodeEncodeError():
             return SqlError("text with a lone surrogate is no UTF-8", sqlstate=BAD_CHARACTER)
+        case UnicodeDecodeError():
+            return SqlError(f"text that is no UTF-8: {error}", sqlstate=BAD_CHARACTER)
         case MemoryError():
             return SqlError("out of memory", sqlstate="53200")
         case _:

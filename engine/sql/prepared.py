@@ -16,10 +16,9 @@ from engine.sql.connection import Connection, Described
 from engine.sql.errors import PLAN_CHANGED
 from engine.sql.pool import BufferPool
 from engine.sql.statement import SchemaToken, Statement, verb_of
-from engine.sql.tokens import number_parameters
+from engine.sql.tokens import REMEMBERED_CHARS_MAX, number_parameters
 from engine.sql.transaction import recognise
 
-_REMEMBERED_CHARS_MAX = 16 * 1024  # longer texts are hardly ever prepared twice
 _COOKIE = slice(40, 44)  # in page 1
 
 
@@ -37,7 +36,7 @@ class PreparedStatements:
     async def prepare(self, connection: Connection, sql: str) -> Statement:
         """The first statement of `sql`. Raises what SQLite raises, and SqlError."""
         known = self._known.get(sql)
-        if known is not None and (known.control or known.schema == self._schema(connection)):
+        if known is not None and (known.control or self._holds(connection, known)):
             return known
         recognised = recognise(sql)
         if recognised is not None:
@@ -61,9 +60,9 @@ class PreparedStatements:
 
     async def check_columns(self, connection: Connection, statement: Statement) -> None:
         """Raises SqlError if it would return other columns now than its client was told."""
-        schema = self._schema(connection)
-        if schema is not None and statement.schema == schema:
+        if self._holds(connection, statement):
             return
+        schema = self._schema(connection)
         known = self._known.get(statement.sql)
         if known is None or schema is None or known.schema != schema:
             schema, described = await self._describe(connection, statement.text)
@@ -85,10 +84,15 @@ class PreparedStatements:
     def _remember(self, statement: Statement) -> None:
         known = self._known
         known.pop(statement.sql, None)
-        if len(statement.sql) <= _REMEMBERED_CHARS_MAX:
+        if len(statement.sql) <= REMEMBERED_CHARS_MAX:
             if len(known) >= self._capacity:
                 del known[next(iter(known))]
             known[statement.sql] = statement
+
+    def _holds(self, connection: Connection, statement: Statement) -> bool:
+        """Whether what was said of it is known to be true still."""
+        schema = statement.schema
+        return schema is not None and schema == self._schema(connection)
 
     def _schema(self, connection: Connection) -> SchemaToken | None:
         """What a statement run now would meet; None if that cannot be told without waiting."""

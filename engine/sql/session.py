@@ -18,11 +18,12 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 import apsw
 
-from engine.errors import CommitUnknown, QueryCanceled, ReadOnly, SqlError
+from engine.errors import QueryCanceled, ReadOnly, SqlError
 from engine.sql import errors
 from engine.sql.bridge import run_sync
 from engine.sql.connection import Connection
@@ -61,6 +62,7 @@ class Session:
         self.settings = SessionSettings(
             engine.settings.statement_timeout_s, engine.settings.lock_timeout_s
         )
+        self.sql_bytes_max = engine.settings.sql_bytes_max
         self._engine = engine
         self._pool = engine.pool
         self._watch = Watch(self.settings)
@@ -87,11 +89,37 @@ class Session:
         """Run it. A statement that writes has run to its end, and is durable if it committed."""
         return await self._call(statement.text, self._execute, statement, params)
 
-    async def column_types(self, table: str) -> dict[str, str | None]:
-        """Column -> declared type of a table or view. Raises SqlError 42P01."""
+    async def column_types(self, table: str) -> dict[str, str | None] | None:
+        """Column -> declared type of a table or view, None if SQLite knows none of that name.
+
+        Asking fails no transaction.
+        """
         quoted = table.replace('"', '""')
-        statement = await self.prepare(f'SELECT * FROM "{quoted}"')
-        return {column.name: column.decltype for column in statement.columns}
+        return await self._call("", self._column_types, f'SELECT * FROM "{quoted}"')
+
+    def set_read_only(self, read_only: bool) -> None:
+        """SET TRANSACTION: of the running transaction; nothing outside one. Raises SqlError."""
+        if self.status == "T":
+            if self._turn.held and read_only != self._read_only:
+                raise SqlError(
+                    "transaction read-write mode must be set before any query",
+                    sqlstate=errors.ACTIVE_TRANSACTION,
+                )
+            self._read_only = read_only
+
+    def running(self) -> AbstractContextManager[None]:
+        """What is done inside is one call: one statement timeout, and `cancel` ends all of it.
+
+        For whoever sends rows while it fetches them. An error that it ends with is not one that the
+        session has met: `fail` tells it.
+        """
+        return self._watch
+
+    async def fail(self) -> None:
+        """The client is told of an error that the session has not met: an open transaction fails."""
+        if not self._closed:
+            with self._watch:
+                await self._fail()
 
     def cancel(self) -> None:
         """End what the session is doing, from another task. It may be too late; that is no error."""
@@ -124,7 +152,7 @@ class Session:
             except Exception as error:
                 failure = self._explain(error, sql)
                 await self._fail()
-                await self._base_durable()  # even an error tells something of the state it met
+                await self._told_durable()  # even an error tells something of the state it met
                 if failure is error:
                     raise
                 raise failure from error
@@ -140,8 +168,6 @@ class Session:
         denied = connection.guard.take() if connection is not None else None
         if denied is not None and isinstance(error, apsw.Error):
             return denied
-        if connection is not None and connection.file.take_committed() is not None:
-            return CommitUnknown(f"the statement failed after its commit: {error}")
         return errors.as_sql_error(error, sql)
 
     async def _fail(self) -> None:
@@ -162,7 +188,17 @@ class Session:
         if not connection.db.in_transaction:
             self._turn.end(connection.file)
 
-    async def _base_durable(self) -> None:
+    async def _told_durable(self) -> None:
+        """Wait for what an error tells of, and for what it left behind.
+
+        SQLite's ON CONFLICT FAIL keeps, and outside a transaction commits, what a statement had done
+        before the row that failed it.
+        """
+        connection = self._connection
+        left = connection.file.take_committed() if connection is not None else None
+        if left is not None:
+            await self._turn.durable(left.lsn)
+            return
         try:
             await self._turn.base_durable()
         except Exception as error:
@@ -179,10 +215,19 @@ class Session:
     async def _prepare(self, sql: str) -> Statement:
         connection = await self._connected()
         statement = await self._prepared.prepare(connection, sql)
-        if self.status == "E" and statement.verb:
-            self._refuse_in_failed(statement.control)
+        if statement.verb:
+            self.refuse_in_failed(statement.control)
         await self._turn.base_durable()
         return statement
+
+    async def _column_types(self, sql: str) -> dict[str, str | None] | None:
+        connection = await self._connected()
+        try:
+            statement = await self._prepared.prepare(connection, sql)
+        except apsw.SQLError:
+            return None
+        await self._turn.base_durable()
+        return {column.name: column.decltype for column in statement.columns}
 
     # -- executing
 
@@ -192,8 +237,7 @@ class Session:
             return await self._control(connection, statement, statement.control)
         if not statement.verb:
             return Cursor(self, statement, rows=[])
-        if self.status == "E":
-            self._refuse_in_failed(None)
+        self.refuse_in_failed()
         check_values(params, statement)
         if statement.readonly:
             return await self._read(connection, statement, params)
@@ -204,11 +248,12 @@ class Session:
     ) -> Cursor:
         await self._prepared.check_columns(connection, statement)
         running, rows = await run_sync(connection.start, statement.text, params, PREFETCH)
-        if len(rows) < PREFETCH:
-            cursor = Cursor(self, statement, rows=rows)
-        else:
-            cursor = Cursor(self, statement, rows=rows, running=running)
+        cursor = Cursor(self, statement, rows=rows, running=running)
+        if running is not None:
             self._cursors.append(cursor)
+        if rows and len(rows[0]) != len(statement.columns):
+            self._drop_cursor(cursor)
+            raise SqlError("cached plan must not change result type", sqlstate=errors.PLAN_CHANGED)
         await self._turn.base_durable()
         return cursor
 
@@ -245,8 +290,9 @@ class Session:
         if chosen or self._engine.sink is None:
             raise ReadOnly(f"cannot execute {verb} in a read-only transaction")
 
-    def _refuse_in_failed(self, control: Control | None) -> None:
-        if control is None or not control.ends_failed:
+    def refuse_in_failed(self, control: Control | None = None) -> None:
+        """Raises SqlError 25P02 in a failed transaction, but for what may end it."""
+        if self.status == "E" and (control is None or not control.ends_failed):
             raise SqlError(
                 "current transaction is aborted, commands ignored until end of transaction block",
                 sqlstate=errors.IN_FAILED_TRANSACTION,
@@ -257,8 +303,7 @@ class Session:
     async def _control(
         self, connection: Connection, statement: Statement, control: Control
     ) -> Cursor:
-        if self.status == "E":
-            self._refuse_in_failed(control)
+        self.refuse_in_failed(control)
         tag, notice = control.tag, None
         match control.verb:
             case Verb.BEGIN:

@@ -25,6 +25,10 @@ _TOKEN = re.compile(
 )
 
 
+REMEMBERED_CHARS_MAX = 16 * 1024
+"""Longer texts are hardly ever prepared twice, so nothing is kept of them."""
+
+
 class Token(NamedTuple):
     kind: str
     """space, string, quoted, number, word, dollar or other"""
@@ -36,16 +40,15 @@ class Token(NamedTuple):
         return self.text.upper()
 
 
-def tokens(sql: str) -> Iterator[Token]:
-    """All tokens but white space and comments; together with those they cover `sql`."""
-    for match in _TOKEN.finditer(sql):
+def tokens(sql: str, start: int = 0) -> Iterator[Token]:
+    """All tokens from `start` on but white space and comments; together with those they cover `sql`."""
+    for match in _TOKEN.finditer(sql, start):
         kind = match.lastgroup
         assert kind is not None
         if kind != "space":
             yield Token(kind, match.group(), match.start())
 
 
-@lru_cache(maxsize=1024)
 def number_parameters(sql: str) -> str:
     """`$1` as SQLite's `?1`; nothing else changes, so positions stay what they are.
 
@@ -53,6 +56,10 @@ def number_parameters(sql: str) -> str:
     """
     if "$" not in sql:
         return sql
+    return _numbered(sql) if len(sql) <= REMEMBERED_CHARS_MAX else _number(sql)
+
+
+def _number(sql: str) -> str:
     parts: list[str] = []
     done = 0
     for token in tokens(sql):
@@ -60,3 +67,6 @@ def number_parameters(sql: str) -> str:
             parts += (sql[done : token.start], "?", token.text[1:])
             done = token.start + len(token.text)
     return "".join(parts) + sql[done:]
+
+
+_numbered = lru_cache(maxsize=1024)(_number)

@@ -20,13 +20,18 @@ from engine.sql.settings import SessionSettings
 
 
 class Watch:
-    """A context manager, used again for every call of its session."""
+    """A context manager, used again for every call of its session.
+
+    A task may enter it again inside: then the outermost one's time limit holds for all of it, and
+    what happens in between can be interrupted too.
+    """
 
     def __init__(self, settings: SessionSettings) -> None:
         self.interruption: SqlError | None = None
         self._settings = settings
         self._task: asyncio.Task[Any] | None = None
         self._cancelling = 0
+        self._depth = 0
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
@@ -36,9 +41,12 @@ class Watch:
         return self._task is not None
 
     def __enter__(self) -> None:
-        if self._task is not None:
-            raise SessionBusy("another task is using this session; a session serves one at a time")
         task = asyncio.current_task()
+        if self._task is not None:
+            if self._task is not task:
+                raise SessionBusy("another task is using this session; it serves one at a time")
+            self._depth += 1
+            return
         assert task is not None, "sessions are used from tasks"
         self._task = task
         self._cancelling = task.cancelling()
@@ -55,17 +63,28 @@ class Watch:
         error: BaseException | None,
         _tb: TracebackType | None,
     ) -> None:
-        task, self._task = self._task, None
+        task, interruption = self._task, self.interruption
+        assert task is not None
+        cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
+        if self._depth:
+            self._depth -= 1
+            if not cancelled:
+                return  # an interruption, if any, is still on its way
+        else:
+            self._end()
+        if interruption is not None:
+            self.interruption = None  # told here, so it is not told again further out
+            ours = task.uncancel() <= self._cancelling
+            if ours and cancelled:
+                raise interruption from None
+
+    def _end(self) -> None:
+        self._task = None
         self._deadline = None
         if self._idle is not None:
             if not self._idle.done():
                 self._idle.set_result(None)
             self._idle = None
-        if self.interruption is not None:
-            assert task is not None
-            ours = task.uncancel() <= self._cancelling
-            if ours and kind is not None and issubclass(kind, asyncio.CancelledError):
-                raise self.interruption from None
 
     def interrupt(self, error: SqlError) -> None:
         """End the running call with `error`. Nothing happens if none runs."""

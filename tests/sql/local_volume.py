@@ -7,6 +7,7 @@ the next turn of the event loop; with `hold()` it is when the test says so.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.errors import SextetError, StaleEpoch, VolumeFull
@@ -30,7 +31,8 @@ class FakeClock:
 
 
 class LocalVolume:
-    def __init__(self, max_pages: int = 1 << 20) -> None:
+    def __init__(self, max_pages: int = 1 << 20, *, seed: int = 0) -> None:
+        self.seed = seed  # of the engines made here
         self.max_pages = max_pages
         self.log: list[Record] = []
         self.commits: list[CommitMark] = [EMPTY]
@@ -163,11 +165,11 @@ class LocalVolume:
     def writer(self, *, capacity: int = 4096, settings: SqlSettings | None = None) -> SqlEngine:
         pool = BufferPool(self, capacity_pages=capacity, start=self.vdl)
         self.on_durable.append(pool.set_visible)
-        return SqlEngine(pool, self, FakeClock(), settings=settings)
+        return SqlEngine(pool, self, FakeClock(), random.Random(self.seed), settings=settings)
 
     def replica(self, *, capacity: int = 4096) -> tuple[SqlEngine, Feed]:
         pool = BufferPool(self, capacity_pages=capacity, start=self.vdl)
-        return SqlEngine(pool, None, FakeClock()), Feed(self, pool)
+        return SqlEngine(pool, None, FakeClock(), random.Random(self.seed)), Feed(self, pool)
 
 
 class Feed:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from engine.errors import SqlError
+from engine.sql.connection import PORTION_BYTES
 from engine.sql.cursor import PREFETCH, Cursor
 from engine.sql.engine import SqlEngine
 from engine.sql.session import Session
@@ -123,3 +124,19 @@ async def test_returned_rows_are_there_at_once(session: Session) -> None:
     assert len(await cursor.fetch(10)) == 10
     assert await rows(session, "select count(*) from t") == [(300,)]
     assert len(await cursor.fetch()) == 290
+
+
+@pytest.mark.parametrize("size", [PORTION_BYTES // 3, 3 * PORTION_BYTES])
+async def test_large_rows_come_few_at_a_time(session: Session, size: int) -> None:
+    """A portion of 64 rows of 64 MB each would be 4 GB."""
+    cursor = await start(
+        session, NUMBERS.replace("select x from", "select x, $2 from"), 20, "x" * size
+    )
+    seen: list[object] = []
+    while not cursor.done:
+        part = await cursor.fetch(10)
+        assert part or cursor.done
+        assert sum(len(str(text)) for _, text in part[:-1]) < 2 * PORTION_BYTES + size
+        assert len(part) <= 8
+        seen += [n for n, _ in part]
+    assert seen == list(range(1, 21))

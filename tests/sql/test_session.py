@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from engine.errors import FeatureNotSupported, QueryCanceled, ReadOnly, SqlError
+from engine.errors import FeatureNotSupported, QueryCanceled, ReadOnly
 from engine.sql.engine import SqlEngine, SqlSettings
 from engine.sql.errors import SessionBusy, SessionClosed
 from engine.sql.session import Session
@@ -115,9 +115,16 @@ async def test_a_parameter_may_be_used_twice_and_in_any_order(table: Session) ->
 
 async def test_column_types(table: Session) -> None:
     assert await table.column_types("t") == {"a": "INTEGER", "b": "TEXT"}
-    with pytest.raises(SqlError) as caught:
-        await table.column_types('no"pe')
-    assert caught.value.sqlstate == "42P01"
+    assert await table.column_types('no"pe') is None
+
+
+async def test_asking_for_a_table_that_does_not_exist_fails_no_transaction(table: Session) -> None:
+    await run(table, "begin")
+    await run(table, "insert into t values (9, 'nine')")
+    assert await table.column_types("nope") is None
+    assert table.status == "T"
+    await run(table, "commit")
+    assert await rows(table, "select b from t where a = 9") == [("nine",)]
 
 
 async def test_looking_at_the_schema_takes_no_snapshot(engine: SqlEngine, table: Session) -> None:

@@ -370,3 +370,17 @@ async def test_a_snapshot_in_a_transaction_does_not_move(
     await run(reader, "commit")
     assert engine.pool.min_pinned() > pinned
     assert await rows(reader, "select count(*) from t") == [(29,)]
+
+
+async def test_what_on_conflict_fail_leaves_is_durable_before_the_error_is_told(
+    volume: LocalVolume, engine: SqlEngine, writer: Session
+) -> None:
+    """SQLite keeps the rows before the one that failed; the client must not take it for unknown."""
+    sql = "insert or fail into t select column1, null from (values (101), (102), (101))"
+    task = await parked(fails(writer, sql))
+    assert not engine.lock.held
+    volume.make_durable()
+    assert (await task).sqlstate == "23505"
+    assert await rows(writer, "select a from t where a > 100 order by a") == [(101,), (102,)]
+    writer.settings.statement_timeout_s = 0.02
+    assert (await fails(writer, sql.replace("10", "20"))).sqlstate == "08007"

@@ -101,3 +101,27 @@ async def test_waits_until_idle() -> None:
     assert idle.done()
     await task
     await subject.wait_idle()
+
+
+async def test_what_is_inside_another_call_of_the_same_task_is_part_of_it() -> None:
+    subject = watch(0.02)
+    told: list[str] = []
+
+    async def call(inner: bool) -> None:
+        with subject:
+            try:
+                with subject:
+                    await (asyncio.Event().wait() if inner else asyncio.sleep(0))
+                await asyncio.Event().wait()
+            except QueryCanceled:
+                told.append("inside")
+                raise
+            finally:
+                with subject:
+                    pass  # as closing a cursor does; must not swallow what is on its way
+
+    for inner in (False, True):
+        with pytest.raises(QueryCanceled, match="statement timeout"):
+            await asyncio.create_task(call(inner))
+        assert not subject.running
+    assert told == ["inside"]
