@@ -172,7 +172,6 @@ class End:
             if held:
                 self.network.owe(self)
 
-
     def finish(self) -> None:
         """This end has transmitted its last and expects nothing more."""
         self.network.forget(self)

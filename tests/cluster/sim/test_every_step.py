@@ -1,0 +1,65 @@
+"""A crash right before and right after every protocol step, and another while recovering from it.
+
+The surroundings provoke every step: a node that is away long enough to need a page copy, rot to repair,
+a failover, a volume that grows. Then whoever takes the step first loses power, whoever takes it the next
+time is killed, and so is the writer that recovers from it, half-way.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.faults.catalogue import Fault, Kind
+from cluster.sim.run import Plan, Result, run
+from cluster.sim.workload import Mix
+from cluster.sim.world import Shape
+from engine.config import InstanceConfig, VolumeConfig
+from engine.steps import Step
+
+SAFETY_S = 9.0
+
+PROVOCATION = (
+    Fault(Kind.ROT_PAGE, "storage-6", 1.2),
+    Fault(Kind.ROT_LOG, "storage-6", 1.4),
+    Fault(Kind.KILL, "storage-5", 1.5, 2.5),
+    Fault(Kind.ROT_PAGE, "storage-6", 2.0),
+    Fault(Kind.ROT_PAGE, "storage-6", 3.0),
+    Fault(Kind.FAILOVER, "main-2", 3.2),
+    Fault(Kind.POWER, "storage-6", 4.2, 0.3),
+    Fault(Kind.FAILOVER, "main-1", 6.0),
+)
+
+
+def plan(step: Step, when: str, *, seed: int = 1) -> Plan:
+    early = step in (Step.CREATE, Step.ADD_GROUP, Step.CONFIRM, Step.ADVANCE_EPOCH, Step.FENCED)
+    crashes = (
+        Fault(Kind.POWER, "all", 0.0 if early else 1.0, 0.4, step=step, when=when),
+        Fault(Kind.KILL, "all", 0.0 if early else 1.0, 0.2, step=step, when=when, nth=2),
+        Fault(Kind.KILL, "all", 3.3, 0.2, step=Step.TRUNCATED, when=when),
+        Fault(Kind.KILL, "all", 3.3, 0.2, step=Step.REHARDENED, when=when, nth=2),
+    )
+    return Plan(
+        seed=seed,
+        shape=Shape(
+            group_pages=16,
+            max_pages=16 * 64,
+            instance=InstanceConfig(pool_pages=16),
+            volume=VolumeConfig(frame_bytes_max=4096),
+        ),
+        mix=Mix(clients=4, think_s=0.03, big_rows=40),
+        schedule=(*PROVOCATION, *crashes),
+        safety_s=SAFETY_S,
+    )
+
+
+def judged(result: Result) -> str:
+    return "\n".join(map(str, result.violations[:5]))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", Step, ids=lambda step: step.value)
+def test_a_crash_at_this_step_and_again_in_the_recovery_from_it(step: Step, when: str) -> None:
+    result = run(plan(step, when))
+    assert result.ok, judged(result)
+    assert result.steps.get((when, step), 0) >= 2, "the step was not taken again after the crash"
+    assert result.faults["power"][1] >= 2, "nobody crashed there"
