@@ -29,7 +29,7 @@ from cluster.control.schema import FORMAT, SCHEMA
 from cluster.local.folder import socket_name
 from cluster.local.layout import ClusterSpec, Layout, address
 from engine.errors import ConfigError
-from engine.types import Member, Membership, NodeId, PgNo, VolumeId
+from engine.types import Epoch, Member, Membership, NodeId, PgNo, VolumeId
 
 EVENTS_KEPT = 10_000
 
@@ -281,13 +281,27 @@ class Catalog:
             return True
 
     async def add_group(
-        self, volume: VolumeId, pg: PgNo, nodes: Sequence[NodeId], *, time_us: int
+        self,
+        volume: VolumeId,
+        pg: PgNo,
+        nodes: Sequence[NodeId],
+        *,
+        time_us: int,
+        epoch: Epoch | None = None,
     ) -> bool:
-        """Add group `pg`, if it is the next one. Its segments are not created anywhere yet."""
+        """Add group `pg`, if it is the next one and the volume's epoch is still `epoch` (None: any).
+
+        A group that an old writer added after the next one has been told of all of them would take
+        writes that the next one's recovery does not look for. Its segments are not created yet.
+        """
         async with self._transaction() as db:
             (count,) = await _row(db, "SELECT count(*) FROM groups WHERE volume = ?", volume)
             if count != pg:
                 return False
+            if epoch is not None:
+                (now,) = await _row(db, "SELECT epoch FROM volumes WHERE volume = ?", volume)
+                if now != epoch:
+                    return False
             await db.execute("INSERT INTO groups VALUES (?, ?, 1)", (volume, pg))
             await db.executemany(
                 "INSERT INTO members SELECT ?, ?, name, incarnation, 0 FROM storage_nodes"

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from cluster.control.assign import Assigner, assignment_to_pb
 from cluster.control.catalog import Catalog
@@ -208,6 +209,8 @@ class ControlPlane:
             if await self._catalog.advance_epoch(row, time_us=self._runtime.clock.wall_us()):
                 self._notify()
                 self._runtime.steps.after(Step.ADVANCE_EPOCH)
+                # Once more, and only now: from here on no older writer can add a group.
+                memberships = await self._established(replace(row, epoch=row.epoch + 1))
                 log.info("= %s opens volume %d, epoch %d", row.writer, row.volume, row.epoch + 1)
                 return pb.OpenVolumeReply(
                     volume=row.volume,
@@ -269,6 +272,8 @@ class ControlPlane:
         if request.pg == len(memberships):
             await self._add_group(row, request.pg)
             memberships = await self._catalog.memberships(row.volume)
+        if request.pg >= len(memberships):
+            raise Overloaded(f"the catalog entry of {row.name} keeps changing; try again")
         await self._assigner.establish(row.volume, memberships[request.pg])
         return pb.GrowVolumeReply(memberships=[membership_to_pb(m) for m in memberships])
 
@@ -276,7 +281,7 @@ class ControlPlane:
         nodes = await self._place(wait=pg == 0)
         self._runtime.steps.before(Step.ADD_GROUP)
         if await self._catalog.add_group(
-            row.volume, pg, nodes, time_us=self._runtime.clock.wall_us()
+            row.volume, pg, nodes, epoch=row.epoch, time_us=self._runtime.clock.wall_us()
         ):
             self._notify()
             self._runtime.steps.after(Step.ADD_GROUP)

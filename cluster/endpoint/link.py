@@ -1,7 +1,8 @@
 """The endpoint's side of handing clients to one instance.
 
-One connection to the instance's Unix socket is kept open. Per client the byte b"C" travels with the
-client's file descriptor (SCM_RIGHTS); the instance sends back b"-" for each of them that has closed.
+One connection to the instance's Unix socket is kept open. Per client the byte b"C" (b"W" if it came to
+the writer endpoint, so that an instance which is no writer can refuse it) travels with the client's file
+descriptor (SCM_RIGHTS); the instance sends back b"-" for each of them that has closed.
 So the count of an instance's clients is exact, and an instance that dies is known to be dead at once.
 After that the endpoint has no part in the conversation: there is no proxy in the data path.
 """
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 RECONNECT_FIRST_S, RECONNECT_LIMIT_S = 0.02, 0.25
 CLIENT = b"C"
+WRITER_CLIENT = b"W"
 CLOSED = b"-"
 
 
@@ -39,7 +41,7 @@ class InstanceLink:
         """Whether the instance takes clients now."""
         return self._socket is not None
 
-    def hand_over(self, client: socket.socket) -> bool:
+    def hand_over(self, client: socket.socket, *, writer: bool) -> bool:
         """Give the instance a client, who is its business from then on; False if it cannot take it.
 
         The caller closes its own `client` afterwards.
@@ -47,7 +49,7 @@ class InstanceLink:
         if self._socket is None:
             return False
         try:
-            socket.send_fds(self._socket, [CLIENT], [client.fileno()])
+            socket.send_fds(self._socket, [WRITER_CLIENT if writer else CLIENT], [client.fileno()])
         except OSError as error:
             # A full socket buffer (it hangs) or a broken one (it died; `run` sees that as well).
             log.warning("! %s takes no client: %s", self.name, error)

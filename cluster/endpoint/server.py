@@ -147,7 +147,7 @@ class Endpoint:
         }
         while (name := choose(kind, loads.values())) is not None:
             link = self._known[name].link
-            if link.hand_over(client):
+            if link.hand_over(client, writer=kind is Kind.WRITER):
                 self._choices += 1
                 link.last_chosen = self._choices
                 return True

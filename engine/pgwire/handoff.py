@@ -1,8 +1,9 @@
 """Taking over client sockets from an endpoint process (SCM_RIGHTS over a Unix socket).
 
-The endpoint keeps one connection open. For each client it sends the byte `C` with one file
-descriptor; for each of those that has closed a `-` goes back, so it can count. A connection that
-begins with `K` instead carries one cancel request from a sibling instance: pid and secret, four bytes each.
+The endpoint keeps one connection open. For each client it sends the byte `C`, or `W` for one that came
+to the writer endpoint, with one file descriptor; for each of those that has closed a `-` goes back, so it
+can count. A connection that begins with `K` instead carries one cancel request from a sibling instance:
+pid and secret, four bytes each.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from engine.pgwire.server import PgServer
 log = logging.getLogger(__name__)
 
 CLIENT = b"C"
+WRITER_CLIENT = b"W"
 CLOSED = b"-"
 CANCEL = b"K"
 _KEY = struct.Struct("!II")
@@ -80,10 +82,12 @@ class HandoffServer:
                     data, fds, _, _ = socket.recv_fds(peer, 1, 4)
                 except BlockingIOError:
                     continue
-                if data == CLIENT and fds:
+                if data in (CLIENT, WRITER_CLIENT) and fds:
                     for fd in fds:
                         await self._server.adopt(
-                            socket.socket(fileno=fd), lambda: _tell_closed(peer)
+                            socket.socket(fileno=fd),
+                            lambda: _tell_closed(peer),
+                            writer=data == WRITER_CLIENT,
                         )
                 elif data == CANCEL:
                     key = await loop.sock_recv(peer, _KEY.size)

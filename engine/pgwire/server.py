@@ -79,8 +79,14 @@ class PgServer:
         self._listener = await loop.create_server(accept, host, port)
         return int(self._listener.sockets[0].getsockname()[1])
 
-    async def adopt(self, client: socket.socket, on_closed: Callable[[], None]) -> None:
-        """Serve a socket that somebody else accepted; `on_closed` is called once it is done with."""
+    async def adopt(
+        self, client: socket.socket, on_closed: Callable[[], None], *, writer: bool = False
+    ) -> None:
+        """Serve a socket that somebody else accepted; `on_closed` is called once it is done with.
+
+        `writer`: the client came for a writer and is refused by any other instance. The catalog may
+        have named this one already while it is still a replica, and its reads would be of the past.
+        """
         wire = self._wire()
         client.setblocking(False)
         try:
@@ -90,7 +96,7 @@ class PgServer:
             client.close()
             on_closed()
             return
-        self._spawn(wire, on_closed)
+        self._spawn(wire, on_closed, writer=writer)
 
     async def stop(self) -> None:
         """Tell every client that the server is going, and close."""
@@ -122,8 +128,9 @@ class PgServer:
     def _wire(self) -> Wire:
         return Wire(self._config.message_bytes_max)
 
-    def _spawn(self, wire: Wire, on_closed: Callable[[], None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(wire), name="client")
+    def _spawn(self, wire: Wire, on_closed: Callable[[], None], *, writer: bool = False) -> None:
+        serving = self._serve(wire, writer=writer)
+        task = asyncio.get_running_loop().create_task(serving, name="client")
         self._clients[task] = wire
 
         def done(task: asyncio.Task[None]) -> None:
@@ -135,12 +142,12 @@ class PgServer:
 
         task.add_done_callback(done)
 
-    async def _serve(self, wire: Wire) -> None:
+    async def _serve(self, wire: Wire, *, writer: bool) -> None:
         try:
             async with asyncio.timeout(STARTUP_S):
                 startup = await self._greet(wire)
             if startup is not None:
-                await self._converse(wire, startup)
+                await self._converse(wire, startup, writer=writer)
         except TimeoutError:
             log.debug("a client said nothing for %.0f s", STARTUP_S)
         except SextetError as error:
@@ -176,7 +183,7 @@ class PgServer:
         elif self._relay_cancel is not None:
             await self._relay_cancel(number, pid, secret)
 
-    async def _converse(self, wire: Wire, startup: Startup) -> None:
+    async def _converse(self, wire: Wire, startup: Startup, *, writer: bool) -> None:
         user = startup.parameters.get("user", "")
         database = startup.parameters.get("database") or user
         if database not in (self._config.database, "postgres"):
@@ -192,6 +199,10 @@ class PgServer:
         engine = self._engine()
         if engine is None:
             raise Unavailable("the instance is starting; try again")
+        if writer and self._in_recovery():
+            refusal = "this instance is not the open writer (yet, or any more); connect again"
+            wire.write(codec.error("57P03", refusal, severity="FATAL"))
+            return
         if len(self._clients) > self._config.sessions_max:
             wire.write(codec.error("53300", "sorry, too many clients already", severity="FATAL"))
             return

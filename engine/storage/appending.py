@@ -125,7 +125,7 @@ class _Inbox:
         writers: dict[tuple[VolumeId, Epoch], dict[Segment, int]] = {}
         for item in taken:
             writers.setdefault((item.volume, item.epoch), {}).update(item.segments)
-        every = {segment for segments in writers.values() for segment in segments}
+        every = dict.fromkeys(s for segments in writers.values() for s in segments)
         scls = await self._state.durable_scls(every)
         return [
             _ack(self._state, volume, epoch, {s: (scls[s], sent) for s, sent in segments.items()})

@@ -232,3 +232,11 @@ async def test_a_caller_cancelled_while_it_commits_leaves_no_transaction_open(ca
             registering.cancel()
             await asyncio.wait({registering})
             await _register(catalog, "storage-3", f"c{number}")
+
+
+async def test_a_writer_of_an_old_epoch_adds_no_group(catalog):
+    assert await catalog.add_group(1, 0, NODES, time_us=1, epoch=0)
+    assert await catalog.advance_epoch(await catalog.cluster("main"), time_us=1)
+    assert not await catalog.add_group(1, 1, NODES, time_us=1, epoch=0)
+    assert len(await catalog.memberships(1)) == 1
+    assert await catalog.add_group(1, 1, NODES, time_us=1, epoch=1)

@@ -7,6 +7,8 @@ time is killed, and so is the writer that recovers from it, half-way.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cluster.faults.catalogue import Fault, Kind
@@ -19,15 +21,37 @@ from engine.steps import Step
 SAFETY_S = 9.0
 
 PROVOCATION = (
-    Fault(Kind.ROT_PAGE, "storage-6", 1.2),
+    *(Fault(Kind.ROT_PAGE, "storage-6", 1.2 + 0.4 * n) for n in range(10)),
     Fault(Kind.ROT_LOG, "storage-6", 1.4),
     Fault(Kind.KILL, "storage-5", 1.5, 2.5),
-    Fault(Kind.ROT_PAGE, "storage-6", 2.0),
-    Fault(Kind.ROT_PAGE, "storage-6", 3.0),
     Fault(Kind.FAILOVER, "main-2", 3.2),
-    Fault(Kind.POWER, "storage-6", 4.2, 0.3),
-    Fault(Kind.FAILOVER, "main-1", 6.0),
+    Fault(Kind.KILL, "storage-6", 4.2, 0.3),
+    Fault(Kind.KILL, "storage-4", 4.6, 1.8),
+    Fault(Kind.FAILOVER, "main-1", 5.5),
+    Fault(Kind.FAILOVER, "main-3", 6.5),
 )
+
+LONG_AWAY = (
+    Fault(Kind.KILL, "storage-5", 5.5, 3.5),
+    Fault(Kind.KILL, "storage-4", 10.0, 3.5),
+)
+"""A page copy needs peers that have dropped their logs, which they do only some time after an opening."""
+
+MUCH_ROT = tuple(
+    Fault(Kind.ROT_PAGE, node, 4.4 + 0.2 * n)
+    for node in ("storage-1", "storage-6")
+    for n in range(15)
+)
+
+
+def provocation(step: Step) -> tuple[Fault, ...]:
+    match step:
+        case Step.COPY:
+            return LONG_AWAY
+        case Step.REPAIR:
+            return (*PROVOCATION, *MUCH_ROT)
+        case _:
+            return PROVOCATION
 
 
 def plan(step: Step, when: str, *, seed: int = 1) -> Plan:
@@ -43,12 +67,13 @@ def plan(step: Step, when: str, *, seed: int = 1) -> Plan:
         shape=Shape(
             group_pages=16,
             max_pages=16 * 64,
+            storage=replace(Shape().storage, wal_file_bytes=4096, frame_cache_bytes=4096),
             instance=InstanceConfig(pool_pages=16),
             volume=VolumeConfig(frame_bytes_max=4096),
         ),
         mix=Mix(clients=4, think_s=0.03, big_rows=40),
-        schedule=(*PROVOCATION, *crashes),
-        safety_s=SAFETY_S,
+        schedule=(*provocation(step), *crashes),
+        safety_s=16.0 if step is Step.COPY else SAFETY_S,
     )
 
 
@@ -62,4 +87,4 @@ def test_a_crash_at_this_step_and_again_in_the_recovery_from_it(step: Step, when
     result = run(plan(step, when))
     assert result.ok, judged(result)
     assert result.steps.get((when, step), 0) >= 2, "the step was not taken again after the crash"
-    assert result.faults["power"][1] >= 2, "nobody crashed there"
+    assert result.faults["power"][1] >= 1, "nobody crashed there"
