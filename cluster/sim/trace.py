@@ -55,9 +55,9 @@ class Trace:
         now = round(self._clock(), 6)
         self.count += 1
         self.recent.append((now, kind, node, fields))
-        line = self._encode({"t": now, "kind": kind, "node": node, **fields})
-        self._hash.update(line.encode())
+        self._hash.update(repr((now, kind, node, fields)).encode())
         if self._out is not None:
+            line = self._encode({"t": now, "kind": kind, "node": node, **fields})
             self._out.write(line + "\n")
 
     @property

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from engine.errors import SextetError
+from engine.errors import DiskFull, SextetError
 from engine.net.methods import (
     APPEND,
     ASSIGN_SEGMENTS,
@@ -181,8 +181,13 @@ class StorageNode:
             return False
         changed = segment.row.membership != membership
         if changed and membership.epoch >= segment.row.membership.epoch:
+            before = segment.row.membership
             segment.row = replace(segment.row, membership=membership)
-            await state.put_rows(state.volume(assignment.volume), [segment])
+            try:
+                await state.put_rows(state.volume(assignment.volume), [segment])
+            except DiskFull:
+                segment.row = replace(segment.row, membership=before)
+                raise
         return True
 
     async def _create(self, volume_id: int, membership: Membership) -> None:

@@ -205,3 +205,16 @@ async def test_a_repair_without_room_is_made_later(group: Group) -> None:
         await node.scrub()
     assert not node.stopped
     assert await node.read([page], log.last) == [log.page_at(page, log.last)]
+
+
+async def test_a_membership_that_found_no_room_is_not_confirmed_when_asked_again(
+    make: Make,
+) -> None:
+    node = await make("a")
+    with no_room(node, "put_segments"):
+        for _ in range(2):
+            with pytest.raises(DiskFull):
+                await node.assign(epoch=2, create=False)
+    assert node.segment().row.membership.epoch == 1
+    await node.assign(epoch=2, create=False)
+    assert node.segment().row.membership.epoch == 2
