@@ -211,6 +211,7 @@ async def test_a_membership_that_found_no_room_is_not_confirmed_when_asked_again
     make: Make,
 ) -> None:
     node = await make("a")
+    await node.assign()
     with no_room(node, "put_segments"):
         for _ in range(2):
             with pytest.raises(DiskFull):
