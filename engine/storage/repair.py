@@ -90,12 +90,12 @@ async def _read(
 
 async def _put(state: NodeState, segment: Segment, rotten: PageVersion, good: PageVersion) -> None:
     """Write the good version; the rotten one goes if nobody can need just that one any more."""
+    state.runtime.steps.before(Step.REPAIR)
     key = segment.row.id
     if good.lsn <= max(rotten.lsn, segment.floor):
         write = state.store.replace_version(key, rotten.page, rotten.lsn, good)
     else:
         write = state.store.put_versions(key, [good])
-    state.runtime.steps.before(Step.REPAIR)
     await state.guarded(write)
     state.runtime.steps.after(Step.REPAIR)
 

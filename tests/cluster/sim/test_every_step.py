@@ -71,7 +71,7 @@ def plan(step: Step, when: str, *, seed: int = 1) -> Plan:
             instance=InstanceConfig(pool_pages=16),
             volume=VolumeConfig(frame_bytes_max=4096),
         ),
-        mix=Mix(clients=4, think_s=0.03, big_rows=40),
+        mix=Mix(clients=2, think_s=0.03, big_rows=40),
         schedule=(*provocation(step), *crashes),
         safety_s=16.0 if step is Step.COPY else SAFETY_S,
     )
