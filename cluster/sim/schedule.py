@@ -102,6 +102,8 @@ def check(plan: Plan, where: str) -> None:
     mix = plan.mix
     if mix.clients < 1 or not mix.think_s > 0:
         raise ConfigError(f"{where}: there must be a client, and think_s must be above 0")
+    if not 0 <= mix.readers <= mix.clients:
+        raise ConfigError(f"{where}: readers is {mix.readers}, not 0 to clients ({mix.clients})")
     if not 0 <= mix.reader_share <= 1:
         raise ConfigError(f"{where}: reader_share is {mix.reader_share}, not 0 to 1")
     refuse_unknown(mix.weights, set(SCRIPTS), f"{where}: weights")

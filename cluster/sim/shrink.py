@@ -134,7 +134,8 @@ def _fewer_replicas(plan: Plan) -> Iterator[Plan]:
 def _fewer_clients(plan: Plan) -> Iterator[Plan]:
     for count in sorted({1, 2, plan.mix.clients // 2}):
         if 0 < count < plan.mix.clients:
-            yield replace(plan, mix=replace(plan.mix, clients=count))
+            readers = min(plan.mix.readers, count - 1)
+            yield replace(plan, mix=replace(plan.mix, clients=count, readers=readers))
 
 
 def _fewer_kinds(plan: Plan) -> Iterator[Plan]:
