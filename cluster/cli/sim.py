@@ -213,7 +213,8 @@ def _one(asked: _Asked, options: SimOptions) -> int:
     else:
         report.print_totals(totals, outcome)
         if span is not None:
-            report.print_timeline(events, Focus(*span))
+            overview = options.timeline == "all"
+            report.print_timeline(events, Focus(*span, () if overview else None))
         report.print_failures(failures)
     return EXIT_FAILED if failures else 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
@@ -59,6 +59,8 @@ class Bound:
         return cls(found[1], float(found[2]))
 
 
+ONCE = Bound(">=", 1)
+
 COUNTS = ("commits", "reads", "failed_writes", "failed_reads", "unknown")
 """What can be counted in a window of time, and over the whole run."""
 
@@ -80,8 +82,8 @@ class Expect:
     """commits, reads … as COUNTS; recoveries, failovers; longest_pause in seconds without a commit."""
     marks: tuple[Mark, ...] = ()
     steps: tuple[Step, ...] = ()
-    effects: tuple[Kind, ...] | None = None
-    """Kinds of fault that must have changed something; None: all that the plan has."""
+    effects: tuple[tuple[Kind, Bound], ...] | None = None
+    """How often kinds of fault must have changed something; None: each that the plan has at least once."""
     windows: tuple[Window, ...] = ()
     required: bool = False
     """It was written for a scenario: a fault without effect is a failed run."""
@@ -95,9 +97,7 @@ class Expect:
             bounds=_bounds(value, (*COUNTS, *WHOLE), where),
             marks=_members(Mark, value.get("marks", []), f"{where}.marks"),
             steps=_members(Step, value.get("steps", []), f"{where}.steps"),
-            effects=_members(Kind, value["effects"], f"{where}.effects")
-            if "effects" in value
-            else None,
+            effects=_effects(value["effects"], f"{where}.effects") if "effects" in value else None,
             windows=tuple(
                 _window(one, f"{where}.window {n}")
                 for n, one in enumerate(_listed(value.get("window", []), f"{where}.window"), 1)
@@ -112,7 +112,7 @@ class Expect:
             if getattr(self, name):
                 plain[name] = [label(member) for member in getattr(self, name)]
         if self.effects is not None:
-            plain["effects"] = [kind.value for kind in self.effects]
+            plain["effects"] = {kind.value: str(bound) for kind, bound in self.effects}
         if self.windows:
             plain["window"] = [
                 {"from_s": w.from_s, "to_s": w.to_s, **{n: str(b) for n, b in w.bounds}}
@@ -137,16 +137,21 @@ class Expect:
                 findings.add("steps", f"nobody took the step {step.value}")
         for window in self.windows:
             _judge_window(window, result, findings)
-        for kind in self._must_have_effect(result):
+        for kind, bound in self._must_have_effect(result):
             fired, effective = result.faults.get(kind.value, (0, 0))
-            if not effective:
-                findings.add("effects", f"{kind.value} fired {fired} times and changed nothing")
+            if not bound.holds(effective):
+                findings.add(
+                    "effects",
+                    f"{kind.value} fired {fired} times and changed something {effective} times, "
+                    f"expected {bound}",
+                )
         return findings.found
 
-    def _must_have_effect(self, result: Result) -> list[Kind]:
+    def _must_have_effect(self, result: Result) -> Sequence[tuple[Kind, Bound]]:
         if self.effects is not None:
-            return list(self.effects)
-        return sorted({f.kind for f in result.plan.schedule}) if self.required else []
+            return self.effects
+        kinds = sorted({f.kind for f in result.plan.schedule}) if self.required else []
+        return [(kind, ONCE) for kind in kinds]
 
 
 def label(member: Enum) -> str:
@@ -175,6 +180,14 @@ def _members(kind: type[E], value: Any, where: str) -> tuple[E, ...]:
     if strange:
         raise ConfigError(f"{where}: there is no {strange[0]!r}; there are {', '.join(known)}")
     return tuple(known[name] for name in value)
+
+
+def _effects(value: Any, where: str) -> tuple[tuple[Kind, Bound], ...]:
+    """A list of kinds, or a table of kinds and bounds."""
+    if isinstance(value, list):
+        return tuple((kind, ONCE) for kind in _members(Kind, value, where))
+    kinds = _members(Kind, list(table(value, where)), where)
+    return tuple((kind, Bound.parse(value[kind.value], f"{where}.{kind.value}")) for kind in kinds)
 
 
 def _window(value: Any, where: str) -> Window:

@@ -3,7 +3,7 @@
     t (s)      node        event
      8.000000  az3         ! az-down begins
      8.000000  storage-5   ! dies: fault: az-down
-                           · 41 messages, 12 persists, VDL 311 → 340 (main-1), 3 committed
+                           · 41 messages, 12 persist, 3 transactions committed, VDL 311 → 340 (main-1)
      8.204113  c2          > c2/14 append on main-1
 
 `>` asks or is asked to, `<` answers, `=` a state or step, `!` a fault, a death, an error, an objection,
@@ -17,6 +17,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from rich.text import Text
@@ -35,10 +36,13 @@ COLUMNS = 100
 ROUTINE = frozenset(
     {
         *("receive", "persist", "ack", "seal", "create", "coalesce", "collect", "drop-log", "fill"),
-        *("copy", "repair", "send", "durable", "apply", "confirm"),
+        *("copy", "repair", "send", "durable", "apply", "confirm", "fence", "truncate"),
     }
 )
-"""Steps that a node takes all the time: counted, not shown."""
+"""Steps that a node takes all the time, or that six nodes take at once: counted, not shown."""
+
+MARKS_MAX = 3
+"""The same mark is shown so often, then counted."""
 
 MESSAGES = frozenset({"send", "recv"})
 
@@ -86,7 +90,7 @@ def _names(transactions: Iterable[Transaction]) -> tuple[str, ...]:
 
 
 class Collector:
-    """A file-like object for a run's trace that keeps events; of messages, only how many there were."""
+    """A file-like object for a run's trace: keeps its events, and of messages how many were sent."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -116,7 +120,7 @@ def parse(line: str) -> Event:
 def lines(events: Iterable[Event], focus: Focus) -> list[Line]:
     """The timeline of `events`, which are in order."""
     inside = [e for e in events if focus.start <= e.t <= focus.end or e.kind == "violation"]
-    shown = list(_shown(inside, focus))
+    shown = list(_once(_shown(inside, focus)))
     if len(shown) > LINES_MAX:
         cut = len(shown) - LINES_MAX
         half = LINES_MAX // 2
@@ -128,14 +132,26 @@ def lines(events: Iterable[Event], focus: Focus) -> list[Line]:
 def _shown(events: Sequence[Event], focus: Focus) -> Iterator[Line]:
     unfinished = _unfinished(events)
     folded = _Folded()
+    marks: Counter[str] = Counter()
     for number, event in enumerate(events):
         line = _line(event, focus, broken_off=number in unfinished)
+        if event.kind == "mark":
+            marks[event.fields["mark"]] += 1
+            if marks[event.fields["mark"]] > MARKS_MAX:
+                line = None
         if line is None:
             folded.add(event)
             continue
         yield from folded.flush()
         yield line
     yield from folded.flush()
+
+
+def _once(shown: Iterable[Line]) -> Iterator[Line]:
+    """Equal lines in a row as one."""
+    for line, same in groupby(shown):
+        times = sum(1 for _ in same)
+        yield line if times == 1 else line._replace(what=f"{line.what} (× {times})")
 
 
 def _unfinished(events: Sequence[Event]) -> set[int]:
@@ -159,9 +175,8 @@ def _line(event: Event, focus: Focus, *, broken_off: bool) -> Line | None:
     t, kind, node, fields = event
     glyph, what = "=", ""
     match kind:
-        case "start":
-            life = fields["life"]
-            what = "starts" if life == 1 else f"starts again (life {life})"
+        case "start" if fields["life"] > 1:
+            what = f"starts again (life {fields['life']})"
         case "die":
             glyph, what = "!", f"dies: {fields['reason']}"
         case "fault":
@@ -218,8 +233,12 @@ class _Folded:
             case "vdl":
                 first, _ = self.vdl.get(event.node, (event.fields["lsn"], 0))
                 self.vdl[event.node] = (first, event.fields["lsn"])
+            case "mark":
+                self.counts[f"× {event.fields['mark']}"] += 1
             case "complete":
-                self.counts[f"others' {event.fields['outcome']}"] += 1
+                self.counts[f"transaction {event.fields['outcome']}"] += 1
+            case "start":
+                self.counts["start"] += 1
 
     def flush(self) -> Iterator[Line]:
         parts = [_many(n, what) for what, n in self.counts.items() if n]
@@ -233,7 +252,10 @@ class _Folded:
 
 
 def _many(n: int, what: str) -> str:
-    return f"{n} {what}s" if n != 1 and what == "message" else f"{n} {what}"
+    noun, space, rest = what.partition(" ")
+    if n != 1 and noun in ("message", "transaction", "start"):
+        noun += "s"
+    return f"{n} {noun}{space}{rest}"
 
 
 # -- on a terminal
