@@ -30,6 +30,8 @@ TRIES = 150
 SAFETY_MARGIN_S = 2.0
 """What is left of the safety phase after the last fault, for what comes of it."""
 
+SAFETY_MIN_S = 1.0
+
 AT_ONCE = frozenset({Kind.KILL, Kind.POWER, Kind.AZ_DOWN, Kind.WIPE})
 """With these, lasting 0 s means that the process starts again at once; with others, until healing."""
 
@@ -149,7 +151,7 @@ def _fewer_kinds(plan: Plan) -> Iterator[Plan]:
 def _shorter_run(plan: Plan) -> Iterator[Plan]:
     last = max((f.at + f.for_s for f in plan.schedule), default=0.0)
     for seconds in (last + SAFETY_MARGIN_S, plan.safety_s / 2):
-        if seconds < 0.9 * plan.safety_s:
+        if SAFETY_MIN_S <= seconds < 0.9 * plan.safety_s:
             yield replace(plan, safety_s=round(seconds, 3))
 
 
