@@ -42,7 +42,7 @@ ROUTINE = frozenset(
 """Steps that a node takes all the time, or that six nodes take at once: counted, not shown."""
 
 MARKS_MAX = 3
-"""The same mark is shown so often, then counted."""
+"""The same mark is shown once for so many nodes, then counted."""
 
 MESSAGES = frozenset({"send", "recv"})
 
@@ -132,13 +132,14 @@ def lines(events: Iterable[Event], focus: Focus) -> list[Line]:
 def _shown(events: Sequence[Event], focus: Focus) -> Iterator[Line]:
     unfinished = _unfinished(events)
     folded = _Folded()
-    marks: Counter[str] = Counter()
+    marks: dict[str, set[str]] = {}
     for number, event in enumerate(events):
         line = _line(event, focus, broken_off=number in unfinished)
         if event.kind == "mark":
-            marks[event.fields["mark"]] += 1
-            if marks[event.fields["mark"]] > MARKS_MAX:
+            nodes = marks.setdefault(event.fields["mark"], set())
+            if event.node in nodes or len(nodes) >= MARKS_MAX:
                 line = None
+            nodes.add(event.node)
         if line is None:
             folded.add(event)
             continue
@@ -198,8 +199,6 @@ def _line(event: Event, focus: Focus, *, broken_off: bool) -> Line | None:
             )
         case "phase":
             what = f"--- {fields['phase']} ---"
-        case "log":
-            glyph, what = "!", f"{fields['level']}: {fields['message']}"
         case "violation":
             glyph, what = "!", f"{fields['checker']} objects: {fields['message']}"
     return Line(t, node, glyph, what) if what else None
