@@ -10,7 +10,7 @@ SOURCES := engine cluster tests tools
 PYTEST := $(BIN)/python -m pytest -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test e2e check lint fmt proto lock clean run-venv dev-venv
+.PHONY: help up down test sim nightly e2e check lint fmt proto lock clean run-venv dev-venv
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -26,7 +26,13 @@ down: ## stop the cluster; its data stays in .sextet
 test: dev-venv ## run all tests (ARGS="-k name" for some)
 	$(PYTEST) -n 2 --dist loadfile $(ARGS)
 
+sim: run-venv ## run 300 simulated clusters under faults (ARGS="--seeds 301..600" for others)
+	$(BIN)/sextet sim --seeds 1..300 $(ARGS)
+
 # -- for developers
+
+nightly: run-venv ## run 3,000 simulated clusters, about an hour on two CPUs
+	$(BIN)/sextet sim --seeds 1..3000 $(ARGS)
 
 e2e: dev-venv ## run only the tests that start real processes
 	$(PYTEST) -m e2e $(ARGS)

@@ -17,6 +17,7 @@ PAGES = [
     "docs/glossary.md",
     "docs/inspecting.md",
     "docs/measurements.md",
+    "docs/simulation.md",
     "README.md",
     "tests/README.md",
 ]

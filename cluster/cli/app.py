@@ -171,6 +171,70 @@ def log(
 
 
 @app.command()
+def sim(
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Make this run; a random one by default.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="A..B", help="Make the runs of all these seeds.")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(metavar="J", min=1, help="Runs at a time; one for each CPU by default."),
+    ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Tell this story instead of drawing faults."),
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Make a run that --save has written.")
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the run, or the shortest that fails like it, to a file."
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write every event as a line of JSON.")
+    ] = None,
+    timeline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FROM..TO", help="Show what happened in these virtual seconds, or all."
+        ),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show the scenarios there are.")] = False,
+    shrink: Annotated[
+        bool, typer.Option(help="Look for the shortest fault schedule that still fails.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Run a whole cluster in virtual time under faults, and check it. Exit status 1: a violation."""
+    from cluster.cli.sim import SimOptions, list_scenarios, simulate
+
+    if list_:
+        list_scenarios(as_json=as_json)
+        return
+    sys.exit(
+        simulate(
+            SimOptions(
+                seed=seed,
+                seeds=seeds,
+                jobs=jobs,
+                scenario=scenario,
+                replay=replay,
+                save=save,
+                trace=trace,
+                timeline=timeline,
+                shrink=shrink,
+                as_json=as_json,
+            )
+        )
+    )
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     from importlib.metadata import version as installed

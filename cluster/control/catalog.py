@@ -20,9 +20,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
-
-import aiosqlite
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cluster.control.rows import Assignment, ClusterRow, InstanceRow, StorageRow
 from cluster.control.schema import FORMAT, SCHEMA
@@ -31,9 +29,12 @@ from cluster.local.layout import ClusterSpec, Layout, address
 from engine.errors import ConfigError
 from engine.types import Epoch, Member, Membership, NodeId, PgNo, VolumeId
 
+if TYPE_CHECKING:
+    import aiosqlite
+
 EVENTS_KEPT = 10_000
 
-Connect = Callable[[Path], Awaitable[aiosqlite.Connection]]
+Connect: TypeAlias = "Callable[[Path], Awaitable[aiosqlite.Connection]]"
 """Opens a database in autocommit mode."""
 
 
@@ -50,7 +51,7 @@ class Catalog:
 
         `connect` opens the database some other way than through aiosqlite's thread.
         """
-        db = await (connect(path) if connect else aiosqlite.connect(path, isolation_level=None))
+        db = await (connect or _connect)(path)
         try:
             await db.execute("PRAGMA journal_mode = WAL")
             await db.execute("PRAGMA synchronous = FULL")
@@ -334,6 +335,12 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
 
 
 # -- parts of transactions
+
+
+async def _connect(path: Path) -> aiosqlite.Connection:
+    import aiosqlite  # here, so that a simulator does without it
+
+    return await aiosqlite.connect(path, isolation_level=None)
 
 
 async def _one_or_none(db: aiosqlite.Connection, sql: str, *values: Any) -> aiosqlite.Row | None:

@@ -90,7 +90,6 @@ class DiskImage:
 
     def wipe(self) -> None:
         self.files.clear()
-        self.effect("wipe")
 
     def rot(self, folder: str) -> bool:
         """Flip one durable bit in a file of `folder`; False if there is none."""

@@ -178,11 +178,9 @@ class Injector:
                 image.misdirected_reads += 1
                 return False
             case Kind.ROT_LOG:
-                image.rot("wal")
-                return False
+                return image.rot("wal")
             case Kind.ROT_PAGE:
-                rot_version(process.memory, image, self._rng)
-                return False
+                return rot_version(process.memory, image, self._rng)
             case Kind.CLOCK_SKEW:
                 process.skew_us += int(fault.param("seconds", 3600.0) * 1e6)
                 return True

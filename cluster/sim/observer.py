@@ -107,6 +107,12 @@ class Observer:
 
     # -- afterwards
 
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """Names of the instances that opened the volume, in the order of their epochs."""
+        opened = sorted(self.openings, key=lambda o: o.epoch)
+        return tuple(o.writer.partition("#")[0] for o in opened)
+
     def log(self, findings: Findings | None = None) -> CommittedLog:
         """All that was ever sent, less what recoveries annulled and what was never durable."""
         durable = max((o.durable for o in self.openings), default=0)

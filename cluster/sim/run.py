@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import IO, Any
 
 from cluster.endpoint.balance import Kind
@@ -29,7 +30,7 @@ from cluster.sim.checkers import (
 )
 from cluster.sim.checkers.oracle import Observation, Oracle
 from cluster.sim.faults import Injector, effects
-from cluster.sim.history import BankRead
+from cluster.sim.history import BankRead, History
 from cluster.sim.loop import Stalled
 from cluster.sim.observer import Observer, quiet
 from cluster.sim.sqlwire import Failed
@@ -73,11 +74,20 @@ class Result:
     marks: dict[Mark, int]
     steps: dict[tuple[str, Step], int]
     checks: dict[str, int]
+    writers: tuple[str, ...] = ()
+    """Who opened the volume, epoch by epoch."""
+    healed_at: float | None = None
+    history: History = field(default_factory=History)
     recent: list[tuple[float, str, str, dict[str, Any]]] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         return not self.violations
+
+    @property
+    def failovers(self) -> int:
+        """How often another instance than before became the writer."""
+        return sum(one != other for one, other in pairwise(self.writers))
 
 
 def run(plan: Plan, *, out: IO[str] | None = None) -> Result:
@@ -108,6 +118,9 @@ def run(plan: Plan, *, out: IO[str] | None = None) -> Result:
             marks=dict(sorted(world.marks.items())),
             steps=dict(sorted(world.steps.items())),
             checks=story.checks,
+            writers=story.observer.writers,
+            healed_at=story.healed_at,
+            history=story.workload.history,
             recent=list(world.trace.recent) if violations else [],
         )
     finally:

@@ -25,13 +25,12 @@ KINDS = {
     "before": "a protocol step is about to be taken: step",
     "after": "a protocol step was taken: step",
     "mark": "something that should happen sometimes: mark",
-    "fault": "a fault begins, ends or has an effect: fault, target, and its parameters",
-    "invoke": "a client begins a transaction: transaction",
+    "fault": "a fault begins or ends: fault, phase",
+    "invoke": "a client begins a transaction: transaction, what, on",
     "complete": "it ended: transaction, outcome, commit_lsn",
-    "vdl": "VDL has moved: lsn",
+    "vdl": "VDL has moved: lsn, epoch",
     "view": "the catalog's view changed: writer, epoch",
-    "phase": "safety, heal, liveness, end",
-    "log": "a node logged a warning or an error: level, message",
+    "phase": "start, safety, heal, liveness, end: phase",
     "violation": "a checker objects: checker, message",
 }
 

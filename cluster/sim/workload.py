@@ -48,6 +48,8 @@ class Mix:
     """How many clients there are, how long they think, and how often they do what (weights)."""
 
     clients: int = 4
+    readers: int = 0
+    """So many of them only read, and only through the reader endpoint."""
     think_s: float = 0.08
     reader_share: float = 0.3
     """Of transactions that only read, how many go through the reader endpoint."""
@@ -99,7 +101,8 @@ class Workload:
     def start(self) -> list[asyncio.Task[None]]:
         tasks = []
         for number in range(1, self.mix.clients + 1):
-            client = Client(self, f"c{number}")
+            only_reads = number > self.mix.clients - self.mix.readers
+            client = Client(self, f"c{number}", only_reads=only_reads)
             self._clients.append(client)
             assert client.transport.life is not None
             tasks.append(client.transport.life.spawn(client.run(), name=client.name))
@@ -121,8 +124,9 @@ class Workload:
 class Client:
     """One client: connects, runs one transaction after the other, connects again when it must."""
 
-    def __init__(self, workload: Workload, name: str) -> None:
+    def __init__(self, workload: Workload, name: str, *, only_reads: bool = False) -> None:
         self.name = name
+        self.only_reads = only_reads
         self.workload = workload
         self.world = workload.world
         self.transport: SimTransport = self.world.client_host(name)
@@ -136,11 +140,14 @@ class Client:
     async def run(self) -> None:
         mix = self.workload.mix
         kinds = sorted(mix.weights)
-        weights = [mix.weights[kind] for kind in kinds]
+        if self.only_reads:
+            kinds = sorted(READ_ONLY)
+        weights = [mix.weights.get(kind, 1.0) for kind in kinds]
         while not self.workload.stop.is_set():
             await asyncio.sleep(self._rng.expovariate(1 / mix.think_s))
             (what,) = self._rng.choices(kinds, weights)
-            reads = what in READ_ONLY and self._rng.random() < mix.reader_share
+            share = 1.0 if self.only_reads else mix.reader_share
+            reads = what in READ_ONLY and self._rng.random() < share
             await self.transact(what, Kind.READER if reads else Kind.WRITER)
         await self.disconnect()
 

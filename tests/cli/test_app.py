@@ -15,7 +15,7 @@ from cluster.local import layout
 from cluster.local.folder import Folder
 from tests.cluster.control.test_catalog import make_layout
 
-COMMANDS = ["up", "down", "status", "sql", "import", "export", "log", "version"]
+COMMANDS = ["up", "down", "status", "sql", "import", "export", "log", "sim", "version"]
 
 
 def sextet(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -34,7 +34,7 @@ def test_every_command_has_help(command):
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
     assert "Usage" in result.output
-    if command != "version":
+    if command not in ("sim", "version"):
         assert "--data" in result.output
         assert "SEXTET_DATA" in result.output
 
@@ -48,7 +48,7 @@ def test_help_names_every_command():
 def test_help_does_not_import_what_only_a_command_needs():
     script = (
         "import sys, cluster.cli.app\n"
-        "heavy = {'grpc', 'psycopg', 'prompt_toolkit', 'asyncio', 'google.protobuf'}\n"
+        "heavy = {'cluster.sim', 'grpc', 'psycopg', 'prompt_toolkit', 'asyncio', 'google.protobuf'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(

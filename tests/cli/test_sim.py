@@ -1,0 +1,170 @@
+"""`sextet sim` as people use it: what it prints, its exit status, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.cli.app import app
+from cluster.cli.sim import parse_seeds, parse_span
+from cluster.sim.scenario import shipped
+from engine.errors import ConfigError
+
+FAILS = """
+name = "impossible"
+title = "Nobody can commit a million times in a second"
+story = "So the expectation is not met."
+
+[workload]
+clients = 1
+
+[run]
+seconds = 2
+
+[[fault]]
+kind = "kill"
+target = "storage-3"
+at = 1.0
+
+[expect]
+commits = ">= 1000000"
+
+[[expect.window]]
+from_s = 1.0
+to_s = 1.5
+commits = ">= 1000000"
+"""
+
+
+def sextet(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cluster.cli.app", "sim", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_scenarios_are_listed() -> None:
+    listed = CliRunner().invoke(app, ["sim", "--list"]).output
+    assert all(name in listed for name in shipped())
+    told = json.loads(CliRunner().invoke(app, ["sim", "--list", "--json"]).output)
+    assert [one["name"] for one in told] == list(shipped())
+    assert all(one["faults"] and one["story"] for one in told)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--seeds", "5..1"], "the second number must not be below the first"),
+        (["--seeds", "x"], "--seeds is 'x'; write A..B, as in 1..300"),
+        (["--seeds", "1..2", "--seed", "1"], "give --seed or --seeds, not both"),
+        (["--scenario", "none"], "there is no scenario none; there are az-plus-one"),
+        (["--replay", "none.json"], "none.json cannot be read: No such file or directory"),
+        (["--replay", "none.json", "--seed", "1"], "give nothing else"),
+        (["--seeds", "1..2", "--trace", "x"], "--trace shows one run: give one seed"),
+        (["--seeds", "1..2", "--timeline", "all"], "--timeline shows one run: give one seed"),
+        (["--seed", "1", "--timeline", "5"], "--timeline is '5'; write FROM..TO in seconds"),
+        (["--seed", "1", "--trace", "/none/x"], "/none/x cannot be written: No such file"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(arguments: list[str], said: str) -> None:
+    done = sextet(*arguments)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.startswith("sextet: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_seeds_and_spans() -> None:
+    assert list(parse_seeds("3..5")) == [3, 4, 5]
+    assert list(parse_seeds("3")) == [3]
+    assert parse_span("4..6.5") == (4.0, 6.5)
+    assert parse_span("4..") == (4.0, float("inf"))
+    assert parse_span("all") == (0.0, float("inf"))
+    for wrong in ("", "..a", "6..4", "7"):
+        with pytest.raises(ConfigError):
+            parse_span(wrong)
+
+
+@pytest.mark.sim
+def test_a_run_is_told_saved_replayed_and_traced(tmp_path: Path) -> None:
+    plan, trace = tmp_path / "plan.json", tmp_path / "trace.jsonl"
+    done = sextet("--scenario", "lose-an-az", "--seed", 5, "--save", plan, "--timeline", "4.9..5.3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for said in (
+        "A whole availability zone loses power",
+        "az-down  ",
+        "took effect",
+        "no violation",
+        "az3        ! az-down begins",
+        "virtual s per s",
+    ):
+        assert said in done.stdout
+    told = json.loads(sextet("--replay", plan, "--trace", trace, "--json").stdout)
+    assert told["ok"] is True
+    assert told["trace_hash"] in done.stdout
+    digest = hashlib.blake2b(digest_size=16)
+    for line in trace.read_text(encoding="utf-8").splitlines():
+        digest.update(line.encode())
+    assert digest.hexdigest() == told["trace_hash"]
+
+
+@pytest.mark.sim
+def test_a_failed_run_says_how_to_make_it_again_and_what_happened(tmp_path: Path) -> None:
+    file = tmp_path / "impossible.toml"
+    file.write_text(FAILS)
+    done = sextet("--scenario", file, "--seed", 3)
+    assert done.returncode == 1
+    assert f"again:   sextet sim --seed 3 --scenario {file}" in done.stdout
+    assert "expect: commits: commits is" in done.stdout
+    assert "storage-3  ! dies: fault: kill" in done.stdout
+    assert max(map(len, done.stdout.splitlines()[-30:])) <= 100
+
+    done = sextet("--scenario", file, "--seeds", "3..4", "--jobs", 2, "--json")
+    told = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert (told["ok"], told["runs"], told["failed"]) == (False, 2, 2)
+    assert [f["seed"] for f in told["failures"]] == [3, 4]
+    assert told["violated"] == {"expect/commits": 2, "expect/window": 2}
+    assert told["failures"][0]["shrunk"] is None  # fewer faults do not make an expectation true
+
+
+@pytest.mark.sim
+def test_ctrl_c_ends_every_child_and_says_how_far_it_got() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cluster.cli.app", "sim", "--seeds", "1..500", "--jobs", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    children: list[int] = []
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children) < 2 and process.poll() is None:
+        children = [int(pid) for pid in listed.read_text().split()]
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted after " in said
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+def test_the_simulator_needs_no_grpc_and_no_thread() -> None:
+    script = (
+        "import sys, threading, cluster.cli.sim\n"
+        "print(sorted({'grpc', 'aiosqlite', 'psycopg'} & set(sys.modules)), threading.active_count())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "[] 1\n", done.stderr
