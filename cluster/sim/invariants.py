@@ -163,7 +163,8 @@ class Invariants:
                     said.scl,
                 )
             self._durable(process, segment, said.scl)
-            self._remembers(process, segment, said.scl)
+            if not segment.row.damaged:  # an ack does not say
+                self._remembers(process, segment, said.scl)
             told.claim(epoch, said.scl)
 
     def _fence_reply(self, process: SimProcess, reply: pb.FenceReply, epoch: Epoch) -> None:
