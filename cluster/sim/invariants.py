@@ -24,11 +24,10 @@ Kinds
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from cluster.sim.checkers import Findings, Violation
+from cluster.sim.ledger import WRITE_QUORUM, Key, Ledger, Said
 from cluster.sim.transport import Data, Opening, Status
 from cluster.sim.world import SimProcess, World
 from engine.instance.node import Instance
@@ -38,44 +37,7 @@ from engine.net.pb import storage_pb2 as pb
 from engine.steps import Step
 from engine.storage.node import StorageNode
 from engine.storage.segment import Segment
-from engine.types import LSN, Epoch, NodeId, PgNo, Truncation
-
-WRITE_QUORUM = 4
-"""Not the code's own constant: that may be what is wrong."""
-
-Key = tuple[NodeId, str]
-"""A node and the incarnation that it speaks as."""
-
-
-class _Said(Protocol):
-    pg: int
-    scl: int
-
-
-@dataclass
-class _Segment:
-    """What one incarnation of a node has said of its segment of a group."""
-
-    claims: dict[Epoch, LSN] = field(default_factory=dict)
-    """The highest SCL acknowledged under each epoch."""
-    fenced: Epoch = 0
-    truncated: Epoch = 0
-    authority: Epoch = 0
-    """Of the newest truncation that it has put into force; the first epoch makes none."""
-
-    def claim(self, epoch: Epoch, scl: LSN) -> None:
-        self.claims[epoch] = max(scl, self.claims.get(epoch, 0))
-
-    def reached(self, truncations: Iterable[Truncation]) -> LSN:
-        """The highest SCL acknowledged that no recovery has annulled."""
-        return max(
-            (
-                scl
-                for epoch, scl in self.claims.items()
-                if not any(t.annuls(lsn=scl, epoch=epoch) for t in truncations)
-            ),
-            default=0,
-        )
+from engine.types import LSN, Epoch, PgNo
 
 
 class Invariants:
@@ -87,7 +49,7 @@ class Invariants:
         self._findings = Findings("invariants")
         self._methods: dict[int, tuple[str, bytes | None]] = {}  # by wire, as its opener numbers it
         self._epochs: dict[int, Epoch] = {}  # of the writer at the other end, by wire
-        self._segments: dict[tuple[Key, PgNo], _Segment] = {}
+        self._ledger = Ledger()
         self._on_disk: dict[tuple[str, PgNo], LSN] = {}  # by life: SCL that was compared
         self._fsyncs_failed: dict[str, int] = {}  # by life, when it was first seen
         self._healed: set[Key] = set()  # was damaged and called itself whole
@@ -174,9 +136,7 @@ class Invariants:
             if segment is None:
                 continue
             self.checks += 1
-            told = self._segments.setdefault(
-                ((process.name, said.incarnation), said.pg), _Segment()
-            )
+            told = self._ledger.of(process.name, said.incarnation, said.pg)
             if self._medium(process, segment)[0] < epoch:
                 self._add("fence-not-durable", process.name, f"is fenced at {epoch} in memory only")
             if said.damaged < segment.row.damaged:
@@ -249,9 +209,8 @@ class Invariants:
                 return found
         return None
 
-    def _of(self, process: SimProcess, segment: Segment) -> _Segment:
-        key = (process.name, segment.row.incarnation)
-        return self._segments.setdefault((key, segment.pg), _Segment())
+    def _of(self, process: SimProcess, segment: Segment) -> Said:
+        return self._ledger.of(process.name, segment.row.incarnation, segment.pg)
 
     def _medium(
         self, process: SimProcess, segment: Segment
@@ -285,7 +244,7 @@ class Invariants:
                 return
 
     def _remembers(
-        self, process: SimProcess, segment: Segment, scl: LSN, told: _Segment | None = None
+        self, process: SimProcess, segment: Segment, scl: LSN, told: Said | None = None
     ) -> None:
         if process.image.effects.get("lost write"):
             return  # its disk lied to it
@@ -293,7 +252,7 @@ class Invariants:
         truncations = process.node.state.volumes[segment.row.id.volume].truncations
         owed = told.reached(truncations)
         if (process.name, segment.row.incarnation) in self._healed:
-            owed = min(owed, self._counted(segment.pg, truncations))
+            owed = min(owed, self._ledger.counted(segment.pg, lambda s: s.reached(truncations)))
         if scl < owed:
             self._add(
                 "forgot",
@@ -303,20 +262,6 @@ class Invariants:
                 scl,
                 owed,
             )
-
-    def _counted(self, pg: PgNo, truncations: Iterable[Truncation]) -> LSN:
-        """How far a write quorum of nodes has ever acknowledged."""
-        return self._quorum_of({n: s.reached(truncations) for n, s in self._group(pg)})
-
-    def _group(self, pg: PgNo) -> list[tuple[Key, _Segment]]:
-        return [(key, told) for (key, group), told in self._segments.items() if group == pg]
-
-    def _quorum_of(self, values: dict[Key, LSN]) -> LSN:
-        best: dict[NodeId, LSN] = {}
-        for (node, _), value in values.items():
-            best[node] = max(value, best.get(node, 0))
-        ordered = sorted(best.values(), reverse=True)
-        return ordered[WRITE_QUORUM - 1] if len(ordered) >= WRITE_QUORUM else 0
 
     # -- steps
 
@@ -346,9 +291,7 @@ class Invariants:
         for pg in volume.memberships:
             self.checks += 1
             tail = volume.tails.at(pg, volume.vdl.lsn)
-            reached = self._quorum_of(
-                {n: max(s.claims.values(), default=0) for n, s in self._group(pg)}
-            )
+            reached = self._ledger.counted(pg, Said.highest)
             if tail > reached:
                 self._add(
                     "vdl-without-quorum",
@@ -364,10 +307,7 @@ class Invariants:
         self._vdl = max(self._vdl, opened.vdl.lsn)
         for pg, membership in volume.memberships.items():
             self.checks += 1
-            told = [
-                self._segments.get(((m.node, m.incarnation), pg), _Segment())
-                for m in membership.members
-            ]
+            told = [self._ledger.of(m.node, m.incarnation, pg) for m in membership.members]
             fenced = sum(t.fenced >= volume.epoch for t in told)
             truncated = sum(t.truncated >= volume.epoch for t in told)
             tail = opened.tails.get(pg, 0)
