@@ -27,6 +27,7 @@ from bisect import bisect_right
 from typing import Any
 
 from cluster.sim.checkers import Findings, Violation
+from cluster.sim.disk import DiskImage
 from cluster.sim.ledger import WRITE_QUORUM, Key, Ledger, Said
 from cluster.sim.transport import Data, Opening, Status
 from cluster.sim.world import SimProcess, World
@@ -37,6 +38,7 @@ from engine.net.pb import storage_pb2 as pb
 from engine.steps import Step
 from engine.storage.node import StorageNode
 from engine.storage.segment import Segment
+from engine.storage.walfile import Location
 from engine.types import LSN, Epoch, PgNo
 
 
@@ -231,9 +233,7 @@ class Invariants:
         for ref in reversed(segment.frames[:end]):
             if ref.last <= known:
                 return
-            place = ref.location
-            file = process.image.files.get(f"wal/{place.file:08d}.wal")
-            if ref.last <= scl and file is not None and file.durable < place.offset + place.length:
+            if ref.last <= scl and not _holds(process.image, ref.location):
                 self._add(
                     "ack-not-durable",
                     process.name,
@@ -246,8 +246,8 @@ class Invariants:
     def _remembers(
         self, process: SimProcess, segment: Segment, scl: LSN, told: Said | None = None
     ) -> None:
-        if process.image.effects.get("lost write"):
-            return  # its disk lied to it
+        if process.image.lies:
+            return  # a node need not see through its disk
         told = told or self._of(process, segment)
         truncations = process.node.state.volumes[segment.row.id.volume].truncations
         owed = told.reached(truncations)
@@ -351,3 +351,13 @@ class Invariants:
             if p.up and p.node is not None and p.node.writer is not None
         ]
         return max(open_now, key=lambda w: w.volume.epoch, default=None)
+
+
+def _holds(image: DiskImage, place: Location) -> bool:
+    """Whether the medium has the bytes, or the disk has lied, or the log file is collected."""
+    file = image.files.get(f"wal/{place.file:08d}.wal")
+    if file is None:
+        return True
+    end = place.offset + place.length
+    doomed = any(a < end and place.offset < b for a, b in file.doomed)
+    return file.durable >= end and (not doomed or image.lies > 0)
