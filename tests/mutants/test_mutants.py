@@ -15,7 +15,12 @@ from tests.mutants.hunt import Original, Verdict, hunt, table
 from tests.mutants.mutant import Edit, Mutant, NotApplicable, install, mutated, source_of
 from tests.mutants.registry import MUTANTS, by_name
 
-QUICK = {"ack-before-fsync": 1, "three-of-six": 1, "snapshot-moves": 1, "stale-writer": 2}
+QUICK = {
+    "commit-before-vdl": 2,
+    "failed-fsync-retried": 1,
+    "stale-writer": 1,
+    "vdl-rounded-up": 1,
+}
 """Each with a seed that shows it."""
 
 
