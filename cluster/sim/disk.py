@@ -51,6 +51,8 @@ class DiskImage:
         self.failing_syncs = 0
         """So many of the next fsyncs fail."""
         self.lying_syncs = 0
+        self.lies = 0
+        """How many syncs have lied so far."""
         self.misdirected_reads = 0
         self.effects: dict[str, int] = {}
         """How often a fault changed something."""
@@ -160,6 +162,7 @@ class _SimAppendFile:
         if covered > file.durable:
             if image.lying_syncs:
                 image.lying_syncs -= 1
+                image.lies += 1
                 file.doomed.append((file.durable, covered))
             file.durable = covered
         if not done.done():

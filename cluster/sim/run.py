@@ -31,6 +31,7 @@ from cluster.sim.checkers import (
 from cluster.sim.checkers.oracle import Observation, Oracle
 from cluster.sim.faults import Injector, effects
 from cluster.sim.history import BankRead, History
+from cluster.sim.invariants import Invariants
 from cluster.sim.loop import Stalled
 from cluster.sim.observer import Observer, quiet
 from cluster.sim.sqlwire import Failed
@@ -134,6 +135,7 @@ class _Story:
         self.findings = Findings("run")
         self.checks: dict[str, int] = {}
         self.observer = Observer(world)
+        self.invariants = Invariants(world)
         self.workload = Workload(world, plan.mix)
         self.injector = Injector(world, plan.schedule)
         self.healed_at: float | None = None
@@ -235,6 +237,7 @@ class _Story:
         found += log_findings.found
         if self.healed_at is not None:
             found += self._count("liveness", self._not_served(self.plan.liveness_s), 2)
+        found += self._count("invariants", self.invariants.check(), self.invariants.checks)
         found += self._count("observer", self.observer.check(log), len(self.observer.openings))
         found += self._count("listappend", listappend.check(history), len(history))
         found += self._count("registers", registers.check(history), len(history))

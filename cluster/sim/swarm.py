@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from cluster.faults.catalogue import Fault, Kind
 from cluster.local.layout import AZS
+from cluster.sim.plots import plots
 from cluster.sim.run import Plan
 from cluster.sim.workload import Mix
 from cluster.sim.world import Shape
@@ -158,6 +159,13 @@ def draw(seed: int, *, safety_s: float = SAFETY_S) -> Plan:
     ]
     if rng.random() < 0.5:
         faults += [d.at_step() for _ in range(rng.randint(1, 6))]
+    faults += plots(
+        seed,
+        storage=STORAGE,
+        instances=d.instances,
+        rotten=d.budget.rotten,
+        safety_s=safety_s,
+    )
     faults.sort(key=lambda f: (f.at, f.kind, f.target))
     return Plan(
         seed=seed,

@@ -164,6 +164,8 @@ class World:
         """Called with each writer that has opened the volume, before it serves anybody."""
         self.epoch_open = 0
         """The highest volume epoch that a writer has opened."""
+        self.on_wire: list[Callable[[str, dict[str, Any]], None]] = []
+        """Called with each "send" and "recv" of the network, in its moment."""
         self.restart_s = 0.15
         resize_groups(self.shape.group_pages)
         self.layout = self._make_layout()
@@ -376,6 +378,8 @@ class World:
         self.trace.emit("mark", node, mark=mark.value)
 
     def _on_wire(self, kind: str, event: dict[str, Any]) -> None:
+        for listener in self.on_wire:
+            listener(kind, event)
         item = event["item"]
         match item:
             case Opening(method=method):

@@ -25,6 +25,14 @@ class MemoryPageStore:
         self._truncations: dict[VolumeId, tuple[Truncation, ...]] = {}
         self.versions: dict[SegmentId, dict[PageNo, _Versions]] = {}
 
+    def row(self, segment: SegmentId) -> SegmentRow | None:
+        """What a restart would find of the segment: for whoever looks at the medium."""
+        return self._segments.get(segment)
+
+    def ranges(self, volume: VolumeId) -> tuple[Truncation, ...]:
+        """Likewise of the volume's truncations."""
+        return self._truncations.get(volume, ())
+
     async def open(self, *, name: str, incarnation: str) -> str:
         if self._identity is None:
             self._identity = (name, incarnation)

@@ -1,0 +1,363 @@
+"""Promises of the protocol, checked at the moment at which they are made: on the wire, against the disk.
+
+The checkers judge what clients saw, and that takes a second failure in the right place: an ack that
+was a lie costs a commit only once three more copies are gone. Here every ack, fence and truncation that
+leaves a storage node is compared with what its medium holds, and with what it has said before. A
+promise is broken when it is made, so this sees errors that a thousand runs would forgive.
+
+Kinds
+- ack-not-durable (G1): an SCL is told that the node's disk does not hold.
+- ack-after-failed-fsync (G1): a life whose fdatasync failed went on to acknowledge.
+- ack-after-fence (G3): a node acknowledged redo of an epoch below the one it had told a fence of.
+- forgot (G1): a node that does not call itself damaged is without redo that it had acknowledged.
+- hides-damage (G1): a damaged segment answers a fence as if it had lost nothing.
+- fence-not-durable, epoch-forgotten (G3): a fence was answered or is over, and its epoch is not there.
+- truncation-not-durable, truncation-forgotten (G2): likewise for a truncation.
+- vdl-without-quorum (G1): VDL moved although fewer than four nodes had acknowledged everything below.
+- opened-without-fence, opened-without-truncation, opened-without-redo (G1-G3): a recovery ended although
+  fewer than four nodes were fenced, or truncated, or had everything at or below its VDL.
+- coalesced-above-vdl (G2): page versions hold what was never durable.
+- shown-above-vdl (G5): an instance shows its readers a state that is not durable.
+- collected-too-far (G5): a segment refuses a read point that the writer or a replica of it holds.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Any
+
+from cluster.sim.checkers import Findings, Violation
+from cluster.sim.disk import DiskImage
+from cluster.sim.ledger import WRITE_QUORUM, Key, Ledger, Said
+from cluster.sim.transport import Data, Opening, Status
+from cluster.sim.world import SimProcess, World
+from engine.instance.node import Instance
+from engine.instance.writer import Writer
+from engine.net.methods import APPEND, FENCE, GOSSIP, TRUNCATE
+from engine.net.pb import storage_pb2 as pb
+from engine.steps import Step
+from engine.storage.node import StorageNode
+from engine.storage.segment import Segment
+from engine.storage.walfile import Location
+from engine.types import LSN, Epoch, PgNo
+
+
+class Invariants:
+    """Attach before the world starts; `check` at the end says what was seen."""
+
+    def __init__(self, world: World) -> None:
+        self.checks = 0
+        self._world = world
+        self._findings = Findings("invariants")
+        self._methods: dict[int, tuple[str, bytes | None]] = {}  # by wire, as its opener numbers it
+        self._epochs: dict[int, Epoch] = {}  # of the writer at the other end, by wire
+        self._ledger = Ledger()
+        self._on_disk: dict[tuple[str, PgNo], LSN] = {}  # by life: SCL that was compared
+        self._fsyncs_failed: dict[str, int] = {}  # by life, when it was first seen
+        self._healed: set[Key] = set()  # was damaged and called itself whole
+        self._vdl: LSN = 0
+        world.on_wire.append(self._wire)
+        world.on_step.append(self._step)
+        world.on_writer.append(self._opened)
+
+    def check(self) -> list[Violation]:
+        return self._findings.found
+
+    def _add(self, kind: str, node: str, message: str, *lsns: LSN) -> None:
+        now = self._world.loop.time()
+        self._findings.add(kind, f"{node} {message}", lsns=lsns, nodes=(node,), at=now)
+
+    # -- the wire
+
+    def _wire(self, kind: str, event: dict[str, Any]) -> None:
+        item, number = event["item"], event["wire"]
+        if isinstance(item, Opening):
+            if kind == "send":
+                self._methods[number] = (item.method, item.request)
+            return
+        # The end that accepted a wire has the number after the opener's.
+        method, request = self._methods.get(number - 1, ("", None))
+        if isinstance(item, Status):
+            if kind == "send":
+                self._methods.pop(number - 1, None)
+            return
+        if not isinstance(item, Data) or not method:
+            return
+        process = self._world.processes.get(event["host"])
+        if process is None or process.kind != "storage" or process.node is None:
+            return
+        if kind == "recv":
+            if method == APPEND.path and number not in self._epochs:
+                self._epochs[number] = pb.AppendRequest.FromString(item.body).epoch
+            return
+        self._sent(process, method, request, number, item.body)
+
+    def _sent(
+        self, process: SimProcess, method: str, request: bytes | None, wire: int, body: bytes
+    ) -> None:
+        if method == APPEND.path:
+            self._append_ack(process, pb.AppendAck.FromString(body), self._epochs.get(wire, 0))
+        elif method == FENCE.path and request is not None:
+            epoch = pb.FenceRequest.FromString(request).epoch
+            self._fence_reply(process, pb.FenceReply.FromString(body), epoch)
+        elif method == TRUNCATE.path and request is not None:
+            asked = pb.TruncateRequest.FromString(request)
+            self._truncate_reply(process, pb.TruncateReply.FromString(body), asked)
+        elif method == GOSSIP.path:
+            self._gossip_reply(process, pb.GossipReply.FromString(body))
+
+    def _append_ack(self, process: SimProcess, ack: pb.AppendAck, epoch: Epoch) -> None:
+        if ack.refusal != pb.REFUSAL_NONE:
+            return
+        life = f"{process.life!r}"
+        failed = process.image.effects.get("fsync failed", 0)
+        if failed > self._fsyncs_failed.setdefault(life, failed):
+            self._add("ack-after-failed-fsync", process.name, "acknowledged after a failed fsync")
+        for said in ack.segments:
+            segment = self._find(process, said.pg)
+            if segment is None:
+                continue
+            self.checks += 1
+            told = self._of(process, segment)
+            if epoch < told.fenced:
+                self._add(
+                    "ack-after-fence",
+                    process.name,
+                    f"acknowledged redo of epoch {epoch}, fenced at {told.fenced}",
+                    said.scl,
+                )
+            self._durable(process, segment, said.scl)
+            if not segment.row.damaged:  # an ack does not say
+                self._remembers(process, segment, said.scl)
+            told.claim(epoch, said.scl)
+
+    def _fence_reply(self, process: SimProcess, reply: pb.FenceReply, epoch: Epoch) -> None:
+        authority = max((t.epoch for t in reply.truncations), default=0)
+        for said in reply.segments:
+            segment = self._find(process, said.pg)
+            if segment is None:
+                continue
+            self.checks += 1
+            told = self._ledger.of(process.name, said.incarnation, said.pg)
+            if self._medium(process, segment)[0] < epoch:
+                self._add("fence-not-durable", process.name, f"is fenced at {epoch} in memory only")
+            if said.damaged < segment.row.damaged:
+                self._add("hides-damage", process.name, f"denies to have lost of group {said.pg}")
+            if said.epoch < told.fenced:
+                self._add("epoch-forgotten", process.name, f"is at {said.epoch}, was {told.fenced}")
+            if authority < told.authority:
+                self._add(
+                    "truncation-forgotten",
+                    process.name,
+                    f"knows epoch {authority}'s truncation, knew that of epoch {told.authority}",
+                )
+            self._durable(process, segment, said.scl)
+            if not said.damaged:
+                self._remembers(process, segment, said.scl, told)
+            told.fenced = max(told.fenced, epoch)
+
+    def _truncate_reply(
+        self, process: SimProcess, reply: pb.TruncateReply, asked: pb.TruncateRequest
+    ) -> None:
+        for said in reply.segments:
+            segment = self._find(process, said.pg)
+            if segment is None:
+                continue
+            self.checks += 1
+            told = self._of(process, segment)
+            if {(t.epoch, t.low, t.high) for t in asked.truncations} - self._medium(
+                process, segment
+            )[1]:
+                self._add(
+                    "truncation-not-durable",
+                    process.name,
+                    f"has epoch {asked.epoch}'s truncation in memory only",
+                )
+            self._durable(process, segment, said.scl)
+            told.claim(asked.epoch, said.scl)
+            told.truncated = max(told.truncated, asked.epoch)
+            told.authority = max([told.authority, *(t.epoch for t in asked.truncations)])
+
+    def _gossip_reply(self, process: SimProcess, reply: pb.GossipReply) -> None:
+        epochs = {said.volume: said.epoch for said in reply.volumes}
+        authority = max((t.epoch for v in reply.volumes for t in v.truncations), default=0)
+        for said in reply.segments:
+            segment = self._find(process, said.pg)
+            if segment is None:
+                continue
+            self.checks += 1
+            told = self._of(process, segment)
+            if epochs.get(said.volume, 0) < told.fenced:
+                self._add(
+                    "epoch-forgotten",
+                    process.name,
+                    f"is at {epochs.get(said.volume, 0)}, was fenced at {told.fenced}",
+                )
+            if authority < told.authority:
+                self._add(
+                    "truncation-forgotten",
+                    process.name,
+                    f"knows epoch {authority}'s truncation, knew that of epoch {told.authority}",
+                )
+            if not said.damaged:
+                self._remembers(process, segment, said.scl)
+
+    # -- what a node says against what it has, and has said
+
+    def _find(self, process: SimProcess, pg: PgNo) -> Segment | None:
+        for volume in process.node.state.volumes.values():
+            found: Segment | None = volume.segments.get(pg)
+            if found is not None:
+                return found
+        return None
+
+    def _of(self, process: SimProcess, segment: Segment) -> Said:
+        return self._ledger.of(process.name, segment.row.incarnation, segment.pg)
+
+    def _medium(
+        self, process: SimProcess, segment: Segment
+    ) -> tuple[Epoch, set[tuple[Epoch, LSN, LSN]]]:
+        """The epoch and the truncations that a restart would find."""
+        row = process.memory.row(segment.row.id)
+        ranges = process.memory.ranges(segment.row.id.volume)
+        return row.epoch if row is not None else 0, {(t.epoch, t.low, t.high) for t in ranges}
+
+    def _durable(self, process: SimProcess, segment: Segment, scl: LSN) -> None:
+        """Every frame up to `scl` is on the medium, as far as the disk itself knows."""
+        life = f"{process.life!r}"
+        known = self._on_disk.get((life, segment.pg), 0)
+        if scl <= known:
+            return
+        self._on_disk[life, segment.pg] = scl
+        end = bisect_right(segment.frames, scl, key=lambda f: f.first)
+        for ref in reversed(segment.frames[:end]):
+            if ref.last <= known:
+                return
+            if ref.last <= scl and not _holds(process.image, ref.location):
+                self._add(
+                    "ack-not-durable",
+                    process.name,
+                    f"told SCL {scl} of group {segment.pg}, but its disk has not got"
+                    f" {ref.first}..{ref.last}",
+                    scl,
+                )
+                return
+
+    def _remembers(
+        self, process: SimProcess, segment: Segment, scl: LSN, told: Said | None = None
+    ) -> None:
+        if process.image.lies:
+            return  # a node need not see through its disk
+        told = told or self._of(process, segment)
+        truncations = process.node.state.volumes[segment.row.id.volume].truncations
+        owed = told.reached(truncations)
+        if (process.name, segment.row.incarnation) in self._healed:
+            owed = min(owed, self._ledger.counted(segment.pg, lambda s: s.reached(truncations)))
+        if scl < owed:
+            self._add(
+                "forgot",
+                process.name,
+                f"is at {scl} of group {segment.pg} and says nothing of damage, but acknowledged"
+                f" {owed}",
+                scl,
+                owed,
+            )
+
+    # -- steps
+
+    def _step(self, when: str, step: Step, process: SimProcess) -> None:
+        node = process.node
+        if isinstance(node, StorageNode):
+            if node.state.counters["segments_made_whole"]:
+                for _, segment in node.state.segments():
+                    self._healed.add((process.name, segment.row.incarnation))
+            if when == "after" and step is Step.COALESCE:
+                self._coalesced(process, node)
+            elif when == "after" and step is Step.COLLECT:
+                self._collected(process, node)
+        elif isinstance(node, Instance):
+            if step is Step.DURABLE and when == "before" and node.writer is not None:
+                self._moved(process, node.writer)
+            elif step is Step.APPLY and when == "after" and node.pool is not None:
+                self.checks += 1
+                shown = node.pool.visible.lsn
+                if shown > self._vdl:
+                    message = f"shows {shown}, no VDL is above {self._vdl}"
+                    self._add("shown-above-vdl", process.name, message, shown)
+
+    def _moved(self, process: SimProcess, writer: Writer) -> None:
+        volume = writer.volume
+        self._vdl = max(self._vdl, volume.vdl.lsn)
+        for pg in volume.memberships:
+            self.checks += 1
+            tail = volume.tails.at(pg, volume.vdl.lsn)
+            reached = self._ledger.counted(pg, Said.highest)
+            if tail > reached:
+                self._add(
+                    "vdl-without-quorum",
+                    process.name,
+                    f"has VDL {volume.vdl.lsn}; in group {pg} four nodes acknowledged {reached},"
+                    f" not {tail}",
+                    volume.vdl.lsn,
+                )
+
+    def _opened(self, process: SimProcess, writer: Writer) -> None:
+        volume = writer.volume
+        opened = volume.opened
+        self._vdl = max(self._vdl, opened.vdl.lsn)
+        for pg, membership in volume.memberships.items():
+            self.checks += 1
+            told = [self._ledger.of(m.node, m.incarnation, pg) for m in membership.members]
+            fenced = sum(t.fenced >= volume.epoch for t in told)
+            truncated = sum(t.truncated >= volume.epoch for t in told)
+            tail = opened.tails.get(pg, 0)
+            hard = sum(t.reached(opened.truncations) >= tail for t in told)
+            for count, kind, what in (
+                (fenced, "opened-without-fence", "are fenced"),
+                (truncated, "opened-without-truncation", "are truncated"),
+                (hard, "opened-without-redo", f"have redo up to {tail}"),
+            ):
+                if count < WRITE_QUORUM:
+                    message = f"opened epoch {volume.epoch}: {count} nodes of group {pg} {what}"
+                    self._add(kind, process.name, message, opened.vdl.lsn)
+
+    def _coalesced(self, process: SimProcess, node: StorageNode) -> None:
+        for _, segment in node.state.segments():
+            self.checks += 1
+            if segment.applied > self._vdl:
+                message = f"has page versions as of {segment.applied}, no VDL is above {self._vdl}"
+                self._add("coalesced-above-vdl", process.name, message, segment.applied)
+
+    def _collected(self, process: SimProcess, node: StorageNode) -> None:
+        writer = self._newest_writer()
+        if writer is None:
+            return
+        held = {"the writer": writer.pool.min_pinned()}
+        for report in writer.feed.reports():
+            reader = self._world.processes[report.instance].node
+            if reader is not None and reader.replica is not None and reader.replica.connected:
+                held[report.instance] = report.min_read_lsn
+        for volume, segment in node.state.segments():
+            self.checks += 1
+            for who, lsn in held.items():
+                if volume.epoch == writer.volume.epoch and segment.floor > lsn:
+                    message = f"refuses reads below {segment.floor}, {who} holds {lsn}"
+                    self._add("collected-too-far", process.name, message, segment.floor, lsn)
+
+    def _newest_writer(self) -> Writer | None:
+        open_now = [
+            p.node.writer
+            for p in self._world.instances
+            if p.up and p.node is not None and p.node.writer is not None
+        ]
+        return max(open_now, key=lambda w: w.volume.epoch, default=None)
+
+
+def _holds(image: DiskImage, place: Location) -> bool:
+    """Whether the medium has the bytes, or the disk has lied, or the log file is collected."""
+    file = image.files.get(f"wal/{place.file:08d}.wal")
+    if file is None:
+        return True
+    end = place.offset + place.length
+    doomed = any(a < end and place.offset < b for a, b in file.doomed)
+    return file.durable >= end and (not doomed or image.lies > 0)

@@ -1,0 +1,68 @@
+"""What storage nodes have said on the wire, segment by segment: acknowledgements, fences, truncations.
+
+Kept by incarnation, because a node whose disk was replaced owes nothing of what its predecessor said.
+Nothing of the node's own state is in it, so it can be held against the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from engine.types import LSN, Epoch, NodeId, PgNo, Truncation
+
+WRITE_QUORUM = 4
+"""Not the code's own constant: that may be what is wrong."""
+
+Key = tuple[NodeId, str]
+"""A node and the incarnation that it speaks as."""
+
+
+@dataclass
+class Said:
+    """What one incarnation of a node has said of its segment of a group."""
+
+    claims: dict[Epoch, LSN] = field(default_factory=dict)
+    """The highest SCL acknowledged under each epoch."""
+    fenced: Epoch = 0
+    truncated: Epoch = 0
+    authority: Epoch = 0
+    """Of the newest truncation that it has put into force; the first epoch makes none."""
+
+    def claim(self, epoch: Epoch, scl: LSN) -> None:
+        self.claims[epoch] = max(scl, self.claims.get(epoch, 0))
+
+    def highest(self) -> LSN:
+        """The highest SCL ever acknowledged, whatever became of it."""
+        return max(self.claims.values(), default=0)
+
+    def reached(self, truncations: Iterable[Truncation]) -> LSN:
+        """The highest SCL acknowledged that no recovery has annulled."""
+        ranges = list(truncations)
+        return max(
+            (
+                scl
+                for epoch, scl in self.claims.items()
+                if not any(t.annuls(lsn=scl, epoch=epoch) for t in ranges)
+            ),
+            default=0,
+        )
+
+
+class Ledger:
+    """All that was said, by whom."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[Key, PgNo], Said] = {}
+
+    def of(self, node: NodeId, incarnation: str, pg: PgNo) -> Said:
+        return self._said.setdefault(((node, incarnation), pg), Said())
+
+    def counted(self, pg: PgNo, value: Callable[[Said], LSN]) -> LSN:
+        """The highest `value` that a write quorum of nodes has reached in the group, now or before."""
+        best: dict[NodeId, LSN] = {}
+        for ((node, _), group), said in self._said.items():
+            if group == pg:
+                best[node] = max(value(said), best.get(node, 0))
+        ordered = sorted(best.values(), reverse=True)
+        return ordered[WRITE_QUORUM - 1] if len(ordered) >= WRITE_QUORUM else 0

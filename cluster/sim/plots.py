@@ -1,0 +1,179 @@
+"""Plots: a few faults that hurt only together, in an order and at distances that chance seldom finds.
+
+Single faults drawn at random meet one another now and then. What the protocol is really for are pairs
+and triples of them: a writer that lives on without knowing that it was replaced, a recovery that dies
+in the middle of another, a zone down and one node more. A swarm run draws some of these besides.
+
+Nothing here destroys more than single faults may (`cluster.sim.swarm`): rot stays on the nodes given.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from cluster.faults.catalogue import Fault, Kind
+from cluster.local.layout import AZS
+from engine.steps import Step
+
+_CALM_S = 1.0
+_TAIL_S = 4.0
+"""A plot begins early enough to be over, mostly, when the faults end."""
+
+ENABLED = 0.5
+"""Chance that a run has plots at all."""
+
+_RECOVERY = (Step.FENCED, Step.TRUNCATED, Step.REHARDENED)
+
+
+class _Plots:
+    def __init__(
+        self,
+        rng: random.Random,
+        storage: Sequence[str],
+        instances: Sequence[str],
+        rotten: Sequence[str],
+        safety_s: float,
+    ) -> None:
+        self._rng = rng
+        self._storage = storage
+        self._instances = instances
+        self._rotten = rotten
+        self._last = max(_CALM_S, safety_s - _TAIL_S)
+
+    def _when(self) -> float:
+        return self._rng.uniform(_CALM_S, self._last)
+
+    def zombie(self) -> list[Fault]:
+        """The writer does not hear that another one is named, and works on."""
+        at, rng = self._when(), self._rng
+        heir = rng.choice(self._instances)
+        return [
+            Fault(Kind.PARTITION, "writer", at, rng.uniform(2.0, 8.0), peer="control"),
+            Fault(Kind.FAILOVER, heir, at + rng.uniform(0.05, 1.0)),
+        ]
+
+    def az_plus_one(self) -> list[Fault]:
+        """A zone is down and one node more; the writer may die meanwhile, or right afterwards."""
+        at, rng = self._when(), self._rng
+        long = rng.uniform(0.5, 4.0)
+        more = Fault(
+            rng.choice((Kind.KILL, Kind.POWER, Kind.ISOLATE, Kind.PAUSE)),
+            rng.choice(self._storage),
+            at + rng.uniform(0.0, 0.5),
+            long,
+        )
+        found = [Fault(Kind.AZ_DOWN, rng.choice(AZS), at, long + rng.uniform(0.0, 1.0)), more]
+        if rng.random() < 0.7:
+            found.append(Fault(Kind.KILL, "writer", at + rng.uniform(0.0, long + 1.5)))
+        return found
+
+    def minority(self) -> list[Fault]:
+        """The writer is cut off from three or four nodes at once.
+
+        It dies with what the others hold, or the cut outlasts its statements' time.
+        """
+        at, rng = self._when(), self._rng
+        lost = rng.sample(self._storage, rng.choice((3, 3, 4)))
+        outlasts = rng.random() < 0.4
+        long = rng.uniform(6.0, 9.0) if outlasts else rng.uniform(0.3, 3.0)
+        cut = [Fault(Kind.PARTITION, "writer", at, long, peer=node) for node in lost]
+        if outlasts:
+            return cut
+        return [*cut, Fault(Kind.KILL, "writer", at + rng.uniform(0.1, 1.1 * long))]
+
+    def left_behind(self) -> list[Fault]:
+        """Two nodes alone hold a dead writer's last redo, and miss the recovery that annuls it."""
+        at, rng = self._when(), self._rng
+        two = rng.sample(self._storage, 2)
+        long = rng.uniform(0.2, 1.0)
+        rest = [node for node in self._storage if node not in two]
+        away = rng.choice((Kind.ISOLATE, Kind.KILL, Kind.POWER, Kind.PAUSE))
+        return [
+            *(Fault(Kind.PARTITION, "writer", at, long + 0.2, peer=node) for node in rest),
+            *(Fault(away, node, at + long - 0.01, rng.uniform(0.8, 3.0)) for node in two),
+            Fault(Kind.KILL, "writer", at + long),
+        ]
+
+    def blackout(self) -> list[Fault]:
+        """Everything loses power at once, on slow disks or not."""
+        at, rng = self._when(), self._rng
+        found = [Fault(Kind.POWER, "all", at, rng.uniform(0.05, 1.0))]
+        if rng.random() < 0.5:
+            for node in rng.sample(self._storage, 4):
+                params = (("factor", rng.choice((20.0, 200.0))),)
+                found.append(Fault(Kind.SLOW_DISK, node, at - 0.7, 1.0, params=params))
+        return found
+
+    def recoveries(self) -> list[Fault]:
+        """One recovery after the other, each dying at some step; storage restarts in between."""
+        at, rng = self._when(), self._rng
+        found = [Fault(Kind.KILL, "writer", at)]
+        for _ in range(rng.randint(1, 3)):
+            when = rng.choice(("before", "after"))
+            found.append(Fault(Kind.KILL, "all", at, step=rng.choice(_RECOVERY), when=when))
+        if rng.random() < 0.6:
+            later = at + rng.uniform(0.2, 2.0)
+            found += [
+                Fault(rng.choice((Kind.KILL, Kind.POWER)), node, later + rng.uniform(0.0, 0.3))
+                for node in self._storage
+            ]
+            found.append(Fault(Kind.KILL, "writer", later + rng.uniform(0.0, 0.5)))
+        return found
+
+    def rot_and_restart(self) -> list[Fault]:
+        """The log rots in several places, and its node and the writer restart together."""
+        if not self._rotten:
+            return []
+        at, rng = self._when(), self._rng
+        node = rng.choice(self._rotten)
+        return [
+            *(Fault(Kind.ROT_LOG, node, at - 0.02 * n) for n in range(4)),
+            Fault(Kind.KILL, node, at + 0.01),
+            Fault(Kind.KILL, "writer", at + rng.uniform(0.0, 0.1)),
+        ]
+
+    def half_a_transaction(self) -> list[Fault]:
+        """The writer dies between two batches; with small frames a transaction needs several."""
+        at, rng = self._when(), self._rng
+        when = rng.choice(("before", "after"))
+        return [
+            Fault(
+                rng.choice((Kind.KILL, Kind.KILL, Kind.PAUSE)),
+                "writer",
+                at + 0.8 * n,
+                rng.choice((0.0, 2.0)),
+                step=Step.SEND,
+                when=when,
+                nth=rng.randint(1, 12),
+            )
+            for n in range(rng.randint(1, 4))
+        ]
+
+    def draw(self) -> list[Fault]:
+        every: tuple[Callable[[], list[Fault]], ...] = (
+            self.zombie,
+            self.az_plus_one,
+            self.minority,
+            self.left_behind,
+            self.blackout,
+            self.recoveries,
+            self.rot_and_restart,
+            self.half_a_transaction,
+        )
+        return [f for _ in range(self._rng.randint(1, 4)) for f in self._rng.choice(every)()]
+
+
+def plots(
+    seed: int,
+    *,
+    storage: Sequence[str],
+    instances: Sequence[str],
+    rotten: Sequence[str],
+    safety_s: float,
+) -> list[Fault]:
+    """A run's plots, often none. Drawn on their own: they change nothing else of the run."""
+    rng = random.Random(f"{seed}/plots")
+    if rng.random() >= ENABLED:
+        return []
+    return _Plots(rng, storage, instances, rotten, safety_s).draw()

@@ -1,0 +1,92 @@
+"""The mutants still apply, and some of them are caught for real.
+
+`make mutants` hunts all of them; here only that none has silently become the original.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.mutants.hunt import Original, Verdict, hunt, table
+from tests.mutants.mutant import Edit, Mutant, NotApplicable, install, mutated, source_of
+from tests.mutants.registry import MUTANTS, by_name
+
+QUICK = {
+    "commit-before-vdl": 2,
+    "failed-fsync-retried": 1,
+    "stale-writer": 1,
+    "vdl-rounded-up": 1,
+}
+"""Each with a seed that shows it."""
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
+def test_mutant_applies_and_compiles(mutant: Mutant) -> None:
+    by_module: dict[str, list[Edit]] = {}
+    for edit in mutant.edits:
+        by_module.setdefault(edit.module, []).append(edit)
+    for module, edits in by_module.items():
+        source = source_of(module)
+        changed = mutated(source, edits)
+        assert changed != source
+        compile(changed, module, "exec")
+
+
+def test_names_are_unique_and_there_are_enough() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 18
+
+
+@pytest.mark.parametrize("found", [0, 2])
+def test_text_that_is_not_there_exactly_once_is_refused(found: int) -> None:
+    with pytest.raises(NotApplicable, match=f"{found} times"):
+        mutated("x = 1\n" * found, [Edit("some.module", "x = 1", "x = 2")])
+
+
+def test_module_imported_already_is_refused() -> None:
+    assert "tests.mutants.mutant" in sys.modules
+    mutant = Mutant("late", "", "", (Edit("tests.mutants.mutant", "a", "b"),))
+    with pytest.raises(NotApplicable, match="imported before"):
+        install(mutant)
+
+
+def test_only_the_process_that_installed_it_is_changed() -> None:
+    script = (
+        "from tests.mutants.mutant import install\n"
+        "from tests.mutants.registry import by_name\n"
+        "install(by_name('three-of-six'))\n"
+        "from engine.volume.quorum import WRITE\n"
+        "print(WRITE)\n"
+    )
+    with_it = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    without = subprocess.run(
+        [sys.executable, "-c", "from engine.volume.quorum import WRITE; print(WRITE)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (with_it.stdout, without.stdout) == ("3\n", "4\n")
+
+
+@pytest.fixture(scope="module")
+def original() -> Iterator[Original]:
+    found = Original()
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("name", sorted(QUICK))
+def test_mutant_is_caught(name: str, original: Original) -> None:
+    seed = QUICK[name]
+    verdict = hunt(by_name(name), [seed], original)
+    assert verdict.seed == seed, f"seed {seed} no longer shows {name}"
+
+
+def test_survivor_is_said_to_survive() -> None:
+    rows = [Verdict(by_name("three-of-six"), 500, None).row()]
+    assert "SURVIVED" in table(rows)
