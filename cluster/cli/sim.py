@@ -32,6 +32,9 @@ from engine.errors import ConfigError
 FAILURES_KEPT = 20
 """Of many runs, so many that failed are told in full; all are counted."""
 
+SHRINKS_MAX = 2
+"""Of many runs, so many failures that differ are made smaller: each takes minutes."""
+
 INTERRUPTED = 130
 SEEDS = re.compile(r"(\d+)(?:\.\.(\d+))?")
 SEED_BELOW = 1_000_000_000
@@ -290,15 +293,15 @@ def _progress(total: int, options: SimOptions) -> Iterator[Any]:
 
 
 def _explain_all(failed: list[Outcome], asked: _Asked, options: SimOptions) -> list[Failure]:
-    """The first failure of each kind is shrunk and told; the others are named."""
+    """The first failures that differ are shrunk and told; the others are named."""
     seen: set[str] = set()
     failures = []
     for outcome in failed:
         command = asked.command(outcome.task.plan.seed)
-        if outcome.kinds[0] in seen:
+        if outcome.telling in seen or len(seen) >= SHRINKS_MAX:
             failures.append(Failure(outcome, command))
             continue
-        seen.add(outcome.kinds[0])
+        seen.add(outcome.telling)
         failures.append(_explained(outcome, command, options, ()))
     return failures
 
@@ -307,7 +310,7 @@ def _explained(
     outcome: Outcome, command: str, options: SimOptions, events: Sequence[Event]
 ) -> Failure:
     """Shrink it and make it once more for its timeline. `events` are the run's, if it was recorded."""
-    kind = outcome.kinds[0]
+    kind = outcome.telling
     shrunk = None
     if options.shrink and not kind.startswith(f"{EXPECT}/"):
         shrunk = _shrunk(outcome, kind, options)

@@ -151,7 +151,7 @@ def _print_around(failure: Failure) -> None:
     result = failure.violated
     if result is None or not result.violations or not failure.events:
         return
-    wanted = failure.outcome.kinds[0]
+    wanted = failure.outcome.telling
     same = [v for v in result.violations if f"{v.checker}/{v.kind}" == wanted]
     violation = (same or result.violations)[0]
     if failure.shrunk is not None:

@@ -62,6 +62,14 @@ ABOUT: Mapping[Kind, str] = {
     Kind.FAILOVER: "the control plane names the target writer, whatever the old one is doing",
 }
 
+ONCE = frozenset(
+    {
+        *(Kind.RESET, Kind.FAIL_FSYNC, Kind.LOSE_WRITES, Kind.MISDIRECT_READ),
+        *(Kind.ROT_LOG, Kind.ROT_PAGE, Kind.CLOCK_SKEW, Kind.FAILOVER),
+    }
+)
+"""Kinds that happen and do not last."""
+
 ROLES = ("writer", "replica", "control", "all")
 """Targets that are looked up when the fault begins, besides names of nodes and zones."""
 

@@ -34,6 +34,9 @@ R = TypeVar("R")
 LIMIT_S = 300.0
 """Wall seconds that one run may take. The default swarm's take two; shared machines are slow."""
 
+SYMPTOMS = ("run/", "liveness/", "expect/")
+"""What these checkers find tells less about the cause than what any other one does."""
+
 GRACE_S = 10
 """So much later an orphan ends itself."""
 
@@ -179,6 +182,11 @@ class Outcome:
         if self.result is None:
             return ("process/died",)
         return tuple(dict.fromkeys(f"{v.checker}/{v.kind}" for v in self.result.violations))
+
+    @property
+    def telling(self) -> str:
+        """The kind that says most about the cause, of a run that failed."""
+        return next((k for k in self.kinds if not k.startswith(SYMPTOMS)), self.kinds[0])
 
 
 def attempt(task: Task, *, out: IO[str] | None = None) -> Result:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 
+from cluster.faults.catalogue import ONCE
 from cluster.sim.checkers import Violation
 from cluster.sim.history import Transaction
 
@@ -33,6 +34,9 @@ LINES_MAX = 120
 """Beyond it, the middle is folded."""
 
 COLUMNS = 100
+OBJECTIONS_MAX = 5
+"""A broken run breaks many promises; the first few tell all."""
+
 ROUTINE = frozenset(
     {
         *("receive", "persist", "ack", "seal", "create", "coalesce", "collect", "drop-log", "fill"),
@@ -119,7 +123,13 @@ def parse(line: str) -> Event:
 
 def lines(events: Iterable[Event], focus: Focus) -> list[Line]:
     """The timeline of `events`, which are in order."""
-    inside = [e for e in events if focus.start <= e.t <= focus.end or e.kind == "violation"]
+    objections = 0
+    inside = []
+    for event in events:
+        objections += event.kind == "violation"
+        seen = event.kind == "violation" and objections <= OBJECTIONS_MAX
+        if seen or (focus.start <= event.t <= focus.end and event.kind != "violation"):
+            inside.append(event)
     shown = list(_once(_shown(inside, focus)))
     if len(shown) > LINES_MAX:
         cut = len(shown) - LINES_MAX
@@ -181,7 +191,8 @@ def _line(event: Event, focus: Focus, *, broken_off: bool) -> Line | None:
         case "die":
             glyph, what = "!", f"dies: {fields['reason']}"
         case "fault":
-            glyph, what = "!", _fault(fields)
+            if fields["phase"] == "begin" or fields["fault"] not in ONCE:
+                glyph, what = "!", _fault(fields)
         case "before" if broken_off:
             glyph, what = "!", f"{fields['step']} begun, never finished"
         case "after" if fields["step"] not in ROUTINE:
@@ -210,6 +221,8 @@ def _wanted(fields: dict[str, Any], focus: Focus) -> bool:
 
 def _fault(fields: dict[str, Any]) -> str:
     phase = {"begin": "begins", "end": "ends"}.get(fields["phase"], fields["phase"])
+    if fields["fault"] in ONCE:
+        phase = "happens"
     more = [f"{k}={v}" for k, v in fields.items() if k not in ("fault", "phase")]
     return " ".join((fields["fault"], phase, *more))
 
