@@ -240,3 +240,36 @@ async def test_a_replica_does_not_go_back_to_a_writer_that_is_over(cluster: Clus
         with pytest.raises(StaleEpoch, match=str(seen.lsn)):
             follower._join(base)
     assert follower.pool.visible == seen
+
+
+async def test_an_idle_writer_learns_that_it_was_superseded(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the simulator (seed 1001): it had nothing to send, so nobody could refuse it, and it
+    served reads from the past for as long as nobody wrote to it."""
+    monkeypatch.setattr("engine.instance.feed.LINGER_S", 0.0)
+    writer = await cluster.start("main-1")
+    await fill(writer.session(), 1)
+    assert writer.instance.writer is not None
+    volume = writer.instance.writer.volume
+    told = (volume.vdl.lsn, volume.vdl.lsn)
+    await until(lambda: volume._points_sent == told and not volume.in_flight)
+    other = await cluster.fleet.open_writer()  # the catalog says nothing of it
+    await until(lambda: bool(writer.ended))
+    await other.close()
+
+
+async def test_a_writer_that_missed_another_ones_epoch_ends_even_if_it_is_named_again(
+    cluster: Cluster,
+) -> None:
+    """Found by the simulator (seed 1001): it heard of neither change, only of the second view."""
+    writer = await cluster.start("main-1")
+    view = writer.instance.view
+    assert view is not None
+    assert writer.instance.writer is not None
+    view.volume_epoch = writer.instance.writer.volume.epoch
+    writer.instance._take_view(view)
+    assert not writer.ended
+    view.volume_epoch += 1
+    writer.instance._take_view(view)
+    assert writer.ended
