@@ -342,7 +342,43 @@ CONTROL = (
     ),
 )
 
-MUTANTS = (*STORAGE, *VOLUME, *INSTANCES, *CONTROL)
+OURS = (
+    _one(
+        "closed-file-torn",
+        "G1",
+        "a log file is closed before its last sync mark is durable (was in our code)",
+        "engine.storage.wal",
+        "            await self._fdatasync(self._usable())\n            if self._appended == self._synced:",
+        "            if self._appended == self._synced:",
+    ),
+    _one(
+        "index-below-floor",
+        "G5",
+        "the index keeps pointing below a floor that damage has raised (was in our code)",
+        "engine.storage.segment",
+        "        self._keep_records(lambda r: r.lsn > self.row.floor)\n",
+        "",
+    ),
+    _one(
+        "catalog-left-in-transaction",
+        "G7",
+        "a caller that dies in a catalog transaction leaves it open (was in our code)",
+        "cluster.control.catalog",
+        "            except BaseException:\n                # The caller may",
+        "            except Exception:\n                # The caller may",
+    ),
+    _one(
+        "built-over-a-hole",
+        "G4",
+        "a page is built from an old full image over redo that a lying disk lost (was in our code)",
+        "engine.storage.starting",
+        "    hole = segment.hot_from > segment.floor\n",
+        "    hole = False\n",
+    ),
+)
+"""Bugs that the simulator found in this code, planted again so that it keeps finding them."""
+
+MUTANTS = (*STORAGE, *VOLUME, *INSTANCES, *CONTROL, *OURS)
 
 
 def by_name(name: str) -> Mutant:
