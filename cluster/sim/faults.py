@@ -25,7 +25,8 @@ class Injector:
         self.effective: dict[Kind, int] = {}
         self._world = world
         self._timed = [f for f in schedule if f.step is None]
-        self._stepped = [[f, f.nth] for f in schedule if f.step is not None]
+        self._stepped: list[list[Fault | int]] = []
+        self._to_arm = [f for f in schedule if f.step is not None]
         self._cuts: list[tuple[str, str]] = []
         self._rng = world.rng("faults")
         self._began: dict[Fault, tuple[SimProcess, ...]] = {}
@@ -36,11 +37,17 @@ class Injector:
     def start(self) -> None:
         loop = self._world.loop
         for fault in self._timed:
-            loop.call_at(max(fault.at, loop.time()), self._begin, fault)
-        if self._stepped:
-            self._world.on_step.append(self._on_step)
+            loop.call_at(max(fault.at, loop.time()), self.begin, fault)
+        for fault in self._to_arm:
+            self.arm(fault)
 
     # -- step-triggered
+
+    def arm(self, fault: Fault) -> None:
+        """Let the fault begin when its step is taken."""
+        if not self._stepped:
+            self._world.on_step.append(self._on_step)
+        self._stepped.append([fault, fault.nth])
 
     def _on_step(self, when: str, step: Step, process: SimProcess) -> None:
         if self.quiet:
@@ -55,7 +62,7 @@ class Injector:
                 continue
             entry[1] = left - 1
             if entry[1] == 0:
-                self._begin(fault, (process,))
+                self.begin(fault, (process,))
 
     # -- targets
 
@@ -85,7 +92,8 @@ class Injector:
 
     # -- beginning and ending
 
-    def _begin(self, fault: Fault, processes: tuple[SimProcess, ...] | None = None) -> None:
+    def begin(self, fault: Fault, processes: tuple[SimProcess, ...] | None = None) -> None:
+        """Put the fault into effect now, on `processes` or on whom its target names."""
         if self.quiet:
             return
         if processes is None:

@@ -95,7 +95,7 @@ def run(plan: Plan, *, out: IO[str] | None = None) -> Result:
     """Carry the plan out and judge it."""
     started = time.perf_counter()
     world = World(plan.seed, plan.shape, out=out)
-    story = _Story(world, plan)
+    story = Story(world, plan)
     try:
         try:
             world.loop.run_until_complete(story.tell())
@@ -128,7 +128,12 @@ def run(plan: Plan, *, out: IO[str] | None = None) -> Result:
         world.close()
 
 
-class _Story:
+class Story:
+    """One run in its parts: `tell` is all of it, or `begin`, whatever one does in between, `finish`.
+
+    `judge` at the end, outside of the loop.
+    """
+
     def __init__(self, world: World, plan: Plan) -> None:
         self.world = world
         self.plan = plan
@@ -140,6 +145,7 @@ class _Story:
         self.injector = Injector(world, plan.schedule)
         self.healed_at: float | None = None
         self.final: list[Observation] = []
+        self._clients: list[asyncio.Task[None]] = []
 
     def _phase(self, name: str) -> None:
         self.world.trace.emit("phase", "", phase=name)
@@ -147,26 +153,36 @@ class _Story:
     # -- what happens
 
     async def tell(self) -> None:
-        world, plan = self.world, self.plan
+        if not await self.begin():
+            return
+        await asyncio.sleep(self.plan.safety_s)
+        await self.finish()
+
+    async def begin(self) -> bool:
+        """Start everything; clients work and the schedule's faults happen from here on."""
         self._phase("start")
-        await world.start()
+        await self.world.start()
         try:
             await self.workload.set_up(SETUP_S)
         except TimeoutError:
-            self.findings.add("no-start", f"no SQL within {SETUP_S:.0f} s", at=world.loop.time())
-            return
-        began = world.loop.time()
+            now = self.world.loop.time()
+            self.findings.add("no-start", f"no SQL within {SETUP_S:.0f} s", at=now)
+            return False
         self._phase("safety")
         self.injector.start()
-        clients = self.workload.start()
-        await asyncio.sleep(max(0.0, began + plan.safety_s - world.loop.time()))
+        self._clients = self.workload.start()
+        return True
+
+    async def finish(self) -> None:
+        """Heal, and see that everything works and catches up."""
+        world, plan = self.world, self.plan
         self._phase("heal")
         self.injector.heal()
         self.healed_at = world.loop.time()
         self._phase("liveness")
         await self._served(plan.liveness_s)
         self.workload.stop.set()
-        _, hanging = await asyncio.wait(clients, timeout=plan.liveness_s)
+        _, hanging = await asyncio.wait(self._clients, timeout=plan.liveness_s)
         if hanging:
             names = ", ".join(sorted(task.get_name() for task in hanging))
             self.findings.add("client-hangs", f"no answer for {names}", at=world.loop.time())
