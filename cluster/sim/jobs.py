@@ -20,7 +20,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import IO, Any, Generic, NoReturn, TypeVar
 
@@ -79,8 +79,9 @@ def each(
                 except StopIteration:
                     more = False
                     break
-                child = _start(item, work, limit_s)
-                running[child.fd] = child
+                with _no_interrupt():  # inside fork it would be lost, right after it the child
+                    child = _start(item, work, limit_s)
+                    running[child.fd] = child
                 selector.register(child.fd, selectors.EVENT_READ)
             if not running:
                 continue
@@ -97,6 +98,16 @@ def each(
         for child in running.values():
             _end(child, kill=True)
         selector.close()
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block. A child forked in it begins with it held back."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(item: T, work: Callable[[T], R], limit_s: float) -> _Child[T]:
@@ -119,6 +130,7 @@ def _be_child(item: T, work: Callable[[T], R], fd: int, limit_s: float) -> NoRet
     status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(math.ceil(limit_s) + GRACE_S)
