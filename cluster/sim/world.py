@@ -10,7 +10,6 @@ does not change another's, and a fault schedule can be shortened without becomin
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 from collections.abc import Callable
@@ -20,15 +19,23 @@ from typing import IO, Any, cast
 
 from cluster.control.catalog import Catalog
 from cluster.control.service import ControlPlane
-from cluster.endpoint.balance import Kind, Load, choose
-from cluster.local.layout import AZS, ClusterSpec, InstanceSpec, Layout, StorageSpec, address
+from cluster.local.layout import (
+    AZS,
+    STORAGE_PER_AZ,
+    ClusterSpec,
+    InstanceSpec,
+    Layout,
+    StorageSpec,
+    address,
+)
 from cluster.sim.database import Medium, SimDatabase
 from cluster.sim.disk import DiskImage, SimDisk
+from cluster.sim.endpoint import SimEndpoint
 from cluster.sim.loop import SimLoop
 from cluster.sim.network import Network
 from cluster.sim.pagestore import SimPageStore
 from cluster.sim.process import Life, ProcessDied
-from cluster.sim.sqlwire import SqlClient, sql_address, sql_handlers
+from cluster.sim.sqlwire import sql_address, sql_handlers
 from cluster.sim.trace import Trace
 from cluster.sim.transport import Data, Opening, SimTransport, Status
 from engine.config import InstanceConfig, VolumeConfig
@@ -36,8 +43,6 @@ from engine.errors import SextetError
 from engine.instance.node import Instance, InstanceIdentity
 from engine.instance.writer import Writer
 from engine.net.disk import NoDisk
-from engine.net.methods import WATCH_CLUSTER
-from engine.net.pb import control_pb2 as cpb
 from engine.ports import Disk, Runtime, Transport
 from engine.sql.settings import SqlSettings
 from engine.steps import Mark, Step
@@ -49,8 +54,6 @@ from engine.volume.geometry import resize_groups
 CLUSTER = "main"
 WALL_START_US = 1_767_225_600_000_000
 """2026-01-01T00:00:00Z: where every simulated wall clock begins."""
-
-SYNC_PER_AZ = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,7 @@ class World:
     ) -> None:
         self.seed = seed
         self.shape = shape or Shape()
+        self.cluster = CLUSTER
         self.loop = SimLoop()  # type: ignore[abstract]
         self.loop.on_error = self._loop_error
         self.trace = Trace(self.loop.time, out)
@@ -169,7 +173,7 @@ class World:
         self.restart_s = 0.15
         resize_groups(self.shape.group_pages)
         self.layout = self._make_layout()
-        self._lives: list[Life] = []
+        self.lives: list[Life] = []
         self._supervising = True
         self._supervisor_rng = self.rng("supervisor")
         self._boots: dict[str, Callable[[SimProcess, Life, Runtime], Any]] = {
@@ -192,7 +196,7 @@ class World:
     def client_host(self, name: str) -> SimTransport:
         """A host for a client, with a life of its own that no fault ends."""
         life = Life(self.loop, name, 1)
-        self._lives.append(life)
+        self.lives.append(life)
         self.client_hosts.append(name)
         return SimTransport(self.network, name, life)
 
@@ -205,8 +209,8 @@ class World:
 
     def _make_layout(self) -> Layout:
         storage = tuple(
-            StorageSpec(f"storage-{n + 1}", AZS[n // SYNC_PER_AZ], 7001 + n)
-            for n in range(SYNC_PER_AZ * len(AZS))
+            StorageSpec(f"storage-{n + 1}", AZS[n // STORAGE_PER_AZ], 7001 + n)
+            for n in range(STORAGE_PER_AZ * len(AZS))
         )
         instances = tuple(
             InstanceSpec(f"{CLUSTER}-{n + 1}", n + 1, AZS[n % len(AZS)], 7101 + n)
@@ -251,7 +255,7 @@ class World:
             return
         process.lives += 1
         life = process.life = Life(self.loop, process.name, process.lives)
-        self._lives.append(life)
+        self.lives.append(life)
         life.on_death.append(lambda: self._died(process, life))
         self.trace.emit("start", process.name, life=life.number)
         runtime = Runtime(
@@ -411,76 +415,7 @@ class World:
     def close(self) -> None:
         """Unwind everything that is still in the middle of something."""
         self._supervising = False
-        for life in self._lives:
+        for life in self.lives:
             life.bury()
         resize_groups()
         self.loop.close()
-
-
-class SimEndpoint:
-    """Both endpoints: who is asked next, by the real balancing rule, from the catalog's view."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._host = "endpoint"
-        self._life = Life(world.loop, "endpoint", 1)
-        world._lives.append(self._life)
-        self.writer = ""
-        self.epoch = 0
-        self._names: tuple[str, ...] = ()
-        self._connections: dict[str, int] = {}
-        self._chosen: dict[str, int] = {}
-        self._choices = 0
-
-    def start(self) -> None:
-        self._life.spawn(self._watch(), name="endpoint's view")
-
-    async def _watch(self) -> None:
-        world = self._world
-        transport = SimTransport(world.network, self._host, self._life)
-        channel = transport.connect(world.layout.control_address)
-        while True:
-            try:
-                stream = channel.stream(WATCH_CLUSTER, cpb.WatchClusterRequest(cluster=CLUSTER))
-                while (view := await stream.recv()) is not None:
-                    self._take(view)
-            except SextetError:
-                pass  # the last view stays valid
-            await asyncio.sleep(0.1)
-
-    def _take(self, view: cpb.ClusterView) -> None:
-        self._names = tuple(sorted(i.name for i in view.instances))
-        self.writer = next((i.name for i in view.instances if i.role == "writer"), "")
-        self.epoch = view.volume_epoch
-        self._world.trace.emit("view", "endpoint", writer=self.writer, epoch=self.epoch)
-
-    def connect(self, kind: Kind, transport: SimTransport) -> SqlClient | None:
-        """A connection to an instance, None if nobody can take it now."""
-        loads = [
-            Load(
-                name,
-                "writer" if name == self.writer else "replica",
-                self._open(name),
-                self._connections.get(name, 0),
-                self._chosen.get(name, 0),
-            )
-            for name in self._names
-        ]
-        name = choose(kind, loads)
-        if name is None:
-            return None
-        return self.connect_to(name, transport, writer=kind is Kind.WRITER)
-
-    def connect_to(self, name: str, transport: SimTransport, *, writer: bool = False) -> SqlClient:
-        """A connection to a certain instance, which is refused if `writer` and it is none."""
-        self._choices += 1
-        self._chosen[name] = self._choices
-        self._connections[name] = self._connections.get(name, 0) + 1
-        return SqlClient(transport, name, writer=writer)
-
-    def _open(self, name: str) -> bool:
-        process = self._world.processes[name]
-        return process.up and process.node is not None and process.node.ready.is_set()
-
-    def disconnected(self, name: str) -> None:
-        self._connections[name] -= 1
