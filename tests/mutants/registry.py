@@ -360,14 +360,6 @@ OURS = (
         "",
     ),
     _one(
-        "catalog-left-in-transaction",
-        "G7",
-        "a caller that dies in a catalog transaction leaves it open (was in our code)",
-        "cluster.control.catalog",
-        "            except BaseException:\n                # The caller may",
-        "            except Exception:\n                # The caller may",
-    ),
-    _one(
         "built-over-a-hole",
         "G4",
         "a page is built from an old full image over redo that a lying disk lost (was in our code)",
