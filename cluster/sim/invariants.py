@@ -53,6 +53,7 @@ class Invariants:
         self._epochs: dict[int, Epoch] = {}  # of the writer at the other end, by wire
         self._ledger = Ledger()
         self._on_disk: dict[tuple[str, PgNo], LSN] = {}  # by life: SCL that was compared
+        self._joined: dict[str, LSN] = {}  # where a replica last joined a writer
         self._fsyncs_failed: dict[str, int] = {}  # by life, when it was first seen
         self._healed: set[Key] = set()  # was damaged and called itself whole
         self._vdl: LSN = 0
@@ -280,6 +281,8 @@ class Invariants:
         elif isinstance(node, Instance):
             if step is Step.DURABLE and when == "before" and node.writer is not None:
                 self._moved(process, node.writer)
+            elif step is Step.JOIN and when == "after" and node.pool is not None:
+                self._joined[process.name] = node.pool.visible.lsn
             elif step is Step.APPLY and when == "after" and node.pool is not None:
                 self.checks += 1
                 shown = node.pool.visible.lsn
@@ -340,7 +343,10 @@ class Invariants:
         held = {"the writer": writer.pool.min_pinned()}
         for report in writer.feed.reports():
             reader = self._world.processes[report.instance].node
-            if reader is not None and reader.replica is not None and reader.replica.connected:
+            if reader is None or reader.replica is None or not reader.replica.connected:
+                continue
+            # What a replica holds from before it was away is kept for a while only.
+            if report.min_read_lsn >= self._joined.get(report.instance, 0):
                 held[report.instance] = report.min_read_lsn
         for volume, segment in node.state.segments():
             self.checks += 1

@@ -150,6 +150,24 @@ class _Plots:
             for n in range(rng.randint(1, 4))
         ]
 
+    def dead_recovery(self) -> list[Fault]:
+        """A recovery dies when two near nodes have its truncation and the others have not, and the next
+        one does not meet those two: what they were told never counted."""
+        at, rng = self._when(), self._rng
+        near = rng.sample(self._storage, 2)
+        slow = (("latency_s", 0.25),)
+        dies = at + rng.uniform(0.5, 1.5)
+        return [
+            *(
+                Fault(Kind.SLOW_NET, node, at, 3.0, params=slow)
+                for node in self._storage
+                if node not in near
+            ),
+            Fault(Kind.KILL, "writer", at + 0.1),
+            Fault(Kind.KILL, "writer", dies),
+            *(Fault(Kind.ISOLATE, node, dies - 0.01, 2.5) for node in near),
+        ]
+
     def draw(self) -> list[Fault]:
         every: tuple[Callable[[], list[Fault]], ...] = (
             self.zombie,
@@ -160,6 +178,7 @@ class _Plots:
             self.recoveries,
             self.rot_and_restart,
             self.half_a_transaction,
+            self.dead_recovery,
         )
         return [f for _ in range(self._rng.randint(1, 4)) for f in self._rng.choice(every)()]
 

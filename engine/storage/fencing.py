@@ -104,8 +104,11 @@ async def adopt(
 
     In memory first, so that nothing annulled is served meanwhile.
     """
+    cut = volume.frames_cut
     if set(truncations) != set(volume.truncations) and volume.adopt(truncations):
         reload_segments(state, volume)
+    if volume.frames_cut > cut:
+        state.runtime.steps.mark(Mark.FRAME_TRIMMED)
     volume.epoch = max(volume.epoch, epoch)
     state.runtime.steps.before(Step.TRUNCATE)
     await state.put_rows(volume, volume.segments.values(), truncations=True)

@@ -225,17 +225,20 @@ class Segment:
 
     # -- frames out
 
-    def cut(self, truncation: Truncation) -> None:
-        """Forget what `truncation` annuls."""
+    def cut(self, truncation: Truncation) -> bool:
+        """Forget what `truncation` annuls; whether a frame was cut in the middle."""
         low, high = truncation.low, truncation.high
+        middle = False
         for frame in self.frames:
             if frame.epoch < truncation.epoch and low < frame.last and frame.first <= high:
                 frame.runs = tuple((a, min(b, low), p) for a, b, p in frame.runs if a <= low)
                 frame.last = max((b for _, b, _ in frame.runs), default=0)
+                middle = middle or frame.last > 0
         self.frames = [f for f in self.frames if f.last]
         self._keep_records(lambda r: not truncation.annuls(lsn=r.lsn, epoch=r.frame.epoch))
         self.commits = [c for c in self.commits if not low < c.lsn <= high]
         self._rebuild_chain()
+        return middle
 
     def _rebuild_chain(self) -> None:
         """Chain again from what is kept: frames behind a cut must not count as gap-free."""

@@ -38,6 +38,8 @@ class Volume:
     points: Points = field(default_factory=Points)
     segments: dict[PgNo, Segment] = field(default_factory=dict)
     """By group, sorted."""
+    frames_cut: int = 0
+    """How often a truncation fell into the middle of a frame."""
 
     def add(self, segment: Segment) -> None:
         self.segments[segment.pg] = segment
@@ -98,7 +100,7 @@ class Volume:
         self.truncations = adopted
         for truncation in newest:
             for segment in self.segments.values():
-                segment.cut(truncation)
+                self.frames_cut += segment.cut(truncation)
         return void
 
     def trimmed(self, frame: bytes, header: FrameHeader) -> bytes | None:

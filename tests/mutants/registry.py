@@ -85,7 +85,7 @@ STORAGE = (
         "G2",
         "records already held outlive the truncation that annuls them",
         "engine.storage.volume",
-        "                segment.cut(truncation)\n",
+        "                self.frames_cut += segment.cut(truncation)\n",
         "                pass\n",
     ),
     Mutant(
