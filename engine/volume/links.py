@@ -59,7 +59,7 @@ class LinkOwner:
 
     volume: int
     epoch: int
-    request: Callable[[NodeId, Sequence[Batch]], pb.AppendRequest]
+    request: Callable[[Sequence[Batch]], pb.AppendRequest]
     durable: Callable[[], LSN]
     acked: Callable[[NodeId, Sequence[tuple[PgNo, LSN]]], None]
     catch_up: Callable[[Channel], Awaitable[None]]
@@ -215,7 +215,7 @@ class NodeLink:
         self._points_due = False
         self._sent += len(batches)
         self._be_patient(stream)
-        await stream.send(self._owner.request(self.node, batches))
+        await stream.send(self._owner.request(batches))
 
     async def _take(self, ack: pb.AppendAck) -> None:
         match ack.refusal:

@@ -317,17 +317,15 @@ class VolumeWriter:
                 size = sum(len(f.frame) for f in frames)
                 yield self.links[node], replace(batch, frames=frames, size=size)
 
-    def _request(self, node: NodeId, batches: Sequence[Batch]) -> pb.AppendRequest:
+    def _request(self, batches: Sequence[Batch]) -> pb.AppendRequest:
+        """One request of what a link was offered: it has only what its node keeps."""
         request = pb.AppendRequest(
             volume=self.volume, epoch=self.epoch, vdl=self.vdl.lsn, pgmrpl=self._pgmrpl()
         )
         for batch in batches:
             for part in batch.frames:
-                membership = self.memberships[part.pg]
-                if any(m.node == node for m in membership.members):
-                    request.pgs.add(
-                        pg=part.pg, membership_epoch=membership.epoch, frames=part.frame
-                    )
+                membership_epoch = self.memberships[part.pg].epoch
+                request.pgs.add(pg=part.pg, membership_epoch=membership_epoch, frames=part.frame)
         return request
 
     # -- acks
