@@ -180,7 +180,6 @@ class Replica:
     # -- joining
 
     def _join(self, base: pb.FeedBase) -> None:
-        self._runtime.steps.before(Step.JOIN)
         """Begin at the writer's base. Raises StaleEpoch if that writer was followed by another one
         that this replica has seen: readers here must not go back."""
         if base.epoch < self.epoch or base.vdl.lsn < self._applied:
@@ -188,6 +187,7 @@ class Replica:
                 f"the writer of epoch {base.epoch} is at {base.vdl.lsn}; this replica has seen "
                 f"{self._applied} of epoch {self.epoch}"
             )
+        self._runtime.steps.before(Step.JOIN)
         mark = CommitMark(base.vdl.lsn, base.vdl.time_us, base.vdl.pages)
         for message in base.memberships:
             membership = membership_from_pb(message)
