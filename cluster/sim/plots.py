@@ -4,7 +4,8 @@ Single faults drawn at random meet one another now and then. What the protocol i
 and triples of them: a writer that lives on without knowing that it was replaced, a recovery that dies
 in the middle of another, a zone down and one node more. A swarm run draws some of these besides.
 
-Nothing here destroys more than single faults may (`cluster.sim.swarm`): rot stays on the nodes given.
+Nothing here destroys more than single faults may (`cluster.sim.swarm`): rot and lies stay on the nodes
+given.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ class _Plots:
         storage: Sequence[str],
         instances: Sequence[str],
         rotten: Sequence[str],
+        liar: str,
         safety_s: float,
     ) -> None:
         self._rng = rng
         self._storage = storage
         self._instances = instances
         self._rotten = rotten
+        self._liar = liar
         self._last = max(_CALM_S, safety_s - _TAIL_S)
 
     def _when(self) -> float:
@@ -150,6 +153,39 @@ class _Plots:
             for n in range(rng.randint(1, 4))
         ]
 
+    def half_a_batch(self) -> list[Fault]:
+        """Every node dies with the same part of a batch in its log, and then the writer does.
+
+        Slow disks let several transactions gather in a batch. Where one of them reaches further groups
+        than the one before it, the cut falls between the two: in the middle of a frame.
+        """
+        at, rng = self._when(), self._rng
+        nth = rng.choice((1, 2, 2, 3, 5))
+        slow = (("factor", rng.choice((50.0, 200.0, 500.0))),)
+        return [
+            *(Fault(Kind.SLOW_DISK, node, at - 0.9, 2.0, params=slow) for node in self._storage),
+            *(
+                Fault(Kind.KILL, node, at, 1.5, step=Step.RECEIVE, when="after", nth=nth)
+                for node in self._storage
+            ),
+            Fault(Kind.KILL, "writer", at + rng.uniform(0.5, 1.2)),
+        ]
+
+    def lie_after_lie(self) -> list[Fault]:
+        """A disk loses redo that it called durable, again and again, while pages are built from it."""
+        if not self._liar:
+            return []
+        at, rng = self._when(), self._rng
+        found = []
+        for n in range(rng.randint(2, 4)):
+            lie = at + 1.5 * n
+            syncs = (("syncs", rng.choice((1, 2, 5, 20))),)
+            found += [
+                Fault(Kind.LOSE_WRITES, self._liar, lie, params=syncs),
+                Fault(Kind.POWER, self._liar, lie + rng.uniform(0.05, 1.2), rng.uniform(0.0, 0.3)),
+            ]
+        return found
+
     def dead_recovery(self) -> list[Fault]:
         """A recovery dies when two near nodes have its truncation and the others have not, and the next
         one does not meet those two: what they were told never counted."""
@@ -178,6 +214,8 @@ class _Plots:
             self.recoveries,
             self.rot_and_restart,
             self.half_a_transaction,
+            self.half_a_batch,
+            self.lie_after_lie,
             self.dead_recovery,
         )
         return [f for _ in range(self._rng.randint(1, 4)) for f in self._rng.choice(every)()]
@@ -189,10 +227,13 @@ def plots(
     storage: Sequence[str],
     instances: Sequence[str],
     rotten: Sequence[str],
+    liar: str,
     safety_s: float,
+    crowded: bool,
 ) -> list[Fault]:
     """A run's plots, often none. Drawn on their own: they change nothing else of the run."""
     rng = random.Random(f"{seed}/plots")
-    if rng.random() >= ENABLED:
-        return []
-    return _Plots(rng, storage, instances, rotten, safety_s).draw()
+    every = _Plots(rng, storage, instances, rotten, liar, safety_s)
+    if crowded:  # only many clients make batches that can be halved
+        return [f for _ in range(3) for f in every.half_a_batch()]
+    return every.draw() if rng.random() < ENABLED else []

@@ -34,6 +34,9 @@ CALM_S = 1.0
 ENABLED = 0.4
 """Chance that a run has a certain kind of fault at all."""
 
+CROWDED = 0.04
+"""Chance of a run with many clients on few pages, whose commits share batches; it costs as much as five."""
+
 
 class _Budget:
     """Which storage nodes may lose what they hold."""
@@ -159,18 +162,24 @@ def draw(seed: int, *, safety_s: float = SAFETY_S) -> Plan:
     ]
     if rng.random() < 0.5:
         faults += [d.at_step() for _ in range(rng.randint(1, 6))]
+    crowded = rng.random() < CROWDED
     faults += plots(
         seed,
         storage=STORAGE,
         instances=d.instances,
         rotten=d.budget.rotten,
+        liar=d.budget.liar,
         safety_s=safety_s,
+        crowded=crowded,
     )
     faults.sort(key=lambda f: (f.at, f.kind, f.target))
+    shape, mix = _shape(rng, d.replicas), _mix(rng)
+    if crowded:
+        shape, mix = _crowd(shape)
     return Plan(
         seed=seed,
-        shape=_shape(rng, d.replicas),
-        mix=_mix(rng),
+        shape=shape,
+        mix=mix,
         schedule=tuple(faults),
         safety_s=safety_s,
     )
@@ -178,11 +187,11 @@ def draw(seed: int, *, safety_s: float = SAFETY_S) -> Plan:
 
 def _shape(rng: random.Random, replicas: int) -> Shape:
     """Bounds so small that they are met, in some runs."""
-    groups = rng.choice((16, 64, 64, 2560))
+    groups = rng.choice((4, 16, 64, 2560))
     return Shape(
         replicas=replicas,
         group_pages=groups,
-        max_pages=groups * rng.choice((8, 32, 64)) if groups < 100 else groups,
+        max_pages=groups * rng.choice((16, 32, 64)) if groups < 100 else groups,
         instance=InstanceConfig(
             pool_pages=rng.choice((16, 64, 1024)),
             follower_queue_bytes_max=rng.choice((8 * 1024, 256 * 1024)),
@@ -210,3 +219,11 @@ def _mix(rng: random.Random) -> Mix:
         weights=weights,
         big_rows=rng.choice((20, 60, 200)),
     )
+
+
+def _crowd(shape: Shape) -> tuple[Shape, Mix]:
+    """Groups so small, and clients so many, that one batch carries several commits to several groups."""
+    volume = replace(shape.volume, batches_in_flight_max=1, frame_bytes_max=16 * 1024)
+    weights = {"register-write": 4, "wide": 2, "lists": 1, "append": 0.5}
+    mix = Mix(clients=12, think_s=0.05, weights=weights)
+    return replace(shape, group_pages=6, max_pages=384, volume=volume), mix

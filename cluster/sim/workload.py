@@ -65,6 +65,7 @@ class Mix:
             "savepoint": 1,
             "ddl": 0.3,
             "big": 0.2,
+            "wide": 1,
         }
     )
     big_rows: int = 60
@@ -403,6 +404,15 @@ async def _big(t: _Script) -> None:
     await t.commit()
 
 
+async def _wide(t: _Script) -> None:
+    """One statement, one row of up to four pages: it commits in the same loop turn as others' do."""
+    await t.run(
+        "INSERT OR REPLACE INTO big VALUES ($1, $2)",
+        10_000 + t.rng.randrange(40),
+        "x" * t.rng.randint(100, 12_000),
+    )
+
+
 SCRIPTS: Mapping[str, Callable[[_Script], Awaitable[None]]] = {
     "append": _append,
     "lists": _lists,
@@ -414,4 +424,5 @@ SCRIPTS: Mapping[str, Callable[[_Script], Awaitable[None]]] = {
     "savepoint": _savepoint,
     "ddl": _ddl,
     "big": _big,
+    "wide": _wide,
 }
