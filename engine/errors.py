@@ -133,6 +133,21 @@ class DiskFailed(SextetError):
     sqlstate = "58030"
 
 
+# -- the object store
+
+
+class ObjectExists(SextetError):
+    """The object was created before, and an object never changes: read it to see whether it is yours."""
+
+    sqlstate = "58P02"
+
+
+class ObjectMissing(SextetError):
+    """There is no such object."""
+
+    sqlstate = "58P01"
+
+
 # -- SQL
 
 

@@ -1,4 +1,4 @@
-"""The four ports between node code and the world: clock, disk, transport, random.
+"""The ports between node code and the world: clock, disk, transport, random; and the object store.
 
 Node code gets one `Runtime` and touches nothing else: no `time`, `os`, `socket`, `grpc` or
 `random`. The real bindings are in `engine.net`; a simulator binds the same ports to virtual time,
@@ -188,6 +188,35 @@ class Transport(Protocol):
         """Listen on "host:port" (port 0: any free one). Raises ConfigError if it is taken."""
 
     def connect(self, address: str) -> Channel: ...
+
+
+# -- object store
+
+
+class ObjectStore(Protocol):
+    """Objects that are created once, never change, and outlive the fleet: a folder, or a bucket.
+
+    `create` succeeds for one caller only, whoever else tries: all the fencing there is, and all that is
+    needed (an S3 bucket has it too). Keys are checked by `engine.objects.check_key`.
+
+    Everything raises Unavailable if the store cannot be reached or does not answer (then a `create` or
+    `delete` may have taken effect), and ConfigError for a key that cannot be one.
+    """
+
+    async def create(self, key: str, data: bytes) -> None:
+        """Durable and whole on return; before, nobody sees any of it.
+
+        Raises ObjectExists, also if the caller's own earlier try did take effect; DiskFull.
+        """
+
+    async def read(self, key: str) -> bytes:
+        """All of the object. Raises ObjectMissing."""
+
+    async def keys(self, prefix: str = "") -> list[str]:
+        """All keys that begin with `prefix`, sorted."""
+
+    async def delete(self, key: str) -> None:
+        """Delete durably; deleting what is not there is no error."""
 
 
 # -- all of them

@@ -31,7 +31,7 @@ from typing import Any
 
 from engine.errors import DiskFailed, DiskFull
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class OsAppendFile:
@@ -58,7 +58,7 @@ class OsAppendFile:
                 written += os.pwrite(self._handle, view[written:], offset + written)
         except OSError as error:
             self._cut_back(offset, error)
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 raise DiskFull(
                     f"no room for {len(data)} bytes in {self._path}: {error.strerror}; "
                     "free space on this disk"
@@ -117,7 +117,7 @@ class OsDisk:
     def __init__(self, folder: Path) -> None:
         self._root = folder.absolute()
         with _mapped(self._root):
-            _make_folder(self._root)
+            make_folder(self._root)
 
     def _path(self, path: str) -> Path:
         return self._root / path
@@ -140,11 +140,11 @@ class OsDisk:
     def open_append(self, path: str) -> OsAppendFile:
         target = self._path(path)
         with _mapped(target):
-            _make_folder(target.parent)
+            make_folder(target.parent)
             new = not target.exists()
             file = OsAppendFile(target)
             if new:
-                _sync_folder(target.parent)
+                sync_folder(target.parent)
         return file
 
     def truncate(self, path: str, size: int) -> None:
@@ -156,7 +156,7 @@ class OsDisk:
         target = self._path(path)
         unnamed = target.with_name(f".{target.name}.new")
         with _mapped(target):
-            _make_folder(target.parent)
+            make_folder(target.parent)
             try:
                 with unnamed.open("wb") as file:
                     file.write(data)
@@ -166,13 +166,13 @@ class OsDisk:
             except OSError:
                 unnamed.unlink(missing_ok=True)
                 raise
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
 
     def delete(self, path: str) -> None:
         target = self._path(path)
         with _mapped(target), contextlib.suppress(FileNotFoundError):
             target.unlink()
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
 
     def free_bytes(self) -> int:
         stats = os.statvfs(self._root)
@@ -189,16 +189,16 @@ class NoDisk:
         raise AttributeError(f"this node has no disk, so no {name}()")
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Create `folder` and those above it that are missing, durably, for their owner only."""
     if folder.is_dir():
         return
-    _make_folder(folder.parent)
+    make_folder(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make names created, renamed or removed in `folder` durable."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -215,7 +215,7 @@ def _mapped(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise DiskFull(
                 f"no room for {path}: {error.strerror}; free space on this disk"
             ) from error

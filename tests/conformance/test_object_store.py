@@ -1,0 +1,301 @@
+"""What every binding of the object store port promises (engine.ports: ObjectStore)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from cluster.sim.objects import Bucket, SimObjects
+from engine.errors import ConfigError, ObjectExists, ObjectMissing, Unavailable
+from engine.net.objects import FolderStore
+from engine.objects import KEY_LENGTH_MAX, PART_LENGTH_MAX
+from engine.ports import ObjectStore
+
+
+class World(Protocol):
+    """One binding: the same objects as any number of processes see them."""
+
+    def open(self) -> ObjectStore: ...
+
+    def outage(self) -> contextlib.AbstractContextManager[None]:
+        """While it lasts nobody reaches the store."""
+
+    def close(self) -> None: ...
+
+
+class FolderWorld:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stores: list[FolderStore] = []
+
+    def open(self) -> ObjectStore:
+        self._stores.append(FolderStore(self._folder))
+        return self._stores[-1]
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        """The folder is not there (root may read anything, so its mode would keep nobody out)."""
+        away = self._folder.with_name("away")
+        self._folder.rename(away)
+        self._folder.write_text("the mount point of a disk that is gone")
+        try:
+            yield
+        finally:
+            self._folder.unlink()
+            away.rename(self._folder)
+
+    def close(self) -> None:
+        for store in self._stores:
+            store.close()
+
+
+class SimWorld:
+    def __init__(self, _folder: Path) -> None:
+        self._bucket = Bucket(random.Random(1))
+
+    def open(self) -> ObjectStore:
+        return SimObjects(self._bucket)
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        self._bucket.unreachable = True
+        try:
+            yield
+        finally:
+            self._bucket.unreachable = False
+
+    def close(self) -> None:
+        """Nothing is left behind."""
+
+
+WORLDS = [FolderWorld, SimWorld]
+
+
+@pytest.fixture(params=WORLDS, ids=lambda kind: kind.__name__)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    made: World = request.param(tmp_path / "objects")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def store(world: World) -> ObjectStore:
+    return world.open()
+
+
+async def test_what_was_created_is_read_by_everyone(world: World, store: ObjectStore) -> None:
+    await store.create("volume-1/log/0001.wal", b"redo")
+    await store.create("empty", b"")
+    other = world.open()
+    assert await other.read("volume-1/log/0001.wal") == b"redo"
+    assert await other.read("empty") == b""
+
+
+@pytest.mark.parametrize("key", ["nothing", "a", "a/b/c", "a/b/c/d/e", "a/x"])
+async def test_what_is_no_object_is_missing(store: ObjectStore, key: str) -> None:
+    await store.create("a/b/c/d", b"x")
+    with pytest.raises(ObjectMissing, match=key):
+        await store.read(key)
+    await store.delete(key)
+    assert await store.keys() == ["a/b/c/d"]
+
+
+async def test_object_never_changes(world: World, store: ObjectStore) -> None:
+    await store.create("a/b", b"first")
+    for other in (store, world.open()):
+        with pytest.raises(ObjectExists, match="a/b"):
+            await other.create("a/b", b"second")
+    assert await store.read("a/b") == b"first"
+    assert await store.keys() == ["a/b"]
+
+
+async def test_of_many_who_create_one_object_one_succeeds(world: World) -> None:
+    stores = [world.open() for _ in range(6)]
+    for turn in range(10):
+        made = await asyncio.gather(
+            *(s.create(f"turn/{turn}", bytes([n]) * 5000) for n, s in enumerate(stores)),
+            return_exceptions=True,
+        )
+        winners = [n for n, result in enumerate(made) if result is None]
+        assert len(winners) == 1
+        assert all(isinstance(r, ObjectExists) for r in made if r is not None)
+        assert await stores[0].read(f"turn/{turn}") == bytes(winners) * 5000
+
+
+async def test_keys_are_sorted_and_begin_with_the_prefix(store: ObjectStore) -> None:
+    every = ["a", "b/1", "b/10", "b/2", "b.x", "bb/c/d", "c-1", "c/z"]
+    for key in reversed(every):
+        await store.create(key, b"")
+    assert await store.keys() == sorted(every)
+    for prefix in ("b", "b/", "b/1", "bb/c/d", "c", "none", "none/such", "a/below"):
+        assert await store.keys(prefix) == sorted(k for k in every if k.startswith(prefix)), prefix
+
+
+async def test_deleted_is_gone_and_may_be_created_again(world: World, store: ObjectStore) -> None:
+    await store.create("a/b", b"first")
+    await store.delete("a/b")
+    await store.delete("a/b")
+    assert await world.open().keys() == []
+    with pytest.raises(ObjectMissing):
+        await store.read("a/b")
+    await store.create("a/b", b"second")
+    assert await store.read("a/b") == b"second"
+
+
+async def test_object_is_no_folder_and_a_folder_no_object(store: ObjectStore) -> None:
+    await store.create("a/b/c", b"x")
+    await store.create("d", b"x")
+    for key in ("a", "a/b", "d/e", "d/e/f", "a/b/c/d"):
+        with pytest.raises(ConfigError):
+            await store.create(key, b"y")
+    assert await store.keys() == ["a/b/c", "d"]
+
+
+BAD_KEYS = [
+    *(
+        "",
+        "/",
+        "/a",
+        "a/",
+        "a//b",
+        ".",
+        "..",
+        "a/../b",
+        ".new-1",
+        "a/.b",
+        "a b",
+        "ä",
+        "a\\b",
+        "a\n",
+    ),
+    "x" * (PART_LENGTH_MAX + 1),
+    "/".join(["x" * 100] * (KEY_LENGTH_MAX // 100 + 1)),
+]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS, ids=lambda key: repr(key)[:20])
+async def test_key_that_not_every_store_could_keep_is_refused(store: ObjectStore, key: str) -> None:
+    for call in (store.create(key, b""), store.read(key), store.delete(key)):
+        with pytest.raises(ConfigError, match="key"):
+            await call
+    assert await store.keys() == []
+
+
+async def test_longest_key(store: ObjectStore) -> None:
+    key = "/".join(["x" * PART_LENGTH_MAX, "y" * PART_LENGTH_MAX, "z" * 100])
+    await store.create(key, b"1")
+    assert await store.keys("x") == [key]
+
+
+async def test_outage_is_said_and_nothing_is_lost(world: World, store: ObjectStore) -> None:
+    await store.create("a", b"1")
+    with world.outage():
+        for call in (store.create("b", b"2"), store.read("a"), store.keys(), store.delete("a")):
+            with pytest.raises(Unavailable):
+                await call
+    kept = await store.keys()
+    assert set(kept) <= {"a", "b"}  # whether a change took effect is not known, but it is whole
+    for key in kept:
+        assert await store.read(key) == {"a": b"1", "b": b"2"}[key]
+
+
+async def test_folders_that_deleted_objects_left_are_not_in_the_way(store: ObjectStore) -> None:
+    await store.create("a/b/c", b"x")
+    await store.delete("a/b/c")
+    await store.create("a", b"y")
+    assert await store.keys() == ["a"]
+
+
+async def test_both_bindings_answer_alike(tmp_path: Path) -> None:
+    """Random calls, one after the other; the simulated store is the model of the other."""
+    seed = random.randrange(1 << 30)
+    rng = random.Random(seed)
+    folder, bucket = FolderWorld(tmp_path / "objects"), SimWorld(tmp_path)
+    stores = (folder.open(), bucket.open())
+    parts = ("a", "b", "c")
+    for number in range(300):
+        key = "/".join(rng.choice(parts) for _ in range(rng.randint(1, 3)))
+        call = rng.choice(("create", "create", "read", "delete", "keys"))
+        answers = []
+        for store in stores:
+            arguments = (key, bytes([number % 256])) if call == "create" else (key,)
+            try:
+                answers.append(repr(await getattr(store, call)(*arguments)))
+            except (ObjectExists, ObjectMissing, ConfigError) as error:
+                answers.append(type(error).__name__)
+        assert answers[0] == answers[1], f"seed {seed}, call {number}: {call} {key}"
+    folder.close()
+
+
+# -- the folder alone: processes that die
+
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from engine.net.objects import FolderStore
+
+async def main():
+    store = FolderStore(Path(sys.argv[1]))
+    for n in range(1_000_000):
+        await store.create(f"n/{n}", bytes([n % 256]) * 200_000)
+        print(n, flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_killed_while_creating_leaves_whole_objects_only(tmp_path: Path) -> None:
+    folder = tmp_path / "objects"
+    for _ in range(3):
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", WRITER, str(folder)), stdout=asyncio.subprocess.PIPE
+        )
+        assert child.stdout is not None
+        told = [int(await child.stdout.readline()) for _ in range(5)]
+        child.kill()
+        told += [int(line) for line in (await child.stdout.read()).split(b"\n")[:-1]]
+        await child.wait()
+        store = FolderStore(folder)
+        keys = await store.keys("n/")
+        assert {f"n/{n}" for n in told} <= set(keys)
+        for key in keys:
+            number = int(key.removeprefix("n/"))
+            assert await store.read(key) == bytes([number % 256]) * 200_000
+            await store.delete(key)
+        store.close()
+
+
+async def test_what_a_dead_process_left_is_removed_a_day_later(tmp_path: Path) -> None:
+    old, new = tmp_path / ".new-1", tmp_path / ".new-2"
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (time.time() - 100_000, time.time() - 100_000))
+    store = FolderStore(tmp_path)
+    assert not old.exists()
+    assert new.exists()  # somebody may be writing it
+    assert await store.keys() == []
+    store.close()
+
+
+async def test_cancelled_create_is_whole_or_nothing(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    data = random.Random(1).randbytes(20_000_000)
+    task = asyncio.ensure_future(store.create("a", data))
+    await asyncio.sleep(0)  # a thread has it now
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    store.close()  # waits for the thread
+    after = FolderStore(tmp_path)
+    assert await after.keys() == ["a"]
+    assert await after.read("a") == data
+    after.close()
