@@ -125,11 +125,14 @@ def _mark_at(data: bytes, offset: int, file: int) -> int | None:
 
 
 def _resume(data: bytes, offset: int, header: FrameHeader | None, file: int) -> int:
-    """The first place behind bad bytes at `offset` that holds a mark or a frame's header."""
-    after = offset + 1
+    """Where to go on behind bad bytes at `offset`.
+
+    Right behind the frame if its header says where that is: if there are bad bytes there too, they are
+    another damage, and may be another group's. Else at the next mark or frame's header.
+    """
     if header is not None and offset + header.length <= len(data):
-        after = offset + header.length
-    for match in _START.finditer(data, after):
+        return offset + header.length
+    for match in _START.finditer(data, offset + 1):
         if _mark_at(data, match.start(), file) is not None:
             return match.start()
         try:

@@ -68,6 +68,24 @@ async def test_damage_of_one_group_is_not_blamed_on_another(make: Make) -> None:
     assert again.segment(1).row.damaged
 
 
+async def test_damage_right_behind_damage_is_not_hidden_by_it(make: Make) -> None:
+    """Group 0's frame says where it ends; behind it group 1's does not even say what it is."""
+    node = await make()
+    await node.assign(pgs=(0, 1))
+    await node.fence(1)
+    log = Log()
+    for _ in range(4):
+        frames = log.commit([0, 2560])
+        await node.append(frames[0])
+        await node.append(frames[1], pg=1)
+    await node.kill()
+    rot_frame(node, frames[0])
+    rot_frame(node, frames[1], header=True)
+    again = await make()
+    assert again.segment(0).row.damaged
+    assert again.segment(1).row.damaged
+
+
 async def test_rot_of_what_stands_as_pages_loses_no_commit_but_old_read_points(make: Make) -> None:
     node = await make()
     await node.assign()
