@@ -54,6 +54,11 @@ class DiskImage:
         self.lies = 0
         """How many syncs have lied so far."""
         self.misdirected_reads = 0
+        self.blind_cuts = 0
+        """How often rot was cut off as torn after a power loss, which may take the mark that tells them
+        apart. Both at once, on one node, is more than it can see through (`engine.storage.walfile`)."""
+        self.rotten: set[tuple[str, int]] = set()  # file, offset
+        self.powerless = False  # since the last life
         self.effects: dict[str, int] = {}
         """How often a fault changed something."""
         self.rng = rng
@@ -65,6 +70,7 @@ class DiskImage:
 
     def lose_power(self) -> None:
         """What is not durable is gone, or not, or in part."""
+        self.powerless = True
         for path in sorted(self.files):
             self._settle(self.files[path])
 
@@ -98,8 +104,11 @@ class DiskImage:
         found = [p for p in sorted(self.files) if p.startswith(folder) and self.files[p].durable]
         if not found:
             return False
-        file = self.files[self.rng.choice(found)]
-        file.data[self.rng.randrange(file.durable)] ^= 1 << self.rng.randrange(8)
+        path = self.rng.choice(found)
+        file = self.files[path]
+        offset = self.rng.randrange(file.durable)
+        file.data[offset] ^= 1 << self.rng.randrange(8)
+        self.rotten.add((path, offset))
         self.effect("bit rot")
         return True
 
@@ -181,6 +190,7 @@ class SimDisk:
         self.image = image
         self._life = life
         self._busy_until = 0.0
+        self._powerless, image.powerless = image.powerless, False
 
     def check(self) -> None:
         if self._life is not None:
@@ -242,6 +252,8 @@ class SimDisk:
     def truncate(self, path: str, size: int) -> None:
         self.check()
         file = self._found(path)
+        if self._powerless and any(p == path and size <= at for p, at in self.image.rotten):
+            self.image.blind_cuts += 1
         if size > len(file.data):
             file.data += bytes(size - len(file.data))
         del file.data[size:]

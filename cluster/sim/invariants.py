@@ -249,7 +249,7 @@ class Invariants:
     def _remembers(
         self, process: SimProcess, segment: Segment, scl: LSN, told: Said | None = None
     ) -> None:
-        if process.image.lies:
+        if process.image.lies or process.image.blind_cuts:
             return  # a node need not see through its disk
         told = told or self._of(process, segment)
         truncations = process.node.state.volumes[segment.row.id.volume].truncations

@@ -70,3 +70,18 @@ async def test_a_lying_sync_is_found_out_by_a_power_loss_only() -> None:
     medium.lose_power()
     assert SimDisk(medium).read("log") == bytes(4) + b"kept"
     assert medium.effects["lost write"] == 1
+
+
+@pytest.mark.parametrize("power", [True, False], ids=["power loss", "kill"])
+async def test_rot_that_passes_for_torn_is_excused_after_a_power_loss_only(power: bool) -> None:
+    medium = image()
+    file = SimDisk(medium).open_append("wal/1.wal")
+    file.append(b"acknowledged")
+    await file.sync()
+    if power:
+        medium.lose_power()
+    assert medium.rot("wal")
+    SimDisk(medium).truncate("wal/1.wal", 0)
+    assert medium.blind_cuts == power
+    SimDisk(medium).truncate("wal/1.wal", 0)
+    assert medium.blind_cuts == power, "only the first life after it may not see"
