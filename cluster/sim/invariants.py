@@ -56,6 +56,7 @@ class Invariants:
         self._joined: dict[str, LSN] = {}  # where a replica last joined a writer
         self._fsyncs_failed: dict[str, int] = {}  # by life, when it was first seen
         self._healed: set[Key] = set()  # was damaged and called itself whole
+        self._floor_moved: set[Key] = set()  # by damage or a page copy, in this life or an earlier one
         self._vdl: LSN = 0
         world.on_wire.append(self._wire)
         world.on_step.append(self._step)
@@ -274,6 +275,10 @@ class Invariants:
             if node.state.counters["segments_made_whole"]:
                 for _, segment in node.state.segments():
                     self._healed.add((process.name, segment.row.incarnation))
+            counters = node.state.counters
+            if step is Step.COPY or counters["scrub_found"] or counters["segments_copied"]:
+                for _, segment in node.state.segments():
+                    self._floor_moved.add((process.name, segment.row.incarnation))
             if when == "after" and step is Step.COALESCE:
                 self._coalesced(process, node)
             elif when == "after" and step is Step.COLLECT:
@@ -337,9 +342,6 @@ class Invariants:
         writer = self._newest_writer()
         if writer is None:
             return
-        counters = node.state.counters
-        if counters["scrub_found"] or counters["segments_copied"]:
-            return  # damage and page copies move the floor too, and then others serve those readers
         held = {"the writer": writer.pool.min_pinned()}
         for report in writer.feed.reports():
             reader = self._world.processes[report.instance].node
@@ -350,6 +352,8 @@ class Invariants:
                 held[report.instance] = report.min_read_lsn
         for volume, segment in node.state.segments():
             self.checks += 1
+            if (process.name, segment.row.incarnation) in self._floor_moved:
+                continue  # others serve those readers
             for who, lsn in held.items():
                 if volume.epoch == writer.volume.epoch and segment.floor > lsn:
                     message = f"refuses reads below {segment.floor}, {who} holds {lsn}"
