@@ -94,18 +94,28 @@ class End:
         if self._caught or self._held or self.network.blocked(self.host, self.peer.host):
             self._held.append((item, size))
             return
+        self._flight.append((item, size))
+        self._schedule_arrival()
+
+    def _schedule_arrival(self) -> None:
+        """One more item will arrive: whichever is the first in flight by then."""
         loop = asyncio.get_running_loop()
         delay = self.network.delay(self.host, self.peer.host)
         when = self._last_arrival = max(self._last_arrival, loop.time() + delay)
-        self._flight.append((item, size))
         loop.call_at(when, self.peer._arrive, context=self.network.context)
 
     def release(self) -> None:
-        """The path is open again: what was held goes on its way."""
-        held = deque((*self._caught, *self._held))
+        """The path is open again: what was held goes on its way, in the order it was sent.
+
+        Something may be in flight still if the path was closed for a moment only; what was caught was
+        sent before that, so it arrives first.
+        """
+        caught, held = self._caught, self._held
         self._caught, self._held = deque(), deque()
-        while held:
-            item, size = held.popleft()
+        self._flight.extendleft(reversed(caught))
+        for _ in caught:
+            self._schedule_arrival()
+        for item, size in held:
             self._forward(item, size)
 
     async def wait_room(self) -> None:
@@ -166,10 +176,11 @@ class End:
         """This end is over, and tells the other one so if the path is open."""
         if not self.broken:
             self._forward(Reset(reason), 0)
-            held = deque((*self._caught, *self._held))
+            caught, held = deque(self._caught), deque(self._held)
             self.reset(reason)
-            self._held = held  # a reset that is held goes out when the path opens
-            if held:
+            # What was transmitted, and the reset behind it, goes out when the path opens.
+            self._caught, self._held = caught, held
+            if caught or held:
                 self.network.owe(self)
 
     def finish(self) -> None:
