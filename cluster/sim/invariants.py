@@ -56,9 +56,7 @@ class Invariants:
         self._joined: dict[str, LSN] = {}  # where a replica last joined a writer
         self._fsyncs_failed: dict[str, int] = {}  # by life, when it was first seen
         self._healed: set[Key] = set()  # was damaged and called itself whole
-        self._floor_moved: set[Key] = (
-            set()
-        )  # by damage or a page copy, in this life or an earlier one
+        self._floor_moved: set[Key] = set()  # by damage or a page copy, in any life so far
         self._vdl: LSN = 0
         world.on_wire.append(self._wire)
         world.on_step.append(self._step)
