@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cluster.cli.errors import EXIT_FAILED, EXIT_NOT_RUNNING, NotRunning
+from cluster.cli.fault import fault_app
 from cluster.local.folder import Folder
 from cluster.local.layout import DEFAULT_PORT, DEFAULT_READERS, READERS_MAX
 from engine.errors import SextetError
@@ -39,6 +40,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs inst
 DEFAULT_DATA = Path(".sextet")
 LSN_MAX = 2**63 - 1
 
+app.add_typer(fault_app, name="fault")
+
 
 @app.command()
 def up(
@@ -66,11 +69,21 @@ def up(
             help="Largest size of a new cluster's database, e.g. 512M; 10G by default.",
         ),
     ] = None,
+    faults: Annotated[
+        bool | None,
+        typer.Option(
+            "--faults/--no-faults",
+            help="May `sextet fault` break it? Allowed in a new installation, then as before.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Start the cluster and return once it answers SQL. What was in the folder before is there."""
     from cluster.cli.up import UpOptions, bring_up
 
-    options = UpOptions(readers=readers, port=port, max_storage=max_storage, foreground=foreground)
+    options = UpOptions(
+        readers=readers, port=port, max_storage=max_storage, foreground=foreground, faults=faults
+    )
     bring_up(Folder.at(data), options)
 
 

@@ -21,6 +21,7 @@ from cluster.cli.console import err, out, size
 from cluster.cli.down import STOP_S, stop_installation
 from cluster.cli.errors import CommandFailed
 from cluster.cli.ready import READY_S, Readiness, wait_ready
+from cluster.faults.directory import prepare
 from cluster.local.create import move_endpoints, new_layout, with_free_ports
 from cluster.local.files import tail_of
 from cluster.local.folder import Folder
@@ -36,6 +37,7 @@ from cluster.local.layout import (
 )
 from cluster.local.state import is_locked, running_state
 from engine.errors import SextetError
+from engine.faults.file import read
 
 LEFTOVERS_WAIT_S = 15.0
 ANOTHER_UP_S = READY_S + STOP_S
@@ -53,6 +55,7 @@ class UpOptions:
     port: int | None = None
     max_storage: str | None = None
     foreground: bool = False
+    faults: bool | None = None
 
 
 def bring_up(folder: Folder, options: UpOptions) -> None:
@@ -94,6 +97,7 @@ def _start(folder: Folder, options: UpOptions) -> subprocess.Popen[bytes]:
     started_at = time.monotonic()
     layout = prepare_layout(folder, options)
     save(folder.data, layout)
+    prepare(folder, layout, allow=options.faults)
     supervisor = _start_supervisor(folder, foreground=options.foreground)
     try:
         missing = wait_ready(folder, layout, supervisor_ended=lambda: supervisor.poll() is not None)
@@ -130,6 +134,12 @@ def prepare_layout(folder: Folder, options: UpOptions) -> Layout:
     if options.port is not None:
         old = move_endpoints(old, MAIN, options.port)
     return with_free_ports(old)
+
+
+def _refuse_other_faults(folder: Folder, options: UpOptions) -> None:
+    """Processes that run were told already whether there may be faults."""
+    if options.faults not in (None, read(folder.faults).allowed):
+        raise CommandFailed("whether faults are allowed counts from the start; `sextet down` first")
 
 
 def _refuse_changes(layout: Layout, options: UpOptions) -> None:
@@ -209,6 +219,7 @@ def _show_running(folder: Folder, options: UpOptions) -> None:
     assert layout is not None, "a supervisor runs without a layout"
     main = layout.cluster(MAIN)
     _refuse_changes(layout, options)
+    _refuse_other_faults(folder, options)
     if options.port not in (None, main.writer_port):
         raise CommandFailed(
             f"the cluster is running on port {main.writer_port}; to move it, `sextet down` first"

@@ -41,6 +41,11 @@ class Folder:
         """The SQL shell's."""
         return self.data / "history"
 
+    @property
+    def faults(self) -> Path:
+        """The file of active faults (`engine.faults.file`)."""
+        return self.data / "faults.json"
+
     def log(self, component: str) -> Path:
         return self.data / "logs" / f"{component}.log"
 

@@ -9,10 +9,13 @@ Invariants
 - Children are ended by pid while they are our unreaped children, so a pid is never a stranger's.
 - A child that keeps dying is started less and less often, but never given up: what is wrong may be
   put right meanwhile. One that lived for UP_S counts as healthy again.
+- Whom an active fault holds down is not started, and whom it has stopped is woken when its time is
+  over, whether or not the command that began it still lives (`cluster.local.holds`).
 - Nobody outlives it: children ask the kernel for SIGTERM when their parent dies.
 
 `python -m cluster.local.supervisor --data DIR`. SIGTERM and SIGINT stop everything in order; SIGHUP
-reads cluster.json again, starts what is new there and stops what is gone.
+reads cluster.json again, starts what is new there and stops what is gone; it also makes us look at the
+active faults at once.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from typing import BinaryIO
 
 from cluster.local.components import Component, components_of
 from cluster.local.folder import Folder
+from cluster.local.holds import Holds
 from cluster.local.layout import load
 from cluster.local.processes import ProcessId, end_all
 from cluster.local.signals import SignalQueue
@@ -78,6 +82,7 @@ class _Child:
         self.restarts = -1
         self.exit_status: int | None = None
         self.kill_at: float | None = None  # set once it has been told to stop
+        self.paused = False  # SIGSTOP was sent for a fault
 
     @property
     def name(self) -> str:
@@ -103,6 +108,7 @@ class Supervisor:
         self._folder = folder
         self._lock = lock
         self._children = {c.name: _Child(c) for c in components}
+        self._holds = Holds(folder.faults)
         self._stopping = False
         self._me = ProcessId.of(os.getpid())
         self._signals = SignalQueue((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
@@ -110,6 +116,7 @@ class Supervisor:
     def run(self) -> None:
         """Start everything and keep it running; returns once all of it has been stopped."""
         while not self._stopping:
+            self._obey_faults()
             self._start_due()
             self._publish()
             self._handle(self._signals.wait(self._next_wake()))
@@ -125,16 +132,36 @@ class Supervisor:
             self._reload()
 
     def _next_wake(self) -> float | None:
-        """Seconds until the next start or kill is due, None if only a signal can matter."""
-        times = [c.start_at for c in self._children.values() if not c.running]
-        times += [c.kill_at for c in self._children.values() if c.kill_at is not None]
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        """Seconds until a start, a kill or the end of a fault is due, None if only a signal can matter."""
+        now = time.monotonic()
+        times = [c.kill_at - now for c in self._children.values() if c.kill_at is not None]
+        for child in self._children.values():
+            ends = self._holds.next_end(child.name)
+            if ends is not None:
+                times.append(ends)
+            if not child.running and not self._holds.held(child.name):
+                times.append(child.start_at - now)
+        return max(0.0, min(times)) if times else None
+
+    def _obey_faults(self) -> None:
+        """End whom a fault holds down and yet runs; stop and wake whom one stops."""
+        self._holds.refresh()
+        for child in self._children.values():
+            if not child.running:
+                continue
+            if self._holds.held(child.name):
+                child.signal(signal.SIGKILL)
+            paused = self._holds.paused(child.name)
+            if paused != child.paused:
+                child.signal(signal.SIGSTOP if paused else signal.SIGCONT)
+                child.paused = paused
 
     def _start_due(self) -> None:
         now = time.monotonic()
         for child in self._children.values():
             if not child.running and child.start_at <= now:
-                self._start(child)
+                if not self._holds.held(child.name):
+                    self._start(child)
             elif child.kill_at is not None and child.kill_at <= now:
                 child.signal(signal.SIGKILL)
                 child.kill_at = now + STOP_GRACE_S
@@ -147,7 +174,7 @@ class Supervisor:
                 child.popen = subprocess.Popen(
                     child.component.command,
                     cwd=self._folder.data,
-                    env={**os.environ, SUPERVISED: str(os.getpid())},
+                    env={**os.environ, SUPERVISED: str(os.getpid()), **self._holds.environment()},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -173,6 +200,7 @@ class Supervisor:
             child.exit_status = child.popen.returncode
             log.info("< %s, pid %d, %s", child.name, child.popen.pid, _how(child.exit_status))
             child.popen = child.identity = None
+            child.paused = False
             if child.kill_at is not None:
                 del self._children[child.name]  # it was told to go
             else:
@@ -217,6 +245,8 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         self._publish()
+        for child in self._children.values():
+            child.signal(signal.SIGCONT)  # or one that a fault has stopped would not hear SIGTERM
         for stage in sorted({c.component.stage for c in self._children.values()}):
             self._stop([c for c in self._children.values() if c.component.stage == stage])
         self._publish()

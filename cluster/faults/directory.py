@@ -1,0 +1,39 @@
+"""The fault file of an installation: whether faults are allowed, and who there is to have them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+from cluster.local.components import endpoint_name
+from cluster.local.folder import Folder
+from cluster.local.layout import Layout, address
+from engine.faults.file import FaultFile, Node, read, write
+
+
+def nodes_of(layout: Layout) -> tuple[Node, ...]:
+    """Every process of the installation, in the order in which people think of them."""
+    found = [Node(s.name, "storage", s.az, address(s.port)) for s in layout.storage]
+    for cluster in layout.clusters:
+        found += [Node(i.name, "instance", i.az, address(i.port)) for i in cluster.instances]
+    found += [
+        Node(endpoint_name(cluster.name), "endpoint", "", address(cluster.writer_port))
+        for cluster in layout.clusters
+    ]
+    return (*found, Node("control", "control", "", layout.control_address))
+
+
+def prepare(folder: Folder, layout: Layout, *, allow: bool | None) -> None:
+    """Before an installation starts: no fault is left from its last life.
+
+    Faults are allowed if `allow` says so; None leaves it as it was, and allows them the first time.
+    """
+    known = folder.faults.exists()
+    old = read(folder.faults) if known else FaultFile(allowed=True)
+    shutil.rmtree(folder.faults.with_suffix(""), ignore_errors=True)
+    folder.faults.with_suffix("").mkdir(exist_ok=True)
+    allowed = old.allowed if allow is None else allow
+    write(
+        folder.faults,
+        replace(old, allowed=allowed, revision=old.revision + 1, nodes=nodes_of(layout), faults=()),
+    )
