@@ -130,6 +130,133 @@ def az(
             raise ConfigError(f"a zone goes down or up, not {state}")
 
 
+@fault_app.command("crash-at")
+def crash_at(
+    step: Annotated[str, typer.Argument(metavar="STEP", help="A protocol step: persist, ack …")],
+    targets: Targets,
+    after: Annotated[
+        bool, typer.Option("--after/--before", help="Behind the step, or ahead of it (default).")
+    ] = False,
+    nth: Annotated[int, typer.Option(min=1, help="The N-th time from now.")] = 1,
+    for_: For = None,
+    data: Data = DATA,
+) -> None:
+    """Let a process kill itself at a step of the protocol, once; with --for it stays down."""
+    from engine.steps import Step
+
+    if step not in set(Step):
+        raise ConfigError(f"there is no step {step}; there is: {', '.join(Step)}")
+    when = "after" if after else "before"
+    _each(
+        data,
+        targets,
+        lambda kit, t: kit.crash_at(t, Step(step), when=when, nth=nth, for_s=seconds(for_)),
+    )
+
+
+# -- the network
+
+One = Annotated[str, typer.Argument(metavar="A", show_default=False)]
+Other = Annotated[str, typer.Argument(metavar="B", show_default=False)]
+
+
+@fault_app.command()
+def partition(
+    one: One,
+    other: Other,
+    one_way: Annotated[
+        bool, typer.Option("--one-way", help="Only what A sends to B is cut.")
+    ] = False,
+    for_: For = None,
+    data: Data = DATA,
+) -> None:
+    """Let nothing pass between two targets: silence, no refused connection."""
+    _say(_kit(data).partition(one, other, one_way=one_way, for_s=seconds(for_)))
+
+
+@fault_app.command()
+def isolate(targets: Targets, for_: For = None, data: Data = DATA) -> None:
+    """Let nothing pass between a target and anybody else, its SQL clients included."""
+    _each(data, targets, lambda kit, t: kit.isolate(t, for_s=seconds(for_)))
+
+
+@fault_app.command("slow-net")
+def slow_net(
+    targets: Targets,
+    latency: Annotated[str, typer.Option(metavar="TIME", help="Added, one way.")] = "50ms",
+    for_: For = None,
+    data: Data = DATA,
+) -> None:
+    """Delay every message from and to a target."""
+    _each(
+        data,
+        targets,
+        lambda kit, t: kit.slow_net(t, latency_s=seconds(latency), for_s=seconds(for_)),
+    )
+
+
+@fault_app.command()
+def drop(
+    targets: Targets,
+    share: Annotated[float, typer.Option(min=0, max=0.95, help="Of all messages.")] = 0.1,
+    for_: For = None,
+    data: Data = DATA,
+) -> None:
+    """Let a share of the messages from and to a target be lost and sent again 0.2 s later."""
+    _each(data, targets, lambda kit, t: kit.drop(t, share=share, for_s=seconds(for_)))
+
+
+# -- disks and clocks
+
+
+@fault_app.command("slow-disk")
+def slow_disk(
+    targets: Targets,
+    factor: Annotated[float, typer.Option(min=1, help="So many times as slow.")] = 50.0,
+    for_: For = None,
+    data: Data = DATA,
+) -> None:
+    """Let a storage node's disk take longer."""
+    _each(data, targets, lambda kit, t: kit.slow_disk(t, factor=factor, for_s=seconds(for_)))
+
+
+@fault_app.command("fail-fsync")
+def fail_fsync(targets: Targets, data: Data = DATA) -> None:
+    """Let a storage node's next fsync fail: it ends itself and starts from what the disk holds."""
+    _each(data, targets, lambda kit, t: kit.fail_fsync(t))
+
+
+@fault_app.command("fill-disk")
+def fill_disk(targets: Targets, for_: For = None, data: Data = DATA) -> None:
+    """Let no file on a storage node's disk grow."""
+    _each(data, targets, lambda kit, t: kit.fill_disk(t, for_s=seconds(for_)))
+
+
+@fault_app.command()
+def corrupt(
+    targets: Targets,
+    what: Annotated[str, typer.Option(metavar="log|page", help="Where the bit flips.")] = "page",
+    page: Annotated[
+        int | None, typer.Option(min=0, help="Which page (0-based); the newest by default.")
+    ] = None,
+    data: Data = DATA,
+) -> None:
+    """Flip a bit in what storage nodes keep of a page: in the log, or in a page version."""
+    _each(data, targets, lambda kit, t: kit.corrupt(t, what=what, page=page))
+
+
+@fault_app.command("clock-skew")
+def clock_skew(
+    targets: Targets,
+    by: Annotated[str, typer.Option(metavar="TIME", help="As in 1h or -10m.")] = "1h",
+    for_: For = None,
+    data: Data = DATA,
+) -> None:
+    """Let a process's wall clock be wrong."""
+    skew = -seconds(by[1:]) if by.startswith("-") else seconds(by)
+    _each(data, targets, lambda kit, t: kit.clock_skew(t, seconds=skew, for_s=seconds(for_)))
+
+
 # -- seeing and ending
 
 

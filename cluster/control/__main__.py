@@ -25,7 +25,7 @@ def _layout(folder: Folder) -> Layout:
 async def serve(folder: Folder, stop: asyncio.Event) -> None:
     """Run the control plane until `stop` is set."""
     folder.make()
-    runtime = real_runtime(folder.catalog.parent)
+    runtime = real_runtime(folder.catalog.parent, name="control")
     catalog = await Catalog.open(folder.catalog)
     control = ControlPlane(runtime, catalog, layout=lambda: _layout(folder))
     await control.start()

@@ -13,13 +13,14 @@ from pathlib import Path
 from cluster.endpoint.balance import Kind
 from cluster.endpoint.server import Endpoint
 from cluster.endpoint.view import load_view, save_view, view_from_pb
+from cluster.local.components import endpoint_name
 from cluster.local.folder import Folder
 from cluster.local.layout import HOST, load
 from engine.errors import ConfigError, SextetError
-from engine.net.grpc_transport import GrpcTransport
 from engine.net.methods import WATCH_CLUSTER
 from engine.net.pb import control_pb2 as pb
 from engine.net.process import end_process, run_node
+from engine.net.real import real_runtime
 from engine.ports import Channel, Stream
 from engine.tasks import backoff
 
@@ -38,7 +39,8 @@ async def serve(folder: Folder, cluster: str, stop: asyncio.Event) -> None:
     endpoint.update(load_view(folder.endpoint_view(cluster)))
     endpoint.listen(Kind.WRITER, HOST, spec.writer_port)
     endpoint.listen(Kind.READER, HOST, spec.reader_port)
-    channel = GrpcTransport().connect(layout.control_address)
+    runtime = real_runtime(None, name=endpoint_name(cluster))
+    channel = runtime.transport.connect(layout.control_address)
     watching = asyncio.create_task(_watch(channel, folder, cluster, endpoint), name="watch")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)

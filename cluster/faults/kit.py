@@ -243,7 +243,8 @@ class FaultKit:
     def _add(self, targets: Targets, fault: ActiveFault) -> ActiveFault:
         with changing(self._folder.faults) as change:
             fault = replace(fault, id=change.file.next_id)
-            change.file = replace(change.file, nodes=targets.nodes).adding(fault)
+            left = tuple(f for f in change.file.faults if not self._spent(f))
+            change.file = replace(change.file, nodes=targets.nodes, faults=left).adding(fault)
             revision = change.file.revision
         if fault.kind not in (Kind.KILL, Kind.AZ_DOWN, Kind.PAUSE, Kind.WIPE) or fault.step:
             self._carry.until_seen(revision)

@@ -35,7 +35,7 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
     async def relay(number: int, pid: int, secret: int) -> None:
         await relay_cancel(path.with_name(f"{arguments.cluster}-{number}.sock"), pid, secret)
 
-    runtime = real_runtime(None)  # an instance owns no data
+    runtime = real_runtime(None, name=arguments.name)  # an instance owns no data
     instance = Instance(
         runtime,
         InstanceIdentity(

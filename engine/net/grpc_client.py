@@ -17,6 +17,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from engine.errors import ProtocolError, SextetError, Unavailable
+from engine.net.caller import KEY
 from engine.net.grpc_wire import END, OPTIONS, OVER, Junk, decoder, encode, error_of
 from engine.ports import Method, Rep, Req, Stream
 
@@ -153,8 +154,9 @@ def _now(coro: Coroutine[Any, Any, T]) -> T:
 class GrpcChannel:
     """Channel port."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, caller: str = "") -> None:
         self._address = address
+        self._metadata = ((KEY, caller),) if caller else None
         self._channel = grpc.aio.insecure_channel(address, options=_CLIENT)
         self._callables: dict[str, Any] = {}
 
@@ -174,7 +176,7 @@ class GrpcChannel:
                 response_deserializer=decoder(method.reply, method.name),
             )
         try:
-            return made(*arguments, timeout=timeout)
+            return made(*arguments, timeout=timeout, metadata=self._metadata)
         except grpc.aio.UsageError as error:
             raise Unavailable(f"{self._what(method)}: {error}") from error
 

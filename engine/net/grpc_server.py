@@ -13,6 +13,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from engine.errors import ConfigError, ProtocolError, SextetError, Unavailable
+from engine.net.caller import CALLER, caller_of
 from engine.net.grpc_wire import END, OPTIONS, OVER, Junk, decoder, details_of
 from engine.ports import Handler, Handlers, Method, Server
 
@@ -65,10 +66,14 @@ class _ServerStream:
         """A server's stream ends with its handler."""
 
 
-def _implement(method: Method[Any, Any], handler: Handler) -> grpc.RpcMethodHandler:
+def _implement(
+    method: Method[Any, Any], handler: Handler, *, callers: bool
+) -> grpc.RpcMethodHandler:
     """The grpc handler of one method: our handler with requests checked and errors mapped."""
 
     async def implementation(request: Any, context: Any) -> Any:
+        if callers:
+            CALLER.set(caller_of(context.invocation_metadata()))
         try:
             return await _run(method, handler, request, context)
         except SextetError as error:
@@ -126,12 +131,16 @@ class GrpcServer:
         await self._server.stop(grace)
 
 
-async def listen(host: str, port: int, handlers: Handlers) -> Server:
-    """Serve `handlers`. Raises ConfigError if the port cannot be had."""
+async def listen(host: str, port: int, handlers: Handlers, *, callers: bool = False) -> Server:
+    """Serve `handlers`; with `callers` they can ask `engine.net.caller` who calls.
+
+    Raises ConfigError if the port cannot be had.
+    """
     server = grpc.aio.server(options=_SERVER, maximum_concurrent_rpcs=CONCURRENT_RPCS_MAX)
     services: dict[str, dict[str, grpc.RpcMethodHandler]] = {}
     for method in sorted(handlers, key=lambda m: m.path):
-        services.setdefault(method.service, {})[method.name] = _implement(method, handlers[method])
+        made = _implement(method, handlers[method], callers=callers)
+        services.setdefault(method.service, {})[method.name] = made
     for service, methods in services.items():
         generic = grpc.method_handlers_generic_handler(service, methods)
         server.add_generic_rpc_handlers((generic,))

@@ -23,15 +23,18 @@ from engine.ports import Channel, Handlers, Server
 
 
 class GrpcTransport:
-    """Transport port over TCP."""
+    """Transport port over TCP. With a `name` calls say who makes them (`engine.net.caller`)."""
+
+    def __init__(self, name: str = "") -> None:
+        self._name = name
 
     async def serve(self, address: str, handlers: Handlers) -> Server:
         host, port = _split(address)
-        return await listen(host, port, handlers)
+        return await listen(host, port, handlers, callers=bool(self._name))
 
     def connect(self, address: str) -> Channel:
         _split(address)
-        return cast(Channel, GrpcChannel(address))
+        return cast(Channel, GrpcChannel(address, self._name))
 
 
 def _split(address: str) -> tuple[str, int]:

@@ -7,6 +7,7 @@ import asyncio
 import os
 from pathlib import Path
 
+from engine.faults.store import faulty_store
 from engine.net.process import run_node
 from engine.net.real import real_runtime
 from engine.storage.node import StorageNode
@@ -25,8 +26,8 @@ def _arguments() -> argparse.Namespace:
 
 async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
     """Run one node until `stop` is set."""
-    runtime = real_runtime(arguments.folder)
-    store = SqlitePageStore(runtime.disk.local_path("node.db"))
+    runtime = real_runtime(arguments.folder, name=arguments.name)
+    store = faulty_store(SqlitePageStore(runtime.disk.local_path("node.db")), runtime.disk)
     node = StorageNode(runtime, name=arguments.name, az=arguments.az, store=store, pid=os.getpid())
     await node.open()
     server = await runtime.transport.serve(arguments.listen, node.handlers)
