@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,12 @@ class FaultySteps:
             if self._taken[fault.id] >= fault.nth:
                 self._watch.spend(fault)
                 os.kill(os.getpid(), signal.SIGKILL)
+
+
+def on_isolation(runtime: Runtime, call: Callable[[bool], None]) -> None:
+    """Have `call(isolated)` called for the clients that do not come by the transport port."""
+    if isinstance(runtime.transport, FaultyTransport):
+        runtime.transport.watch.tell_isolation(call)
 
 
 def faulty(runtime: Runtime, path: Path, name: str) -> Runtime:

@@ -34,6 +34,8 @@ class FaultTable:
         self.full_disk = self._first(own, FILL_DISK)
         self.fail_fsync = self._first(own, FAIL_FSYNC)
         self.crashes = tuple(f for f in own if f.kind == KILL and f.step)
+        self.isolated = any(f.kind == ISOLATE for f in own)
+        """Are clients that speak another protocol than gRPC cut off as well?"""
         skews = [f for f in own if f.kind == CLOCK_SKEW]
         self.skew_us = sum(int(f.param("seconds", 3600.0) * 1e6) for f in skews)
 

@@ -198,7 +198,7 @@ class FaultyTransport:
 
     def __init__(self, inner: Transport, watch: FaultWatch, rng: random.Random) -> None:
         self._inner = inner
-        self._watch = watch
+        self.watch = watch
         self._rng = rng
 
     async def serve(self, address: str, handlers: Handlers) -> Server:
@@ -206,12 +206,12 @@ class FaultyTransport:
         return await self._inner.serve(address, wrapped)
 
     def connect(self, address: str) -> Channel:
-        path = Path(self._watch, self._rng, "", address)
+        path = Path(self.watch, self._rng, "", address)
         return FaultyChannel(self._inner.connect(address), path)
 
     def _wrap(self, method: Method[Any, Any], handler: Handler) -> Handler:
         async def handle(*arguments: Any) -> Any:
-            path = Path(self._watch, self._rng, CALLER.get())
+            path = Path(self.watch, self._rng, CALLER.get())
             await path.arrive()
             if not (method.client_streaming or method.server_streaming):
                 return await handler(*arguments)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from engine.errors import ConfigError
@@ -40,6 +41,8 @@ class FaultWatch:
         self._unwritten = True
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._on_isolation: Callable[[bool], None] = lambda isolated: None
+        self._isolated = False
         self._look()
 
     def start(self) -> None:
@@ -56,6 +59,11 @@ class FaultWatch:
     def node_at(self, address: str) -> str:
         """Who listens there; the address itself if it is nobody known."""
         return self._addresses.get(address, address)
+
+    def tell_isolation(self, call: Callable[[bool], None]) -> None:
+        """Have `call(isolated)` called now, and whenever this node's clients are cut off or no more."""
+        self._on_isolation = call
+        call(self._isolated)
 
     # -- what took effect
 
@@ -120,6 +128,10 @@ class FaultWatch:
         for fault in old:
             if fault not in self._shown and self.name in fault.names + fault.peers:
                 log.warning("fault %d is over: %s of %s", fault.id, fault.kind, fault.target)
+        isolated = self.table.isolated
+        if isolated != self._isolated:
+            self._isolated = isolated
+            self._on_isolation(isolated)
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -7,6 +7,7 @@ import asyncio
 import os
 from pathlib import Path
 
+from engine.faults.node import on_isolation
 from engine.instance.node import Instance, InstanceIdentity
 from engine.net.process import run_node
 from engine.net.real import real_runtime
@@ -52,6 +53,7 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
         in_recovery=lambda: instance.role != "writer",
         relay_cancel=relay,
     )
+    on_isolation(runtime, server.hold_clients)
     instance.connections = lambda: server.connections
     rpc = await runtime.transport.serve(arguments.listen, instance.handlers)
     await instance.start(rpc.address)

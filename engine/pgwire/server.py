@@ -62,6 +62,7 @@ class PgServer:
         self._next = 0
         self._clients: dict[asyncio.Task[None], Wire] = {}
         self._listener: asyncio.Server | None = None
+        self._held = False
 
     @property
     def connections(self) -> int:
@@ -123,10 +124,18 @@ class PgServer:
         ):
             found[1].cancel()
 
+    def hold_clients(self, held: bool) -> None:
+        """Let no byte from or to any client pass, those of now and those to come, or let them again."""
+        self._held = held
+        for wire in self._clients.values():
+            wire.hold(held)
+
     # -- one client
 
     def _wire(self) -> Wire:
-        return Wire(self._config.message_bytes_max)
+        wire = Wire(self._config.message_bytes_max)
+        wire.hold(self._held)
+        return wire
 
     def _spawn(self, wire: Wire, on_closed: Callable[[], None], *, writer: bool = False) -> None:
         serving = self._serve(wire, writer=writer)

@@ -31,6 +31,8 @@ class Wire(asyncio.Protocol):
         self._writable.set()
         self._gathered = 0
         self._paused = False
+        self._open = asyncio.Event()
+        self._open.set()
         self._ended = False
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -39,6 +41,22 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if not self._open.is_set():
+            self._transport.pause_reading()
+
+    def hold(self, held: bool) -> None:
+        """Neither read nor write any more, or do so again: a host that is cut off from its clients.
+
+        A client that goes away meanwhile is not noticed before the end of it.
+        """
+        if held:
+            self._open.clear()
+            if self._transport is not None:
+                self._transport.pause_reading()
+        else:
+            self._open.set()
+            if self._transport is not None and not self._paused:
+                self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         self.decoder.feed(data)
@@ -94,7 +112,8 @@ class Wire(asyncio.Protocol):
         self._gathered = 0
         if self._paused and self._transport is not None and not self._ended:
             self._paused = False
-            self._transport.resume_reading()
+            if self._open.is_set():
+                self._transport.resume_reading()
         if self._ended:
             return False
         self._arrived.clear()
@@ -115,6 +134,8 @@ class Wire(asyncio.Protocol):
             await self.flush()
 
     async def flush(self) -> None:
+        if not self._open.is_set():
+            await self._open.wait()
         if self._out and self._transport is not None:
             data = b"".join(self._out)
             self._out.clear()
