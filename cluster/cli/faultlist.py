@@ -17,10 +17,14 @@ def describe(fault: ActiveFault) -> str:
         parts.append(f"({', '.join(fault.names)})")
     if fault.step:
         parts.append(f"{fault.when} {fault.step}, time {fault.nth}")
-    parts += [f"{name} {value:g}" for name, value in fault.params if name != "hold"]
+    parts += [f"{name} {_number(value)}" for name, value in fault.params if name != "hold"]
     if fault.for_s:
         parts.append(f"for {fault.for_s:g} s")
     return f"{fault.id}: {' '.join(parts)}" if fault.id else " ".join(parts)
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value.is_integer() else str(value)
 
 
 def report(kit: FaultKit) -> list[dict[str, Any]]:

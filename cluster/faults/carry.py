@@ -42,8 +42,9 @@ class Carrier:
             case Kind.KILL | Kind.AZ_DOWN:
                 self._kill(fault)
             case Kind.PAUSE:
-                self._signal(fault, signal.SIGSTOP)
+                paused = self._signal(fault, signal.SIGSTOP)
                 self._tell_supervisor()
+                _until_stopped(paused)
             case Kind.WIPE:
                 self._wipe(fault)
             case Kind.ROT_LOG | Kind.ROT_PAGE:
@@ -150,6 +151,13 @@ class Carrier:
         if process is None or not process.alive or _stopped(process.pid):
             return True
         return read_effects(effects_path(self._folder.faults, name)).seen >= revision
+
+
+def _until_stopped(processes: Collection[ProcessId]) -> None:
+    """The kernel stops a process a moment after the signal; SEEN_S at most, if it waits for a disk."""
+    deadline = time.monotonic() + SEEN_S
+    while not all(_stopped(p.pid) for p in processes) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
 
 
 def _stopped(pid: int) -> bool:
