@@ -25,10 +25,16 @@ def check_room(watch: FaultWatch, what: str) -> None:
 
 
 async def slow_down(watch: FaultWatch, took_s: float) -> None:
-    """Wait as much longer as a slow disk would have taken."""
+    """Wait as much longer as a slow disk would have taken: `factor` times what it took, or with
+    `most_s` a share of the operations between `least_s` and `most_s` longer."""
     fault = watch.table.slow_disk
-    if fault is not None:
-        watch.count(fault)
+    if fault is None or watch.rng.random() >= fault.param("share", 1.0):
+        return
+    watch.count(fault)
+    most = fault.param("most_s", 0.0)
+    if most:
+        await asyncio.sleep(watch.rng.uniform(fault.param("least_s", 0.0), most))
+    else:
         factor = max(1.0, fault.param("factor", 50.0))
         await asyncio.sleep(max(SYNC_LEAST_S, took_s) * (factor - 1))
 

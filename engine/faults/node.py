@@ -66,12 +66,12 @@ def on_isolation(runtime: Runtime, call: Callable[[bool], None]) -> None:
 
 def faulty(runtime: Runtime, path: Path, name: str) -> Runtime:
     """`runtime` of node `name` with every port able to misbehave; wants a running loop."""
-    watch = FaultWatch(path, name)
+    watch = FaultWatch(path, name, runtime.rng)
     watch.start()
     return replace(
         runtime,
         clock=FaultyClock(runtime.clock, watch),
         disk=FaultyDisk(runtime.disk, watch),
-        transport=FaultyTransport(runtime.transport, watch, runtime.rng),
+        transport=FaultyTransport(runtime.transport, watch),
         steps=FaultySteps(runtime.steps, watch),
     )

@@ -69,7 +69,15 @@ class FaultTable:
         return tuple(
             fault
             for fault in self.network
-            if fault.kind in (SLOW_NET, DROP)
-            and source != self._me
-            and (source in fault.names or self._me in fault.names)
+            if fault.kind in (SLOW_NET, DROP) and self._delays(fault, source)
         )
+
+    def _delays(self, fault: ActiveFault, source: str) -> bool:
+        """With peers, only between the two sides."""
+        me = self._me
+        if source == me:
+            return False
+        if not fault.peers:
+            return source in fault.names or me in fault.names
+        there = source in fault.names and me in fault.peers
+        return there or (source in fault.peers and me in fault.names)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from typing import Any, cast
 
 from engine.errors import DeadlineExceeded, SextetError
@@ -35,9 +34,9 @@ AHEAD_MAX = 1024
 class Path:
     """What arrives here from one peer."""
 
-    def __init__(self, watch: FaultWatch, rng: random.Random, peer: str, address: str = "") -> None:
+    def __init__(self, watch: FaultWatch, peer: str, address: str = "") -> None:
         self._watch = watch
-        self._rng = rng
+        self._rng = watch.rng
         self._peer = peer
         self._address = address
 
@@ -196,22 +195,21 @@ class FaultyChannel:
 class FaultyTransport:
     """Transport port over another one, whose servers must tell who calls (`engine.net.caller`)."""
 
-    def __init__(self, inner: Transport, watch: FaultWatch, rng: random.Random) -> None:
+    def __init__(self, inner: Transport, watch: FaultWatch) -> None:
         self._inner = inner
         self.watch = watch
-        self._rng = rng
 
     async def serve(self, address: str, handlers: Handlers) -> Server:
         wrapped = {method: self._wrap(method, handler) for method, handler in handlers.items()}
         return await self._inner.serve(address, wrapped)
 
     def connect(self, address: str) -> Channel:
-        path = Path(self.watch, self._rng, "", address)
+        path = Path(self.watch, "", address)
         return FaultyChannel(self._inner.connect(address), path)
 
     def _wrap(self, method: Method[Any, Any], handler: Handler) -> Handler:
         async def handle(*arguments: Any) -> Any:
-            path = Path(self.watch, self._rng, CALLER.get())
+            path = Path(self.watch, CALLER.get())
             await path.arrive()
             if not (method.client_streaming or method.server_streaming):
                 return await handler(*arguments)

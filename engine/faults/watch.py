@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,8 +28,9 @@ LOOK_S = 0.05
 class FaultWatch:
     """`table` is what counts now. `start` wants a running loop; without it the first reading stays."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, rng: random.Random) -> None:
         self.name = name
+        self.rng = rng
         self.table = FaultTable(name, ())
         self._path = path
         self._own = effects_path(path, name)

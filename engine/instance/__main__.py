@@ -7,6 +7,8 @@ import asyncio
 import os
 from pathlib import Path
 
+from engine.faults.bysql import SqlFaults
+from engine.faults.file import ENVIRONMENT as FAULTS
 from engine.faults.node import on_isolation
 from engine.instance.node import Instance, InstanceIdentity
 from engine.net.process import run_node
@@ -52,6 +54,7 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
         lambda: instance.engine,
         in_recovery=lambda: instance.role != "writer",
         relay_cancel=relay,
+        faults=SqlFaults.of_environment(arguments.name, os.environ.get(FAULTS, "")),
     )
     on_isolation(runtime, server.hold_clients)
     instance.connections = lambda: server.connections

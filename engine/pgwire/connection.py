@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from engine.errors import FeatureNotSupported, ProtocolError, SextetError, SqlError
+from engine.faults.bysql import SqlFaults
 from engine.pgwire import codec, types
 from engine.pgwire.casts import without_casts
 from engine.pgwire.codec import (
@@ -72,8 +73,10 @@ class Connection:
         in_recovery: bool,
         pid: int,
         secret: int,
+        faults: SqlFaults,
     ) -> None:
         self._wire = wire
+        self._faults = faults
         self._session = session
         self._startup = startup
         self._pid = pid
@@ -276,10 +279,11 @@ class Connection:
             await cursor.close()
         if reply.forget is not None:
             await self._forget(reply.forget)
+        rows = reply.rows if reply.fault is None else self._faults.run(reply.fault)
         if reply.columns:
             if not described:
                 wire.write(_text_columns(reply.columns))
-            for row in reply.rows:
+            for row in rows:
                 wire.write(codec.data_row([None if v is None else v.encode() for v in row]))
         wire.write(codec.command_complete(tag))
         if reply.changed is not None:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from engine.errors import ProtocolError, SextetError, Unavailable
+from engine.faults.bysql import SqlFaults
 from engine.pgwire import codec
 from engine.pgwire.codec import CancelRequest, EncryptionRequest, Startup
 from engine.pgwire.connection import Connection
@@ -53,7 +54,9 @@ class PgServer:
         *,
         in_recovery: Callable[[], bool],
         relay_cancel: RelayCancel | None = None,
+        faults: SqlFaults | None = None,
     ) -> None:
+        self._faults = faults or SqlFaults()
         self._config = config
         self._engine = engine
         self._in_recovery = in_recovery
@@ -220,7 +223,13 @@ class PgServer:
         self._keys[pid] = (secret, session)
         try:
             await Connection(
-                wire, session, startup, in_recovery=self._in_recovery(), pid=pid, secret=secret
+                wire,
+                session,
+                startup,
+                in_recovery=self._in_recovery(),
+                pid=pid,
+                secret=secret,
+                faults=self._faults,
             ).run()
         finally:
             del self._keys[pid]

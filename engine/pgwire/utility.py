@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from engine.errors import FeatureNotSupported, SqlError
+from engine.faults.bysql import VOLUME_COLUMNS
+from engine.faults.statements import VOLUME_STATUS, FaultStatement, parse_alter_system
 from engine.sql.settings import SessionSettings
 from engine.sql.tokens import Token, tokens
 
@@ -37,6 +39,8 @@ class Answer:
     """Prepared statements to drop: a name, or "*"."""
     read_only: bool | None = None
     """What the running transaction is to be, if it says so."""
+    fault: FaultStatement | None = None
+    """To be carried out; the rows are what comes of that."""
 
 
 @dataclass
@@ -303,6 +307,8 @@ def _plain(token: Token) -> str:
 
 def _show(found: list[Token], settings: Settings) -> Answer:
     words = [_plain(token).lower() for token in found[1:]]
+    if words == ["volume", "status"]:
+        return Answer("SHOW", VOLUME_COLUMNS, fault=FaultStatement(VOLUME_STATUS))
     name = "".join(words)
     if words == ["transaction", "isolation", "level"]:
         name = "transaction_isolation"
@@ -313,6 +319,13 @@ def _show(found: list[Token], settings: Settings) -> Answer:
         rows = tuple((n, settings.show(n)) for n in names)
         return Answer("SHOW", ("name", "setting"), rows)
     return Answer("SHOW", (name,), ((settings.show(name),),))
+
+
+def _alter(found: list[Token], settings: Settings) -> Answer | None:
+    """ALTER SYSTEM is about faults here; any other ALTER is SQLite's."""
+    if len(found) < 2 or found[1].upper != "SYSTEM":
+        return None
+    return Answer("ALTER SYSTEM", fault=parse_alter_system(found[2:]))
 
 
 def _reset(found: list[Token], settings: Settings) -> Answer:
@@ -384,6 +397,7 @@ _Rule = Callable[[list[Token], Settings], Answer | None]
 _ANSWERS: dict[str, _Rule] = {
     "SET": _set,
     "SHOW": _show,
+    "ALTER": _alter,
     "RESET": _reset,
     "DISCARD": _discard,
     "DEALLOCATE": _deallocate,

@@ -225,7 +225,7 @@ def test_a_writer_that_dies_before_it_answers_loses_nothing(cluster, kit):
 
 def _answers(cluster) -> bool:
     try:
-        return bool(cluster.query("INSERT INTO crash SELECT 1 WHERE false RETURNING 1") == [])
+        return bool(cluster.query("CREATE TABLE IF NOT EXISTS answers (n INTEGER)") == [])
     except psycopg.Error:
         return False
 
@@ -433,6 +433,41 @@ def test_a_page_rotten_in_all_copies_is_an_error_that_names_it_never_a_wrong_ans
     assert f"page {page} at LSN {lsn}" in text
 
 
+# -- in SQL
+
+
+def test_faults_in_sql_are_the_same_faults(cluster, kit, writer):
+    rows = cluster.query("SHOW VOLUME STATUS")
+    assert [row[:3] for row in rows][::5] == [("0", "storage-1", "az1"), ("5", "storage-6", "az3")]
+    with cluster.connect() as connection:
+        connection.execute(
+            'ALTER SYSTEM SIMULATE 100 PERCENT READ REPLICA FAILURE TO "main-2" '
+            "FOR INTERVAL 5 MINUTE"
+        )
+        connection.execute("ALTER SYSTEM SIMULATE 34 PERCENT DISK FAILURE FOR INTERVAL 300 SECOND")
+        connection.execute(
+            "ALTER SYSTEM SIMULATE 50 PERCENT DISK CONGESTION BETWEEN 1 AND 40 MILLISECONDS "
+            "IN DISK 5 FOR INTERVAL 300 SECOND"
+        )
+    replica, disk, congestion = kit.active()
+    (name,) = kit.resolve("writer")
+    assert (replica.kind, replica.names, replica.peers) == ("partition", ("main-2",), (name,))
+    assert (disk.kind, disk.names) == ("isolate", ("storage-1", "storage-2"))
+    assert (congestion.kind, congestion.names) == ("slow-disk", ("storage-6",))
+    cluster.until(lambda: all(map(kit.effects, kit.active())), "all three took effect")
+    writer.more(20)
+    assert [row[3] for row in cluster.query("SHOW VOLUME STATUS")][::5] == ["isolate", "slow-disk"]
+
+
+def test_crash_in_sql_ends_the_instance_that_is_told_so(cluster, kit):
+    (name,) = kit.resolve("writer")
+    before = cluster.process(name)
+    with pytest.raises(psycopg.OperationalError), cluster.connect() as connection:
+        connection.execute("ALTER SYSTEM CRASH INSTANCE")
+    assert not before.alive
+    cluster.until(lambda: _answers(cluster), "a writer is there again")
+
+
 # -- who may, and what cannot be
 
 
@@ -465,3 +500,7 @@ def test_an_installation_that_does_not_allow_faults_has_none(new_cluster):
     process = cluster.process("storage-1")
     environment = Path(f"/proc/{process.pid}/environ").read_bytes()
     assert b"SEXTET_FAULTS" not in environment
+    for statement in ("ALTER SYSTEM CRASH", "SHOW VOLUME STATUS"):
+        with pytest.raises(psycopg.errors.FeatureNotSupported, match="sextet up --faults"):
+            cluster.query(statement)
+    assert cluster.process("main-1").alive
