@@ -45,7 +45,7 @@ class FaultWatch:
         self._task: asyncio.Task[None] | None = None
         self._on_isolation: Callable[[bool], None] = lambda isolated: None
         self._isolated = False
-        self._look()
+        self.look()
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="faults")
@@ -87,9 +87,10 @@ class FaultWatch:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            self._look()
+            self.look()
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """See whether the file or the time has changed anything."""
         try:
             status = os.stat(self._path)
             stamp = (status.st_ino, status.st_mtime_ns, status.st_size)

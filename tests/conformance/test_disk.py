@@ -21,8 +21,10 @@ import pytest
 
 from cluster.sim.disk import DiskImage, SimDisk
 from engine.errors import DiskFailed, DiskFull
+from engine.faults.disk import FaultyDisk
 from engine.net.disk import OsDisk
 from engine.ports import AppendFile, Disk
+from tests.support.faulty import Faults
 
 
 class World(Protocol):
@@ -70,6 +72,20 @@ class OsWorld:
             yield
 
 
+class FaultyWorld(OsWorld):
+    """A disk that could fail, over the real one."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(folder, monkeypatch)
+        folder.parent.mkdir(exist_ok=True)
+        self._watch = Faults(folder.parent).watch("storage-1")
+        self.disk = FaultyDisk(self.disk, self._watch)
+
+    def restart(self) -> Disk:
+        self.disk = FaultyDisk(super().restart(), self._watch)
+        return self.disk
+
+
 class SimWorld:
     def __init__(self, _folder: Path, _monkeypatch: pytest.MonkeyPatch) -> None:
         self._image = DiskImage("storage-1", random.Random(1))
@@ -96,7 +112,7 @@ class SimWorld:
             self._image.failing_syncs = 0
 
 
-WORLDS = [OsWorld, SimWorld]
+WORLDS = [OsWorld, FaultyWorld, SimWorld]
 
 
 @pytest.fixture(params=WORLDS, ids=lambda kind: kind.__name__)

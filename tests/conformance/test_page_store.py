@@ -12,10 +12,12 @@ import pytest
 from cluster.sim.disk import DiskImage
 from cluster.sim.pagestore import SimPageStore
 from engine.errors import ConfigError
+from engine.faults.store import FaultyPageStore
 from engine.storage.pagestore import PageStore, PageVersion, SegmentRow
 from engine.storage.pagestore_memory import MemoryPageStore
 from engine.storage.pagestore_sqlite import SqlitePageStore
 from engine.types import PAGE_SIZE, CommitMark, Member, Membership, SegmentId, Truncation
+from tests.support.faulty import Faults
 
 VOLUME = 3
 KEY = SegmentId(VOLUME, 0)
@@ -38,7 +40,12 @@ def simulated(_folder: Path) -> Callable[[], PageStore]:
     return lambda: SimPageStore(medium, image, random.Random(2), None)
 
 
-BINDINGS = {"sqlite": sqlite, "memory": memory, "simulated": simulated}
+def faulty(folder: Path) -> Callable[[], PageStore]:
+    watch = Faults(folder).watch("storage-1")
+    return lambda: FaultyPageStore(SqlitePageStore(str(folder / "faulty.db")), watch)
+
+
+BINDINGS = {"sqlite": sqlite, "faulty": faulty, "memory": memory, "simulated": simulated}
 
 
 class World:

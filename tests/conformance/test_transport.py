@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -24,11 +26,13 @@ from engine.errors import (
     StaleEpoch,
     Unavailable,
 )
+from engine.faults.transport import FaultyTransport
 from engine.net.grpc_transport import GrpcTransport
 from engine.net.methods import APPEND, EXPORT, GOSSIP, IMPORT
 from engine.net.pb import instance_pb2 as ipb
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Handlers, Method, Server, Stream, Transport
+from tests.support.faulty import Faults
 from tests.support.relay import Relay
 
 LONG_S = 10.0
@@ -73,6 +77,39 @@ class GrpcWorld:
     async def close(self) -> None:
         for relay in self._links:
             await relay.cut()
+
+
+class FaultyWorld(GrpcWorld):
+    """gRPC with a network on which faults could be, and none is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = tempfile.TemporaryDirectory()
+        self._faults = Faults(Path(self._folder.name))
+        self._there = FaultyTransport(GrpcTransport("there"), self._faults.watch("there"))
+        self._here = FaultyTransport(GrpcTransport("here"), self._faults.watch("here"))
+        self.transport = self
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Nothing is wrong."""
+
+    async def serve(self, address: str, handlers: Handlers) -> Server:
+        return await self._there.serve(address, handlers)
+
+    def connect(self, address: str) -> Channel:
+        return self._here.connect(address)
+
+    async def close(self) -> None:
+        await super().close()
+        self._folder.cleanup()
+
+
+class SlowWorld(FaultyWorld):
+    """Every message is a little late, and so read ahead."""
+
+    def prepare(self) -> None:
+        self._faults.begin("slow-net", "there", params=(("latency_s", 0.001),))
 
 
 class SimLink:
@@ -124,7 +161,7 @@ class SimWorld:
         """Nothing is left behind."""
 
 
-WORLDS: list[Callable[[], World]] = [GrpcWorld, SimWorld]
+WORLDS: list[Callable[[], World]] = [GrpcWorld, FaultyWorld, SlowWorld, SimWorld]
 
 
 class Net:
