@@ -116,6 +116,8 @@ class FaultyStream:
             else:
                 due, message, error = await self._ahead.get()
                 await asyncio.sleep(due - asyncio.get_running_loop().time())
+                if message is None:  # nothing comes behind it: whoever asks again hears it again
+                    self._ahead.put_nowait((due, message, error))
             if not self._path.clear:
                 await self._path.open()
         except asyncio.CancelledError:
