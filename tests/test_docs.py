@@ -14,6 +14,7 @@ import engine
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     "docs/architecture.md",
+    "docs/faults.md",
     "docs/glossary.md",
     "docs/inspecting.md",
     "docs/measurements.md",
