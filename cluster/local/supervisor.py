@@ -246,7 +246,8 @@ class Supervisor:
     def _stop_all(self) -> None:
         self._publish()
         for child in self._children.values():
-            child.signal(signal.SIGCONT)  # or one that a fault has stopped would not hear SIGTERM
+            if child.paused:  # it would not hear SIGTERM
+                child.signal(signal.SIGCONT)
         for stage in sorted({c.component.stage for c in self._children.values()}):
             self._stop([c for c in self._children.values() if c.component.stage == stage])
         self._publish()

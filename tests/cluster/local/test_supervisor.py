@@ -16,6 +16,7 @@ import pytest
 from cluster.local.folder import Folder
 from cluster.local.processes import ProcessId, wait_until_gone
 from cluster.local.state import SupervisorState, is_locked, load_state, running_state
+from engine.faults.file import ActiveFault, changing
 
 SLEEPER = ["/bin/sleep", "600"]
 WAIT_S = 15.0
@@ -175,9 +176,13 @@ def test_leftovers_of_a_killed_supervisor_are_ended_before_a_new_one_starts(supe
     assert supervised.pid(after, "one").alive
 
 
+def _is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def _wait_until_stopped(pid: int) -> None:
     deadline = time.monotonic() + WAIT_S
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+    while not _is_stopped(pid):
         assert time.monotonic() < deadline, f"{pid} does not stop"
         time.sleep(0.005)
 
@@ -204,3 +209,46 @@ def test_sighup_starts_what_is_new_and_stops_what_is_gone(supervised):
     )
     assert supervised.pid(after, "kept") == supervised.pid(before, "kept")
     assert not supervised.pid(before, "old").alive
+
+
+def _begin(supervised: Supervised, kind: str, *, for_s: float) -> float:
+    """Enter a fault on "one" and tell the supervisor; when it ends, wall time in seconds."""
+    now = time.time()
+    with changing(supervised.folder.faults) as change:
+        fault = ActiveFault(change.file.next_id, kind, "one", ("one",), now, now + for_s)
+        change.file = change.file.adding(fault)
+    assert supervised.process is not None
+    supervised.process.send_signal(signal.SIGHUP)
+    return now + for_s
+
+
+def test_child_that_a_fault_holds_is_killed_and_started_when_it_is_over(supervised):
+    supervised.start(("one", 0, SLEEPER), ("two", 0, SLEEPER))
+    before = supervised.state_when(_all_run)
+    over = _begin(supervised, "kill", for_s=1.5)
+    down = supervised.state_when(lambda state: state.child("one").process is None)
+    assert supervised.pid(down, "two") == supervised.pid(before, "two")
+    after = supervised.state_when(_all_run)
+    assert time.time() >= over, "it was started while it was held"
+    assert supervised.pid(after, "one") != supervised.pid(before, "one")
+
+
+def test_child_that_a_fault_has_stopped_is_woken_by_us(supervised):
+    supervised.start(("one", 0, SLEEPER))
+    child = supervised.pid(supervised.state_when(_all_run), "one")
+    over = _begin(supervised, "pause", for_s=1.0)
+    _wait_until_stopped(child.pid)
+    deadline = time.monotonic() + WAIT_S
+    while _is_stopped(child.pid):
+        assert time.monotonic() < deadline, "it is not woken"
+        time.sleep(0.005)
+    assert time.time() >= over
+    assert child.alive
+
+
+def test_faults_that_cannot_be_read_hold_nobody(supervised):
+    supervised.folder.make()
+    supervised.folder.faults.write_text("{ not json")
+    supervised.start(("one", 0, SLEEPER))
+    supervised.state_when(_all_run)
+    assert "nobody is held" in supervised.end()
