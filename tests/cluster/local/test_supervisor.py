@@ -227,10 +227,14 @@ def test_child_that_a_fault_holds_is_killed_and_started_when_it_is_over(supervis
     before = supervised.state_when(_all_run)
     over = _begin(supervised, "kill", for_s=1.5)
     down = supervised.state_when(lambda state: state.child("one").process is None)
-    assert supervised.pid(down, "two") == supervised.pid(before, "two")
+    two = supervised.pid(down, "two")
+    assert two == supervised.pid(before, "two")
+    two.send(signal.SIGKILL)  # work for the supervisor while it holds the other
+    supervised.state_when(lambda state: state.child("two").process not in (None, two))
     after = supervised.state_when(_all_run)
     assert time.time() >= over, "it was started while it was held"
     assert supervised.pid(after, "one") != supervised.pid(before, "one")
+    assert after.child("one").restarts == 1
 
 
 def test_child_that_a_fault_has_stopped_is_woken_by_us(supervised):
