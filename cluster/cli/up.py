@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cluster.cli.console import err, out, size
-from cluster.cli.down import STOP_S, stop_installation
 from cluster.cli.errors import CommandFailed
-from cluster.cli.ready import READY_S, Readiness, wait_ready
 from cluster.faults.directory import prepare
 from cluster.local.create import move_endpoints, new_layout, with_free_ports
 from cluster.local.files import tail_of
@@ -35,11 +34,13 @@ from cluster.local.layout import (
     parse_size,
     save,
 )
-from cluster.local.state import is_locked, running_state
+from cluster.local.ready import READY_S, Readiness, Show, wait_ready
+from cluster.local.starting import start_supervisor, stop_started, wait_for_leftovers
+from cluster.local.state import running_state
+from cluster.local.stopping import STOP_S
 from engine.errors import SextetError
 from engine.faults.file import read
 
-LEFTOVERS_WAIT_S = 15.0
 ANOTHER_UP_S = READY_S + STOP_S
 """How long another `sextet up` on this folder may take, a failing one included."""
 
@@ -98,18 +99,21 @@ def _start(folder: Folder, options: UpOptions) -> subprocess.Popen[bytes]:
     layout = prepare_layout(folder, options)
     save(folder.data, layout)
     prepare(folder, layout, allow=options.faults)
-    supervisor = _start_supervisor(folder, foreground=options.foreground)
+    supervisor = start_supervisor(folder, with_parent=options.foreground)
     try:
-        missing = wait_ready(folder, layout, supervisor_ended=lambda: supervisor.poll() is not None)
+        with _progress() as show:
+            missing = wait_ready(
+                folder, layout, supervisor_ended=lambda: supervisor.poll() is not None, show=show
+            )
     except SextetError as error:
         _report_failure(folder, error)
-        _stop(folder, supervisor)
+        stop_started(folder, supervisor)
         raise CommandFailed(
             f"the cluster in {folder.data} did not start; everything is stopped again"
         ) from error
     except BaseException:  # Ctrl-C, or SIGTERM as cluster.cli.app turns it into an exit
         err.print("interrupted; stopping what has started")
-        _stop(folder, supervisor)
+        stop_started(folder, supervisor)
         raise
     _announce(folder, layout, f"up in {time.monotonic() - started_at:.1f} s")
     _warn(folder, missing)
@@ -118,7 +122,7 @@ def _start(folder: Folder, options: UpOptions) -> subprocess.Popen[bytes]:
 
 def prepare_layout(folder: Folder, options: UpOptions) -> Layout:
     """The layout to start: a new one, or the folder's own on ports that are free today."""
-    _wait_for_leftovers(folder)
+    wait_for_leftovers(folder)
     old = load(folder.data)
     if old is None:
         return new_layout(
@@ -160,44 +164,6 @@ def _refuse_changes(layout: Layout, options: UpOptions) -> None:
         )
 
 
-def _wait_for_leftovers(folder: Folder) -> None:
-    """After a supervisor was killed its processes end by themselves; ports are free only then."""
-    deadline = time.monotonic() + LEFTOVERS_WAIT_S
-    while is_locked(folder) and running_state(folder) is None:
-        if time.monotonic() > deadline:
-            stop_installation(folder)
-            return
-        time.sleep(POLL_S)
-
-
-def _start_supervisor(folder: Folder, *, foreground: bool) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-P", "-m", "cluster.local.supervisor", "--data", str(folder.data)]
-    if foreground:
-        command.append("--with-parent")
-    with folder.log("supervisor").open("ab") as output:
-        # A session of its own: neither Ctrl-C nor a closed terminal reaches the cluster.
-        return subprocess.Popen(
-            command,
-            cwd=folder.data,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def _stop(folder: Folder, supervisor: subprocess.Popen[bytes]) -> None:
-    """End what we have just started; it may not have written yet who it is."""
-    supervisor.terminate()
-    try:
-        supervisor.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        supervisor.kill()
-        supervisor.wait()
-    if running_state(folder) is None:  # else it is another's, and ours has ended because of it
-        stop_installation(folder)
-
-
 def _stay(supervisor: subprocess.Popen[bytes]) -> None:
     """Until the supervisor ends; Ctrl-C and SIGTERM end it."""
 
@@ -224,7 +190,10 @@ def _show_running(folder: Folder, options: UpOptions) -> None:
         raise CommandFailed(
             f"the cluster is running on port {main.writer_port}; to move it, `sextet down` first"
         )
-    missing = wait_ready(folder, layout, supervisor_ended=lambda: running_state(folder) is None)
+    with _progress() as show:
+        missing = wait_ready(
+            folder, layout, supervisor_ended=lambda: running_state(folder) is None, show=show
+        )
     _announce(folder, layout, "is running already")
     _warn(folder, missing)
 
@@ -271,3 +240,19 @@ def _report_failure(folder: Folder, error: SextetError) -> None:
             err.print(f"  {line}", markup=False, soft_wrap=True)
     advice = f"put that right, then run `sextet up` again (all logs: {path.parent}{os.sep})"
     err.print(advice, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Show]:
+    """A progress bar that leaves nothing behind; silent where there is no terminal."""
+    columns = (
+        TextColumn("starting"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} {task.description}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, of, what: progress.update(
+            task, completed=done, total=of, description=what
+        )

@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
-from cluster.cli.ready import RESTARTS_MAX, Readiness, _raise_if_hopeless
 from cluster.local.folder import Folder
 from cluster.local.processes import ProcessId
+from cluster.local.ready import RESTARTS_MAX, Readiness, _raise_if_hopeless
 from cluster.local.state import ChildState, SupervisorState, save_state
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-from cluster.cli.console import err
 from cluster.local.components import endpoint_name
 from cluster.local.folder import Folder
 from cluster.local.layout import MAIN, Layout
 from cluster.local.ports import answers
 from cluster.local.state import running_state
 from engine.errors import SextetError
+
+Show = Callable[[int, int, str], None]
+"""Told how many of how many steps are done, and what is waited for."""
 
 READY_S = 60.0
 STRAGGLERS_S = 3.0
@@ -68,9 +67,10 @@ def wait_ready(
     layout: Layout,
     *,
     supervisor_ended: Callable[[], bool],
+    show: Show = lambda _done, _of, _what: None,
     timeout: float = READY_S,
 ) -> list[str]:
-    """Wait until both endpoints of cluster "main" answer SQL, showing progress meanwhile.
+    """Wait until both endpoints of cluster "main" answer SQL.
 
     Returns the components that do not listen even so, normally none. Raises Readiness if the
     supervisor ends, a component keeps dying, or `timeout` seconds pass.
@@ -84,25 +84,22 @@ def wait_ready(
     listening: set[str] = set()
     answered_at: float | None = None
     try:
-        with _progress(len(ports) + len(selects)) as show:
-            while True:
-                listening |= {
-                    n for n, port in ports.items() if n not in listening and answers(port)
-                }
-                ready = sum(select.done.is_set() for select in selects)
-                show(len(listening) + ready, _what_next(ports, listening))
-                if ready == len(selects):
-                    answered_at = answered_at or time.monotonic()
-                    missing = [name for name in ports if name not in listening]
-                    if not missing or time.monotonic() > answered_at + STRAGGLERS_S:
-                        return missing
-                elif time.monotonic() > deadline:
-                    raise _too_late(ports, listening, selects, timeout)
-                else:
-                    _raise_if_hopeless(folder, listening)
-                if supervisor_ended():
-                    raise Readiness("the supervisor ended")
-                time.sleep(POLL_S)
+        while True:
+            listening |= {n for n, port in ports.items() if n not in listening and answers(port)}
+            ready = sum(select.done.is_set() for select in selects)
+            show(len(listening) + ready, len(ports) + len(selects), _what_next(ports, listening))
+            if ready == len(selects):
+                answered_at = answered_at or time.monotonic()
+                missing = [name for name in ports if name not in listening]
+                if not missing or time.monotonic() > answered_at + STRAGGLERS_S:
+                    return missing
+            elif time.monotonic() > deadline:
+                raise _too_late(ports, listening, selects, timeout)
+            else:
+                _raise_if_hopeless(folder, listening)
+            if supervisor_ended():
+                raise Readiness("the supervisor ended")
+            time.sleep(POLL_S)
     finally:
         for select in selects:
             select.done.set()
@@ -140,17 +137,3 @@ def _too_late(
         return Readiness(f"{missing[0]} does not listen after {timeout:.0f} s", missing[0])
     late = next(select for select in selects if not select.done.is_set())
     return Readiness(f"no SQL at {late.url} after {timeout:.0f} s: {late.error}", f"{MAIN}-1")
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, str], None]]:
-    """A progress bar that leaves nothing behind; silent where there is no terminal."""
-    columns = (
-        TextColumn("starting"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} {task.description}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda done, what: progress.update(task, completed=done, description=what)
