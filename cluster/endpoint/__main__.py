@@ -7,11 +7,10 @@ import asyncio
 import logging
 import os
 import random
-import resource
 from pathlib import Path
 
 from cluster.endpoint.balance import Kind
-from cluster.endpoint.server import Endpoint
+from cluster.endpoint.server import CLIENTS_MAX, SPARE_DESCRIPTORS, Endpoint
 from cluster.endpoint.view import load_view, save_view, view_from_pb
 from cluster.local.folder import Folder
 from cluster.local.layout import HOST, load
@@ -19,13 +18,16 @@ from engine.errors import ConfigError, SextetError
 from engine.net.grpc_transport import GrpcTransport
 from engine.net.methods import WATCH_CLUSTER
 from engine.net.pb import control_pb2 as pb
-from engine.net.process import end_process, run_node
+from engine.net.process import end_process, raise_descriptor_limit, run_node
 from engine.ports import Channel, Stream
 from engine.tasks import backoff
 
 log = logging.getLogger(__name__)
 
 RECONNECT_FIRST_S, RECONNECT_LIMIT_S = 0.05, 1.0
+
+DESCRIPTORS_MIN = SPARE_DESCRIPTORS + 256
+"""With fewer an endpoint is not worth starting."""
 
 
 async def serve(folder: Folder, cluster: str, stop: asyncio.Event) -> None:
@@ -34,8 +36,13 @@ async def serve(folder: Folder, cluster: str, stop: asyncio.Event) -> None:
     if layout is None:
         raise ConfigError(f"{folder.data} has no installation; make one with `sextet up`")
     spec = layout.cluster(cluster)
-    endpoint = Endpoint(on_failure=lambda task, error: end_process(f"{task} failed: {error}"))
-    endpoint.update(load_view(folder.endpoint_view(cluster)))
+    descriptors = raise_descriptor_limit(CLIENTS_MAX + SPARE_DESCRIPTORS, at_least=DESCRIPTORS_MIN)
+    endpoint = Endpoint(
+        clients_max=descriptors - SPARE_DESCRIPTORS,
+        lag_ms_max=spec.reader_lag_ms_max,
+        on_failure=lambda task, error: end_process(f"{task} failed: {error}"),
+    )
+    endpoint.update(load_view(folder.endpoint_view(cluster)), remembered=True)
     endpoint.listen(Kind.WRITER, HOST, spec.writer_port)
     endpoint.listen(Kind.READER, HOST, spec.reader_port)
     channel = GrpcTransport().connect(layout.control_address)
@@ -78,8 +85,6 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = Folder.at(arguments.data)
     os.chdir(folder.data)  # instances' sockets are named relative to it
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     run_node(
         lambda stop: serve(folder, arguments.cluster, stop),
         name=f"endpoint of {arguments.cluster}",

@@ -37,6 +37,8 @@ TIER_MAX = 15
 DEFAULT_TIER = 1
 """Failover tiers as in Aurora: the replica of the lowest tier is promoted first."""
 
+DEFAULT_READER_LAG_MS = 1000
+
 DEFAULT_PORT = 25432
 DEFAULT_READERS = 2
 DEFAULT_MAX_STORAGE = 10 * 1024**3
@@ -82,6 +84,8 @@ class ClusterSpec:
     reader_port: int
     max_storage_bytes: int
     instances: tuple[InstanceSpec, ...]
+    reader_lag_ms_max: int = DEFAULT_READER_LAG_MS
+    """The reader endpoint gives no clients to a replica that lags by more."""
 
     @property
     def max_pages(self) -> int:

@@ -123,6 +123,10 @@ class SqlClient:
         rows: list[list[Any]] = answer["rows"]
         return rows
 
+    def cut(self) -> None:
+        """Somebody between here and the instance shuts it down: who waits for an answer is told at once."""
+        self._stream.close()
+
     async def close(self) -> None:
         self._stream.close()
         await self._channel.close()

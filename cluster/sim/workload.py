@@ -168,7 +168,7 @@ class Client:
     async def _drop(self, kind: Kind) -> None:
         connection, self._connections[kind] = self._connections[kind], None
         if connection is not None:
-            self.world.endpoint.disconnected(connection.instance)
+            self.world.endpoint.disconnected(connection)
             await connection.close()
 
     async def disconnect(self) -> None:

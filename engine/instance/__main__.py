@@ -9,10 +9,15 @@ from pathlib import Path
 
 from engine.config import DEFAULT_SIZE, SIZES, InstanceConfig, size_class
 from engine.instance.node import Instance, InstanceIdentity
-from engine.net.process import run_node
+from engine.net.process import raise_descriptor_limit, run_node
 from engine.net.real import real_runtime
 from engine.pgwire.handoff import HandoffServer, relay_cancel
 from engine.pgwire.server import PgServer, ServerConfig
+
+SPARE_DESCRIPTORS = 256
+"""For everything but clients, which cost one each."""
+
+DESCRIPTORS_MIN = SPARE_DESCRIPTORS + 16
 
 
 def _arguments() -> argparse.Namespace:
@@ -38,6 +43,8 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
         await relay_cancel(path.with_name(f"{arguments.cluster}-{number}.sock"), pid, secret)
 
     size = size_class(arguments.size)
+    wanted = size.sessions_max + SPARE_DESCRIPTORS
+    sessions_max = raise_descriptor_limit(wanted, at_least=DESCRIPTORS_MIN) - SPARE_DESCRIPTORS
     runtime = real_runtime(None)  # an instance owns no data
     instance = Instance(
         runtime,
@@ -51,7 +58,7 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
         instance_config=InstanceConfig(pool_pages=size.pool_pages),
     )
     server = PgServer(
-        ServerConfig(arguments.cluster, arguments.number, sessions_max=size.sessions_max),
+        ServerConfig(arguments.cluster, arguments.number, sessions_max=sessions_max),
         lambda: instance.engine,
         in_recovery=lambda: instance.role != "writer",
         relay_cancel=relay,
@@ -63,7 +70,7 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
     ready.cancel()
-    handoff = HandoffServer(path, server)
+    handoff = HandoffServer(path, server, state=instance.serving_state)
     if not stop.is_set():
         await handoff.start()  # from now on the endpoint sends clients
     await stopped

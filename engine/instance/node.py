@@ -27,6 +27,7 @@ from engine.net.methods import (
 )
 from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import instance_pb2 as pb
+from engine.pgwire.handover import CUT_OFF, LAG_MS_MAX, OPEN_WRITER
 from engine.ports import Handlers, Runtime, Stream
 from engine.sql.engine import SqlEngine
 from engine.sql.pool import BufferPool
@@ -109,6 +110,15 @@ class Instance:
         if self.writer is not None:
             return self.writer.pool
         return self.replica.pool if self.replica is not None else None
+
+    def serving_state(self) -> int:
+        """What an endpoint is told, see `engine.pgwire.handover`."""
+        if self.writer is not None:
+            return OPEN_WRITER
+        replica = self.replica
+        if replica is None or not replica.connected:
+            return CUT_OFF
+        return min(replica.lag_now_us() // 1000, LAG_MS_MAX)
 
     # -- role
 
