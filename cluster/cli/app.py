@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from cluster.cli import instance
 from cluster.cli.errors import EXIT_FAILED, EXIT_NOT_RUNNING, NotRunning
 from cluster.local.folder import Folder
 from cluster.local.layout import DEFAULT_PORT, DEFAULT_READERS, READERS_MAX
@@ -22,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(instance.app, name="instance")
 
 Data = Annotated[
     Path,

@@ -184,10 +184,12 @@ class Catalog:
 
     # -- transitions
 
-    async def adopt(self, layout: Layout) -> None:
+    async def adopt(self, layout: Layout, *, time_us: int = 0) -> bool:
         """Add what the layout has and the catalog has not; take over changed addresses and limits.
 
-        Whatever the catalog knows better (writer, epochs, members) stays.
+        Whatever the catalog knows better (writer, epochs, members) stays. Instances that the layout
+        has no longer are forgotten; if the writer is among them, the one of the lowest tier is named
+        in its place. Returns whether anything changed.
         """
         async with self._transaction() as db:
             before = db.total_changes
@@ -199,8 +201,11 @@ class Catalog:
             )
             for spec in layout.clusters:
                 await _adopt_cluster(db, spec)
-            if db.total_changes != before:
+                await _forget_instances(db, spec, time_us)
+            changed = db.total_changes != before
+            if changed:
                 await _bump(db)
+            return changed
 
     async def register_storage(
         self, name: NodeId, *, address: str, pid: int, incarnation: str, time_us: int
@@ -410,3 +415,22 @@ async def _adopt_cluster(db: aiosqlite.Connection, spec: ClusterSpec) -> None:
             for i in spec.instances
         ],
     )
+
+
+async def _forget_instances(db: aiosqlite.Connection, spec: ClusterSpec, time_us: int) -> None:
+    """Those that the layout has no longer. A writer among them is superseded, as by any other."""
+    wanted = {i.name for i in spec.instances}
+    async with db.execute("SELECT name FROM instances WHERE cluster = ?", (spec.name,)) as cursor:
+        known = [row[0] for row in await cursor.fetchall()]
+    gone = sorted(set(known) - wanted)
+    if not gone:
+        return
+    (writer,) = await _row(db, "SELECT writer FROM clusters WHERE name = ?", spec.name)
+    if writer in gone:
+        heir = min(spec.instances, key=lambda i: (i.tier, i.number)).name
+        await db.execute("UPDATE clusters SET writer = ? WHERE name = ?", (heir, spec.name))
+        what = f"{heir} is named writer instead of {writer}, which is removed"
+        await _event(db, time_us, spec.name, what)
+    for name in gone:
+        await db.execute("DELETE FROM instances WHERE name = ?", (name,))
+        await _event(db, time_us, name, "is removed")

@@ -14,6 +14,7 @@ Invariants
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -165,13 +166,64 @@ class Layout:
     def with_storage(self, node: StorageSpec) -> Layout:
         return replace(self, storage=(*self.storage, node))
 
-    def with_instance(self, cluster: str, *, port: int) -> Layout:
-        """With one more instance in `cluster`, in the AZ that has the fewest."""
+    def with_instance(
+        self,
+        cluster: str,
+        *,
+        port: int,
+        az: str | None = None,
+        tier: int = DEFAULT_TIER,
+        size: str = DEFAULT_SIZE,
+        name: str | None = None,
+    ) -> Layout:
+        """With one more instance in `cluster`, by default in the AZ that has the fewest.
+
+        Raises ConfigError if there are as many as there may be, or the name or the AZ cannot be.
+        """
         old = self.cluster(cluster)
+        if len(old.instances) > READERS_MAX:
+            raise ConfigError(
+                f"{cluster} has {len(old.instances)} instances, as many as there may be"
+            )
         number = 1 + max(i.number for i in old.instances)
-        az = min(AZS, key=lambda name: sum(i.az == name for i in old.instances))
-        instance = InstanceSpec(f"{cluster}-{number}", number, az, port)
+        if az is None:
+            az = min(AZS, key=lambda name: sum(i.az == name for i in old.instances))
+        elif az not in AZS:
+            raise ConfigError(f"there is no AZ {az}; choose one of {', '.join(AZS)}")
+        instance = InstanceSpec(self._new_name(cluster, number, name), number, az, port, tier, size)
         return self.with_cluster(replace(old, instances=(*old.instances, instance)))
+
+    def _new_name(self, cluster: str, number: int, wanted: str | None) -> str:
+        if wanted is None:
+            taken = {*self._instance_names(), *(node.name for node in self.storage)}
+            free = (f"{cluster}-{n}" for n in range(number, number + len(taken) + 1))
+            return next(name for name in free if name not in taken)
+        if not _NAME.fullmatch(wanted) or wanted.startswith(_RESERVED):
+            raise ConfigError(
+                f"{wanted!r} cannot be an instance's name: a letter, then at most "
+                f"{NAME_MAX - 1} letters, digits and '-', and not beginning with "
+                f"{', '.join(_RESERVED)}"
+            )
+        return wanted
+
+    def without_instance(self, name: str) -> Layout:
+        """Raises ConfigError if there is none of that name, or it is the last of its cluster."""
+        for cluster in self.clusters:
+            left = tuple(i for i in cluster.instances if i.name != name)
+            if len(left) < len(cluster.instances):
+                if not left:
+                    raise ConfigError(f"{name} is the last instance of {cluster.name}")
+                return self.with_cluster(replace(cluster, instances=left))
+        known = ", ".join(self._instance_names())
+        raise ConfigError(f"there is no instance {name} here; there is: {known}")
+
+
+NAME_MAX = 40
+"""Characters of an instance's name, which is part of its socket's path."""
+
+_NAME = re.compile(rf"[a-z][a-z0-9-]{{0,{NAME_MAX - 1}}}")
+_RESERVED = ("control", "endpoint", "storage", "supervisor")
+"""What other components' names, log files and folders begin with."""
 
 
 def address(port: int) -> str:

@@ -60,6 +60,7 @@ REGISTER = _method(_C.DESCRIPTOR, "Register", _C.RegisterRequest, _C.RegisterRep
 WATCH_CLUSTER = _method(_C.DESCRIPTOR, "WatchCluster", _C.WatchClusterRequest, _C.ClusterView)
 OPEN_VOLUME = _method(_C.DESCRIPTOR, "OpenVolume", _C.OpenVolumeRequest, _C.OpenVolumeReply)
 GROW_VOLUME = _method(_C.DESCRIPTOR, "GrowVolume", _C.GrowVolumeRequest, _C.GrowVolumeReply)
+ADOPT_LAYOUT = _method(_C.DESCRIPTOR, "AdoptLayout", _C.AdoptLayoutRequest, _C.AdoptLayoutReply)
 CLUSTER_STATUS = _method(
     _C.DESCRIPTOR, "ClusterStatus", _C.ClusterStatusRequest, _C.ClusterStatusReply
 )

@@ -108,6 +108,14 @@ class GrowVolumeReply(_message.Message):
     memberships: _containers.RepeatedCompositeFieldContainer[_storage_pb2.PgMembership]
     def __init__(self, memberships: _Optional[_Iterable[_Union[_storage_pb2.PgMembership, _Mapping]]] = ...) -> None: ...
 
+class AdoptLayoutRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AdoptLayoutReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ClusterStatusRequest(_message.Message):
     __slots__ = ("cluster",)
     CLUSTER_FIELD_NUMBER: _ClassVar[int]

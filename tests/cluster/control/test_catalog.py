@@ -312,3 +312,27 @@ async def test_a_writer_of_an_old_epoch_adds_no_group(catalog):
     assert not await catalog.add_group(1, 1, NODES, time_us=1, epoch=0)
     assert len(await catalog.memberships(1)) == 1
     assert await catalog.add_group(1, 1, NODES, time_us=1, epoch=1)
+
+
+async def test_instance_that_the_layout_has_no_longer_is_forgotten(catalog):
+    before = await catalog.version()
+    assert await catalog.adopt(make_layout().without_instance("main-3"), time_us=7)
+    assert [i.name for i in await catalog.instances("main")] == ["main-1", "main-2"]
+    assert await catalog.version() == before + 1
+    assert (await catalog.events())[-1] == (7, "main-3", "is removed")
+    assert (await catalog.cluster("main")).writer == "main-1"
+    assert not await catalog.adopt(make_layout().without_instance("main-3"))
+    with pytest.raises(ConfigError, match="no instance main-3"):
+        await catalog.register_instance("main-3", address="127.0.0.1:1", pid=1)
+
+
+async def test_removed_writer_is_followed_by_the_lowest_tier(catalog):
+    layout = make_layout()
+    main = layout.cluster("main")
+    instances = (main.instances[1], replace(main.instances[2], tier=0))
+    await catalog.adopt(layout.with_cluster(replace(main, instances=instances)), time_us=7)
+    row = await catalog.cluster("main")
+    assert row.writer == "main-3"
+    assert [i.name for i in await catalog.instances("main")] == ["main-2", "main-3"]
+    what = [event[2] for event in await catalog.events()]
+    assert "main-3 is named writer instead of main-1, which is removed" in what

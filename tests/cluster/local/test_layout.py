@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 
 import pytest
@@ -63,6 +64,51 @@ def test_name_given_twice_is_refused():
 def test_new_instance_gets_the_next_number_and_the_emptiest_az():
     grown = _layout().with_instance("main", port=7)
     assert grown.cluster("main").instances[-1] == InstanceSpec("main-3", 3, "az3", 7)
+
+
+def test_new_instance_as_it_is_wanted():
+    wanted = {"az": "az2", "tier": 0, "size": "small", "name": "reports"}
+    grown = _layout().with_instance("main", port=7, **wanted)
+    assert grown.cluster("main").instances[-1] == InstanceSpec("reports", 3, "az2", 7, 0, "small")
+
+
+def test_new_instance_does_not_take_a_name_that_somebody_has():
+    grown = _layout().with_instance("main", port=7, name="main-4")
+    assert grown.with_instance("main", port=8).cluster("main").instances[-1].name == "main-5"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"az": "az9"}, "no AZ az9; choose one of az1, az2, az3"),
+        ({"name": "main-1"}, "name main-1 is given twice"),
+        ({"name": "storage-9"}, "'storage-9' cannot be an instance's name"),
+        ({"name": "../x"}, "cannot be an instance's name"),
+        ({"name": "x" * 41}, "cannot be an instance's name"),
+        ({"tier": 16}, "tier 16"),
+    ],
+)
+def test_instance_that_cannot_be_is_refused(wrong, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        _layout().with_instance("main", port=7, **wrong)
+
+
+def test_there_are_fifteen_replicas_at_most():
+    grown = _layout()
+    for port in range(100, 114):
+        grown = grown.with_instance("main", port=port)
+    assert len(grown.cluster("main").instances) == 16
+    with pytest.raises(ConfigError, match="main has 16 instances, as many as there may be"):
+        grown.with_instance("main", port=200)
+
+
+def test_removed_instance_is_gone_and_the_last_one_stays():
+    left = _layout().without_instance("main-1")
+    assert [i.name for i in left.cluster("main").instances] == ["main-2"]
+    with pytest.raises(ConfigError, match="main-2 is the last instance of main"):
+        left.without_instance("main-2")
+    with pytest.raises(ConfigError, match="no instance main-9 here; there is: main-1, main-2"):
+        _layout().without_instance("main-9")
 
 
 def test_file_of_before_there_were_tiers_and_sizes_is_understood(tmp_path):
