@@ -18,6 +18,7 @@ from engine.instance.replica import Replica
 from engine.instance.transfer import export_database, import_database
 from engine.instance.writer import Writer
 from engine.net.methods import (
+    CONFIRMED_COMMIT,
     EXPORT,
     FOLLOW,
     IMPORT,
@@ -91,6 +92,9 @@ class Instance:
     async def stop(self) -> None:
         self._state = "stopping"
         await self._background.stop()
+        for role in (self.writer, self.replica):
+            if role is not None:
+                await role.commit_point.close()
         if self.engine is not None:
             await self.engine.close()
         await self._channels.close()
@@ -233,6 +237,7 @@ class Instance:
     def handlers(self) -> Handlers:
         return {
             INSTANCE_STATUS: self._status,
+            CONFIRMED_COMMIT: self._confirmed_commit,
             FOLLOW: self._follow,
             IMPORT: self._import,
             EXPORT: self._export,
@@ -242,6 +247,15 @@ class Instance:
         if self.writer is None:
             raise Unavailable(f"{self.identity.name} is no open writer now")
         await self.writer.feed.follow(stream)
+
+    async def _confirmed_commit(
+        self, _request: pb.ConfirmedCommitRequest
+    ) -> pb.ConfirmedCommitReply:
+        """Many replicas' questions that come together are one to storage."""
+        if self.writer is None:
+            raise Unavailable(f"{self.identity.name} is no open writer now")
+        lsn = await self.writer.commit_point()
+        return pb.ConfirmedCommitReply(epoch=self.writer.volume.epoch, lsn=lsn)
 
     async def _import(self, stream: Stream[pb.ImportReply, pb.ImportChunk]) -> pb.ImportReply:
         if self.writer is None:

@@ -49,6 +49,9 @@ STORAGE_STATUS = _method(
 
 _I = instance_pb2
 FOLLOW = _method(_I.DESCRIPTOR, "Follow", _I.FollowReport, _I.FeedItem)
+CONFIRMED_COMMIT = _method(
+    _I.DESCRIPTOR, "ConfirmedCommit", _I.ConfirmedCommitRequest, _I.ConfirmedCommitReply
+)
 INSTANCE_STATUS = _method(
     _I.DESCRIPTOR, "InstanceStatus", _I.InstanceStatusRequest, _I.InstanceStatusReply
 )
