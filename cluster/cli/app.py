@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cluster.cli import instance
+from cluster.cli import endpoint, instance
 from cluster.cli.errors import EXIT_FAILED, EXIT_NOT_RUNNING, NotRunning
 from cluster.local.folder import Folder
 from cluster.local.layout import DEFAULT_PORT, DEFAULT_READERS, READERS_MAX
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 
 app.add_typer(instance.app, name="instance")
+app.add_typer(endpoint.app, name="endpoint")
 
 Data = Annotated[
     Path,

@@ -7,13 +7,14 @@ import asyncio
 import logging
 import os
 import random
+import signal
 from pathlib import Path
 
 from cluster.endpoint.balance import Kind
 from cluster.endpoint.server import CLIENTS_MAX, SPARE_DESCRIPTORS, Endpoint
 from cluster.endpoint.view import load_view, save_view, view_from_pb
 from cluster.local.folder import Folder
-from cluster.local.layout import HOST, load
+from cluster.local.layout import HOST, ClusterSpec, EndpointSpec, load
 from engine.errors import ConfigError, SextetError
 from engine.net.grpc_transport import GrpcTransport
 from engine.net.methods import WATCH_CLUSTER
@@ -45,6 +46,11 @@ async def serve(folder: Folder, cluster: str, stop: asyncio.Event) -> None:
     endpoint.update(load_view(folder.endpoint_view(cluster)), remembered=True)
     endpoint.listen(Kind.WRITER, HOST, spec.writer_port)
     endpoint.listen(Kind.READER, HOST, spec.reader_port)
+    custom: dict[str, EndpointSpec] = {}
+    _take_layout(endpoint, custom, spec)
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGHUP, _reload, folder, cluster, endpoint, custom
+    )
     channel = GrpcTransport().connect(layout.control_address)
     watching = asyncio.create_task(_watch(channel, folder, cluster, endpoint), name="watch")
     stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -55,6 +61,37 @@ async def serve(folder: Folder, cluster: str, stop: asyncio.Event) -> None:
     await channel.close()
     if watching.done() and not watching.cancelled():
         watching.result()  # it never ends by itself: this raises
+
+
+def _reload(
+    folder: Folder, cluster: str, endpoint: Endpoint, custom: dict[str, EndpointSpec]
+) -> None:
+    """SIGHUP: custom endpoints and limits are as the layout says now."""
+    try:
+        layout = load(folder.data)
+        if layout is not None:
+            _take_layout(endpoint, custom, layout.cluster(cluster))
+    except SextetError as error:
+        log.error("! cannot read the layout, nothing changes: %s", error)
+
+
+def _take_layout(endpoint: Endpoint, custom: dict[str, EndpointSpec], spec: ClusterSpec) -> None:
+    """`custom`: those that are open now. One whose port is taken is left out, and said so."""
+    endpoint.lag_ms_max = spec.reader_lag_ms_max
+    wanted = {e.name: e for e in spec.endpoints}
+    for name in [name for name, open_ in custom.items() if wanted.get(name) != open_]:
+        endpoint.close_custom(name)
+        del custom[name]
+    for name, new in wanted.items():
+        if name in custom:
+            continue
+        try:
+            endpoint.listen_custom(new, HOST)
+        except ConfigError as error:
+            log.error("! custom endpoint %s: %s", name, error)
+        else:
+            custom[name] = new
+            log.info("= custom endpoint %s listens on %d", name, new.port)
 
 
 async def _watch(channel: Channel, folder: Folder, cluster: str, endpoint: Endpoint) -> None:

@@ -24,7 +24,7 @@ from cluster.endpoint.balance import Kind, Load, choose
 from cluster.endpoint.link import InstanceLink
 from cluster.endpoint.refusal import CANNOT_CONNECT_NOW, TOO_MANY_CONNECTIONS, refuse
 from cluster.endpoint.view import WRITER, EndpointView, Target
-from cluster.local.layout import DEFAULT_READER_LAG_MS
+from cluster.local.layout import DEFAULT_READER_LAG_MS, EndpointSpec
 from engine.errors import ConfigError
 from engine.tasks import Background
 
@@ -55,8 +55,17 @@ class _Known:
     task: asyncio.Task[None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """A listening port, and who may be given the clients that come to it."""
+
+    name: str
+    kind: Kind
+    admits: Callable[[str], bool] = lambda _instance: True
+
+
 class Endpoint:
-    """Both endpoints of one cluster. Start with `listen`, tell of changes with `update`."""
+    """All endpoints of one cluster. Start with `listen`, tell of changes with `update`."""
 
     def __init__(
         self,
@@ -71,7 +80,7 @@ class Endpoint:
         self._clients_max = clients_max
         self._background = Background(on_failure)
         self._known: dict[str, _Known] = {}
-        self._listeners: list[socket.socket] = []
+        self._accepting: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
         self._choices = 0
         self._remembered = True
@@ -82,23 +91,36 @@ class Endpoint:
 
     def listen(self, kind: Kind, host: str, port: int) -> int:
         """Accept clients of `kind`; returns the port. Raises ConfigError if it is taken."""
+        return self._open(_Door(kind.value, kind), host, port, option="`sextet up --port`")
+
+    def listen_custom(self, spec: EndpointSpec, host: str) -> int:
+        """The reader endpoint's rule, among the instances that `spec` admits. Raises ConfigError."""
+        door = _Door(f"custom {spec.name}", Kind.READER, spec.admits)
+        return self._open(door, host, spec.port, option="`sextet endpoint add --port`")
+
+    def close_custom(self, name: str) -> None:
+        """No new clients come by it, from the loop's next turn on; those who did go on."""
+        self._accepting.pop(f"custom {name}").cancel()
+
+    def _open(self, door: _Door, host: str, port: int, *, option: str) -> int:
         try:
             listener = socket.create_server((host, port), backlog=BACKLOG)
         except OSError as error:
             raise ConfigError(
                 f"port {port} is taken by another program ({error.strerror}); choose another with "
-                "`sextet up --port`"
+                + option
             ) from error
         listener.setblocking(False)
-        self._listeners.append(listener)
-        self._background.spawn(self._accept_all(kind, listener), name=f"{kind.value} endpoint")
+        task = self._background.spawn(
+            self._accept_all(door, listener), name=f"{door.name} endpoint"
+        )
+        task.add_done_callback(lambda _: listener.close())
+        self._accepting[door.name] = task
         return int(listener.getsockname()[1])
 
     async def stop(self) -> None:
         """Close the ports; whoever still waits is closed too. Handed-over clients go on."""
         await self._background.stop()
-        for listener in self._listeners:
-            listener.close()
 
     def update(self, view: EndpointView, *, remembered: bool = False) -> None:
         """Take over the roles and the instances of `view`; `remembered`: it may be an old one."""
@@ -144,14 +166,14 @@ class Endpoint:
 
     # -- clients
 
-    async def _accept_all(self, kind: Kind, listener: socket.socket) -> None:
+    async def _accept_all(self, door: _Door, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
                 client, _ = await loop.sock_accept(listener)
             except OSError as error:
                 # One client's bad luck (it has gone already), or ours (no descriptors).
-                log.warning("! %s endpoint cannot accept: %s", kind.value, error)
+                log.warning("! %s endpoint cannot accept: %s", door.name, error)
                 if error.errno in _OUT_OF_RESOURCES:
                     await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
@@ -162,18 +184,18 @@ class Endpoint:
                     f"this endpoint has {count} clients already, as many as its limit of open files "
                     "allows (ulimit -n)",
                 )
-            elif self._hand_over(kind, client):
+            elif self._hand_over(door, client):
                 pass  # its link keeps the socket
             elif self._held < HELD_MAX:
                 self._held += 1
-                self._background.spawn(self._hold(kind, client), name="held client")
+                self._background.spawn(self._hold(door, client), name="held client")
             else:
                 self._refuse(client, TOO_MANY_CONNECTIONS, f"{self._held} clients wait already")
 
     def _client_count(self) -> int:
         return sum(known.link.connections for known in self._known.values())
 
-    def _hand_over(self, kind: Kind, client: socket.socket) -> bool:
+    def _hand_over(self, door: _Door, client: socket.socket) -> bool:
         """Give the client to the best instance, or to the next best if that one cannot take it."""
         loads = {
             name: Load(
@@ -185,27 +207,28 @@ class Endpoint:
                 known.link.state,
             )
             for name, known in self._known.items()
+            if door.admits(name)
         }
-        while (name := choose(kind, loads.values(), lag_ms_max=self.lag_ms_max)) is not None:
+        while (name := choose(door.kind, loads.values(), lag_ms_max=self.lag_ms_max)) is not None:
             link = self._known[name].link
-            if link.hand_over(client, writer=kind is Kind.WRITER):
+            if link.hand_over(client, writer=door.kind is Kind.WRITER):
                 self._choices += 1
                 link.last_chosen = self._choices
                 return True
             del loads[name]
         return False
 
-    async def _hold(self, kind: Kind, client: socket.socket) -> None:
+    async def _hold(self, door: _Door, client: socket.socket) -> None:
         """Wait for an instance that can take the client; turn it away after HOLD_S."""
         try:
             async with asyncio.timeout(self._hold_s):
                 while True:
                     changed = self._changed
-                    if self._hand_over(kind, client):
+                    if self._hand_over(door, client):
                         return
                     await changed.wait()
         except TimeoutError:
-            who = "writer" if kind is Kind.WRITER else "instance"
+            who = "writer" if door.kind is Kind.WRITER else "instance"
             message = f"no {who} has been available for {self._hold_s:.0f} s; see `sextet status`"
             self._refuse(client, CANNOT_CONNECT_NOW, message)
         except asyncio.CancelledError:

@@ -31,6 +31,7 @@ HOST = "127.0.0.1"
 MAIN = "main"
 AZS = ("az1", "az2", "az3")
 STORAGE_PER_AZ = 2
+ENDPOINTS_MAX = 16
 READERS_MAX = 15
 """As many replicas as Aurora allows."""
 
@@ -77,6 +78,27 @@ class InstanceSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """A custom endpoint: a port of its own for some of the instances.
+
+    Either `members` names them, or they are all but those in `exclude`, later ones included.
+    """
+
+    name: str
+    port: int
+    members: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.members) == bool(self.exclude):
+            raise ConfigError(f"endpoint {self.name} needs either members or a list of exclusions")
+
+    def admits(self, instance: str) -> bool:
+        """Whether its clients may be given to that instance."""
+        return instance in self.members if self.members else instance not in self.exclude
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterSpec:
     """One cluster: a volume, its instances (the first starts as writer) and two endpoint ports."""
 
@@ -87,6 +109,8 @@ class ClusterSpec:
     instances: tuple[InstanceSpec, ...]
     reader_lag_ms_max: int = DEFAULT_READER_LAG_MS
     """The reader endpoint gives no clients to a replica that lags by more."""
+    endpoints: tuple[EndpointSpec, ...] = ()
+    """Custom ones, besides the writer's and the reader's."""
 
     @property
     def max_pages(self) -> int:
@@ -120,6 +144,7 @@ class Layout:
         for cluster in self.clusters:
             if not cluster.instances:
                 raise ConfigError(f"cluster {cluster.name} has no instance")
+            _once(f"endpoint of {cluster.name}", [e.name for e in cluster.endpoints])
             _once(f"instance number of {cluster.name}", [i.number for i in cluster.instances])
 
     def _instance_names(self) -> list[str]:
@@ -136,6 +161,7 @@ class Layout:
         for cluster in self.clusters:
             found += [cluster.writer_port, cluster.reader_port]
             found += [instance.port for instance in cluster.instances]
+            found += [endpoint.port for endpoint in cluster.endpoints]
         return tuple(found)
 
     def cluster(self, name: str) -> ClusterSpec:
@@ -192,6 +218,28 @@ class Layout:
             raise ConfigError(f"there is no AZ {az}; choose one of {', '.join(AZS)}")
         instance = InstanceSpec(self._new_name(cluster, number, name), number, az, port, tier, size)
         return self.with_cluster(replace(old, instances=(*old.instances, instance)))
+
+    def with_endpoint(self, cluster: str, endpoint: EndpointSpec) -> Layout:
+        """With one more custom endpoint. Raises ConfigError if its name or one of its lists cannot be."""
+        old = self.cluster(cluster)
+        if len(old.endpoints) >= ENDPOINTS_MAX:
+            raise ConfigError(f"{cluster} has {ENDPOINTS_MAX} custom endpoints, as many as may be")
+        if not _NAME.fullmatch(endpoint.name) or endpoint.name in ("writer", "reader"):
+            raise ConfigError(f"{endpoint.name!r} cannot be a custom endpoint's name")
+        known = [instance.name for instance in old.instances]
+        for name in (*endpoint.members, *endpoint.exclude):
+            if name not in known:
+                raise ConfigError(f"{cluster} has no instance {name}; there is: {', '.join(known)}")
+        return self.with_cluster(replace(old, endpoints=(*old.endpoints, endpoint)))
+
+    def without_endpoint(self, cluster: str, name: str) -> Layout:
+        """Raises ConfigError if there is no custom endpoint of that name."""
+        old = self.cluster(cluster)
+        left = tuple(endpoint for endpoint in old.endpoints if endpoint.name != name)
+        if len(left) == len(old.endpoints):
+            known = ", ".join(endpoint.name for endpoint in old.endpoints) or "none"
+            raise ConfigError(f"{cluster} has no custom endpoint {name}; there is: {known}")
+        return self.with_cluster(replace(old, endpoints=left))
 
     def _new_name(self, cluster: str, number: int, wanted: str | None) -> str:
         if wanted is None:
@@ -261,6 +309,7 @@ def from_json(value: Any, *, source: str = FILE) -> Layout:
                     **{
                         **cluster,
                         "instances": tuple(InstanceSpec(**i) for i in cluster["instances"]),
+                        "endpoints": tuple(_endpoint(e) for e in cluster.get("endpoints", ())),
                     }
                 )
                 for cluster in value["clusters"]
@@ -268,6 +317,12 @@ def from_json(value: Any, *, source: str = FILE) -> Layout:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{source} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _endpoint(value: dict[str, Any]) -> EndpointSpec:
+    return EndpointSpec(
+        value["name"], value["port"], tuple(value["members"]), tuple(value["exclude"])
+    )
 
 
 def load(data: Path) -> Layout | None:

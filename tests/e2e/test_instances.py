@@ -94,3 +94,41 @@ def test_fifteen_replicas_share_the_readers_evenly(new_cluster) -> None:
     finally:
         for reader in readers:
             reader.close()
+
+
+def _served_by(cluster: LocalCluster, url: str) -> str:
+    """Who has one client more than before while this one is connected."""
+
+    def counts() -> dict[str, int]:
+        return {name: row["connections"] for name, row in _listed(cluster).items()}
+
+    before = counts()
+    with psycopg.connect(url, autocommit=True, connect_timeout=15) as client:
+        client.execute("SELECT 1")
+        (name,) = [name for name, count in counts().items() if count > before[name]]
+    cluster.until(lambda: counts() == before, "the client has gone")
+    return name
+
+
+def test_custom_endpoints_come_and_go_while_the_cluster_runs(new_cluster) -> None:
+    cluster = new_cluster("--readers", 2)
+    cluster.until(
+        lambda: all(row["state"] == "available" for row in _listed(cluster).values()), "all follow"
+    )
+    cluster.sextet("endpoint", "add", "reports", "--members", "main-3")
+    cluster.sextet("endpoint", "add", "others", "--exclude", "main-2,main-3")
+    rows = {r["name"]: r for r in json.loads(cluster.sextet("endpoint", "list", "--json").stdout)}
+    assert list(rows) == ["writer", "reader", "reports", "others"]
+    assert rows["others"]["members"] == ["main-1"]
+    assert _served_by(cluster, rows["reports"]["url"]) == "main-3"
+    assert _served_by(cluster, rows["others"]["url"]) == "main-1"
+    cluster.sextet("instance", "add", "--name", "extra")
+    assert _served_by(cluster, rows["others"]["url"]) == "extra", "not excluded, and a replica"
+    old = cluster.kill("endpoint-main")
+    cluster.until_restarted("endpoint-main", old)
+    assert _served_by(cluster, rows["reports"]["url"]) == "main-3"
+    cluster.sextet("endpoint", "remove", "reports")
+    with pytest.raises(psycopg.OperationalError, match="refused"):
+        psycopg.connect(rows["reports"]["url"], connect_timeout=5)
+    refused = cluster.sextet("endpoint", "add", "x", "--members", "main-9", check=False)
+    assert "main has no instance main-9" in refused.stderr

@@ -16,6 +16,8 @@ from cluster.endpoint.balance import Kind
 from cluster.endpoint.link import SILENT_S
 from cluster.endpoint.server import Endpoint
 from cluster.endpoint.view import EndpointView, Target, load_view, save_view
+from cluster.local.layout import EndpointSpec
+from cluster.local.ports import is_free
 from engine.errors import ConfigError
 from engine.pgwire.handover import (
     CLIENT,
@@ -430,3 +432,42 @@ def test_view_survives_its_file_and_damage_is_an_empty_view(tmp_path):
     assert load_view(path) == EndpointView()
     path.write_text("{")
     assert load_view(path) == EndpointView()
+
+
+async def _ask_port(port: int) -> str:
+    reader, writer = await asyncio.open_connection(HOST, port)
+    try:
+        async with asyncio.timeout(5):
+            return (await reader.read(100)).decode()
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_custom_endpoint_gives_clients_to_those_it_admits_replicas_first(full):
+    some = full.endpoint.listen_custom(
+        EndpointSpec("some", 0, members=("main-1", "main-3", "gone")), HOST
+    )
+    assert [await _ask_port(some) for _ in range(3)] == ["main-3"] * 3
+    full.instances["main-3"].say(CUT_OFF)
+    await until(lambda: full.endpoint._known["main-3"].link.state == CUT_OFF)
+    assert await _ask_port(some) == "main-1", "a member, and better than a replica that lags"
+    others = full.endpoint.listen_custom(EndpointSpec("others", 0, exclude=("main-2",)), HOST)
+    assert await _ask_port(others) == "main-1"
+    full.instances["main-3"].say(0)
+    await until(lambda: full.endpoint._known["main-3"].link.state == 0)
+    assert await _ask_port(others) == "main-3"
+
+
+async def test_closed_custom_endpoint_takes_nobody_and_those_who_came_go_on(full):
+    port = full.endpoint.listen_custom(EndpointSpec("some", 0, members=("main-2",)), HOST)
+    reader, writer = await asyncio.open_connection(HOST, port)
+    assert await reader.read(100) == b"main-2"
+    full.endpoint.close_custom("some")
+    await until(lambda: is_free(port))
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(HOST, port)
+    full.instances["main-2"].clients[0].send(b"on")
+    assert await reader.read(100) == b"on"
+    writer.close()
+    await writer.wait_closed()

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from cluster.local import create, layout
-from cluster.local.layout import ClusterSpec, InstanceSpec, Layout, StorageSpec
+from cluster.local.layout import ClusterSpec, EndpointSpec, InstanceSpec, Layout, StorageSpec
 from engine.errors import ConfigError
 
 
@@ -109,6 +109,45 @@ def test_removed_instance_is_gone_and_the_last_one_stays():
         left.without_instance("main-2")
     with pytest.raises(ConfigError, match="no instance main-9 here; there is: main-1, main-2"):
         _layout().without_instance("main-9")
+
+
+def test_custom_endpoints_survive_the_file_and_are_optional(tmp_path):
+    with_both = (
+        _layout()
+        .with_endpoint("main", EndpointSpec("reports", 50, members=("main-2",)))
+        .with_endpoint("main", EndpointSpec("others", 51, exclude=("main-1",)))
+    )
+    layout.save(tmp_path, with_both)
+    assert layout.load(tmp_path) == with_both
+    value = layout.to_json(_layout())
+    del value["clusters"][0]["endpoints"], value["clusters"][0]["reader_lag_ms_max"]
+    assert layout.from_json(value) == _layout()
+    left = with_both.without_endpoint("main", "reports")
+    assert [e.name for e in left.cluster("main").endpoints] == ["others"]
+    assert [left.cluster("main").endpoints[0].admits(n) for n in ("main-1", "main-9")] == [
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "says"),
+    [
+        (("reports", 50, ("main-9",)), "main has no instance main-9; there is: main-1, main-2"),
+        (("writer", 50, ("main-1",)), "'writer' cannot be a custom endpoint's name"),
+        (("reports", 6, ("main-1",)), "port 6 is given twice"),
+        (("reports", 50), "needs either members or a list of exclusions"),
+        (("reports", 50, ("main-1",), ("main-2",)), "needs either members"),
+    ],
+)
+def test_custom_endpoint_that_cannot_be_is_refused(endpoint, says):
+    with pytest.raises(ConfigError, match=says):
+        _layout().with_endpoint("main", EndpointSpec(*endpoint))
+
+
+def test_unknown_custom_endpoint_is_answered_with_the_known_ones():
+    with pytest.raises(ConfigError, match="no custom endpoint x; there is: none"):
+        _layout().without_endpoint("main", "x")
 
 
 def test_file_of_before_there_were_tiers_and_sizes_is_understood(tmp_path):
