@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from cluster.cli import endpoint, instance
 from cluster.cli.errors import EXIT_FAILED, EXIT_NOT_RUNNING, NotRunning
 from cluster.cli.fault import fault_app
 from cluster.local.folder import Folder
@@ -23,6 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(instance.app, name="instance")
+app.add_typer(endpoint.app, name="endpoint")
 
 Data = Annotated[
     Path,

@@ -37,7 +37,7 @@ def show_status(folder: Folder, cluster: str, *, as_json: bool, every_group: boo
         return
     _print_head(report)
     out.print("\n[bold]instances[/bold]")
-    out.print(_instances(report["instances"]))
+    out.print(instance_table(report["instances"]))
     out.print("\n[bold]storage nodes[/bold]")
     out.print(_storage(report["storage"]))
     _print_groups(report, every_group=every_group)
@@ -69,15 +69,15 @@ def _print_head(report: Row) -> None:
         )
 
 
-def _instances(rows: Sequence[Row]) -> Table:
+def instance_table(rows: Sequence[Row]) -> Table:
     table = narrow_table(
-        ("name", "role", "AZ", "pid", "port", "state", "read point", "lag ms", "clients"),
-        right=("pid", "port", "read point", "lag ms", "clients"),
+        ("name", "role", "AZ", "tier", "size", "pid", "state", "read point", "lag ms", "clients"),
+        right=("tier", "pid", "read point", "lag ms", "clients"),
     )
     for row in rows:
         table.add_row(
-            *(row["name"], row["role"], row["az"], _text(row["pid"]), _text(row["port"])),
-            *(_state(row["state"], "available"), _text(row["read_lsn"])),
+            *(row["name"], row["role"], row["az"], _text(row["tier"]), row["size"]),
+            *(_text(row["pid"]), _state(row["state"], "available"), _text(row["read_lsn"])),
             *(_milliseconds(row["lag_ms"]), _text(row["connections"])),
         )
     return table

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cluster.control.rows import Assignment, ClusterRow, InstanceRow, StorageRow
-from cluster.control.schema import FORMAT, SCHEMA
+from cluster.control.schema import FORMAT, MIGRATIONS, SCHEMA
 from cluster.local.folder import socket_name
 from cluster.local.layout import ClusterSpec, Layout, address
 from engine.errors import ConfigError
@@ -47,7 +47,9 @@ class Catalog:
 
     @classmethod
     async def open(cls, path: Path, *, connect: Connect | None = None) -> Catalog:
-        """Open or create. Raises ConfigError if the file is of a format this code does not know.
+        """Open or create; an older format is brought up to date in one transaction.
+
+        Raises ConfigError if the file is of a format this code does not know.
 
         `connect` opens the database some other way than through aiosqlite's thread.
         """
@@ -60,7 +62,7 @@ class Catalog:
             if found == 0:
                 await db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
             elif found != FORMAT:
-                raise ConfigError(f"{path} has format {found}, this Sextet knows {FORMAT}")
+                await _migrate(db, found, path)
         except sqlite3.DatabaseError as error:
             await db.close()
             raise ConfigError(f"{path} cannot be used: {error}") from error
@@ -109,7 +111,7 @@ class Catalog:
     async def instances(self, cluster: str) -> list[InstanceRow]:
         """By number."""
         rows = await self._all(
-            "SELECT name, cluster, number, az, address, socket FROM instances"
+            "SELECT name, cluster, number, az, address, socket, tier, size FROM instances"
             " WHERE cluster = ? ORDER BY number",
             cluster,
         )
@@ -182,10 +184,12 @@ class Catalog:
 
     # -- transitions
 
-    async def adopt(self, layout: Layout) -> None:
+    async def adopt(self, layout: Layout, *, time_us: int = 0) -> bool:
         """Add what the layout has and the catalog has not; take over changed addresses and limits.
 
-        Whatever the catalog knows better (writer, epochs, members) stays.
+        Whatever the catalog knows better (writer, epochs, members) stays. Instances that the layout
+        has no longer are forgotten; if the writer is among them, the one of the lowest tier is named
+        in its place. Returns whether anything changed.
         """
         async with self._transaction() as db:
             before = db.total_changes
@@ -197,8 +201,11 @@ class Catalog:
             )
             for spec in layout.clusters:
                 await _adopt_cluster(db, spec)
-            if db.total_changes != before:
+                await _forget_instances(db, spec, time_us)
+            changed = db.total_changes != before
+            if changed:
                 await _bump(db)
+            return changed
 
     async def register_storage(
         self, name: NodeId, *, address: str, pid: int, incarnation: str, time_us: int
@@ -343,6 +350,15 @@ async def _connect(path: Path) -> aiosqlite.Connection:
     return await aiosqlite.connect(path, isolation_level=None)
 
 
+async def _migrate(db: aiosqlite.Connection, found: int, path: Path) -> None:
+    """Step by step from format `found`; a crash leaves the old format, whole."""
+    steps = range(found, FORMAT)
+    if found > FORMAT or any(step not in MIGRATIONS for step in steps):
+        raise ConfigError(f"{path} has format {found}, this Sextet knows {FORMAT}")
+    script = "".join(MIGRATIONS[step] for step in steps)
+    await db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {FORMAT}; COMMIT;")
+
+
 async def _one_or_none(db: aiosqlite.Connection, sql: str, *values: Any) -> aiosqlite.Row | None:
     async with db.execute(sql, values) as cursor:
         return await cursor.fetchone()
@@ -381,11 +397,40 @@ async def _adopt_cluster(db: aiosqlite.Connection, spec: ClusterSpec) -> None:
             (spec.max_pages, known[0], spec.max_pages),
         )
     await db.executemany(
-        "INSERT INTO instances (name, cluster, number, az, address, socket) VALUES (?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (name) DO UPDATE SET address = excluded.address"
-        " WHERE address != excluded.address",
+        "INSERT INTO instances (name, cluster, number, az, address, socket, tier, size)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE"
+        " SET address = excluded.address, tier = excluded.tier, size = excluded.size"
+        " WHERE (address, tier, size) != (excluded.address, excluded.tier, excluded.size)",
         [
-            (i.name, spec.name, i.number, i.az, address(i.port), socket_name(i.name))
+            (
+                i.name,
+                spec.name,
+                i.number,
+                i.az,
+                address(i.port),
+                socket_name(i.name),
+                i.tier,
+                i.size,
+            )
             for i in spec.instances
         ],
     )
+
+
+async def _forget_instances(db: aiosqlite.Connection, spec: ClusterSpec, time_us: int) -> None:
+    """Those that the layout has no longer. A writer among them is superseded, as by any other."""
+    wanted = {i.name for i in spec.instances}
+    async with db.execute("SELECT name FROM instances WHERE cluster = ?", (spec.name,)) as cursor:
+        known = [row[0] for row in await cursor.fetchall()]
+    gone = sorted(set(known) - wanted)
+    if not gone:
+        return
+    (writer,) = await _row(db, "SELECT writer FROM clusters WHERE name = ?", spec.name)
+    if writer in gone:
+        heir = min(spec.instances, key=lambda i: (i.tier, i.number)).name
+        await db.execute("UPDATE clusters SET writer = ? WHERE name = ?", (heir, spec.name))
+        what = f"{heir} is named writer instead of {writer}, which is removed"
+        await _event(db, time_us, spec.name, what)
+    for name in gone:
+        await db.execute("DELETE FROM instances WHERE name = ?", (name,))
+        await _event(db, time_us, name, "is removed")

@@ -21,6 +21,7 @@ from cluster.control.status import gather_status
 from cluster.local.layout import Layout
 from engine.errors import ConfigError, Overloaded, StaleEpoch, VolumeFull
 from engine.net.methods import (
+    ADOPT_LAYOUT,
     CLUSTER_STATUS,
     GROW_VOLUME,
     OPEN_VOLUME,
@@ -60,7 +61,7 @@ class ControlPlane:
         self._watchers = 0
 
     async def start(self) -> None:
-        await self._catalog.adopt(self._layout())
+        await self._adopt()
         self._background.spawn(self._assigner.run(), name="assign segments")
 
     async def stop(self) -> None:
@@ -78,6 +79,7 @@ class ControlPlane:
             WATCH_CLUSTER: self.watch_cluster,
             OPEN_VOLUME: self.open_volume,
             GROW_VOLUME: self.grow_volume,
+            ADOPT_LAYOUT: self.adopt_layout,
             CLUSTER_STATUS: self.cluster_status,
         }
 
@@ -139,9 +141,18 @@ class ControlPlane:
         try:
             return await register()
         except ConfigError:
-            await self._catalog.adopt(self._layout())
-            self._notify()
+            await self._adopt()
             return await register()
+
+    async def _adopt(self) -> None:
+        time_us = self._runtime.clock.wall_us()
+        if await self._catalog.adopt(self._layout(), time_us=time_us):
+            self._notify()
+
+    async def adopt_layout(self, _request: pb.AdoptLayoutRequest) -> pb.AdoptLayoutReply:
+        """The layout has changed; what it has and has not counts once this returns."""
+        await self._adopt()
+        return pb.AdoptLayoutReply()
 
     # -- the view
 
@@ -161,6 +172,8 @@ class ControlPlane:
                     address=instance.address,
                     role="writer" if instance.name == row.writer else "replica",
                     socket=instance.socket,
+                    tier=instance.tier,
+                    size=instance.size,
                 )
                 for instance in await self._catalog.instances(cluster)
             ],

@@ -69,6 +69,8 @@ def with_free_ports(layout: Layout) -> Layout:
     for cluster in layout.clusters:
         require_free(cluster.writer_port)
         require_free(cluster.reader_port)
+        for endpoint in cluster.endpoints:
+            require_free(endpoint.port)
     ports: Iterator[int] = free_ports(max(layout.ports), taken=layout.ports)
     return _map_inner_ports(layout, lambda old: old if is_free(old) else next(ports))
 

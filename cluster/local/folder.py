@@ -29,6 +29,11 @@ class Folder:
         return self.run / "lock"
 
     @property
+    def layout_lock(self) -> Path:
+        """Held by whoever changes the layout of a running installation."""
+        return self.run / "layout.lock"
+
+    @property
     def supervisor_state(self) -> Path:
         return self.run / "supervisor.json"
 

@@ -14,11 +14,13 @@ Invariants
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cluster.local.files import read_json, write_json
+from engine.config import DEFAULT_SIZE, size_class
 from engine.errors import ConfigError
 from engine.types import PAGE_SIZE
 from engine.volume.geometry import max_pages_for
@@ -29,8 +31,15 @@ HOST = "127.0.0.1"
 MAIN = "main"
 AZS = ("az1", "az2", "az3")
 STORAGE_PER_AZ = 2
+ENDPOINTS_MAX = 16
 READERS_MAX = 15
 """As many replicas as Aurora allows."""
+
+TIER_MAX = 15
+DEFAULT_TIER = 1
+"""Failover tiers as in Aurora: the replica of the lowest tier is promoted first."""
+
+DEFAULT_READER_LAG_MS = 1000
 
 DEFAULT_PORT = 25432
 DEFAULT_READERS = 2
@@ -49,12 +58,44 @@ class StorageSpec:
 
 @dataclass(frozen=True, slots=True)
 class InstanceSpec:
-    """One compute instance. `number` is unique in its cluster and part of cancel keys."""
+    """One compute instance. `number` is unique in its cluster and part of cancel keys.
+
+    `tier`: failover prefers the lowest, 0 to 15. `size`: one of `engine.config.SIZES`. Files of before
+    there were such things have neither, and their instances are of the default.
+    """
 
     name: str
     number: int
     az: str
     port: int
+    tier: int = DEFAULT_TIER
+    size: str = DEFAULT_SIZE
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tier <= TIER_MAX:
+            raise ConfigError(f"tier {self.tier} of {self.name} cannot be; choose 0 to {TIER_MAX}")
+        size_class(self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """A custom endpoint: a port of its own for some of the instances.
+
+    Either `members` names them, or they are all but those in `exclude`, later ones included.
+    """
+
+    name: str
+    port: int
+    members: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.members) == bool(self.exclude):
+            raise ConfigError(f"endpoint {self.name} needs either members or a list of exclusions")
+
+    def admits(self, instance: str) -> bool:
+        """Whether its clients may be given to that instance."""
+        return instance in self.members if self.members else instance not in self.exclude
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +107,10 @@ class ClusterSpec:
     reader_port: int
     max_storage_bytes: int
     instances: tuple[InstanceSpec, ...]
+    reader_lag_ms_max: int = DEFAULT_READER_LAG_MS
+    """The reader endpoint gives no clients to a replica that lags by more."""
+    endpoints: tuple[EndpointSpec, ...] = ()
+    """Custom ones, besides the writer's and the reader's."""
 
     @property
     def max_pages(self) -> int:
@@ -99,6 +144,7 @@ class Layout:
         for cluster in self.clusters:
             if not cluster.instances:
                 raise ConfigError(f"cluster {cluster.name} has no instance")
+            _once(f"endpoint of {cluster.name}", [e.name for e in cluster.endpoints])
             _once(f"instance number of {cluster.name}", [i.number for i in cluster.instances])
 
     def _instance_names(self) -> list[str]:
@@ -115,6 +161,7 @@ class Layout:
         for cluster in self.clusters:
             found += [cluster.writer_port, cluster.reader_port]
             found += [instance.port for instance in cluster.instances]
+            found += [endpoint.port for endpoint in cluster.endpoints]
         return tuple(found)
 
     def cluster(self, name: str) -> ClusterSpec:
@@ -145,13 +192,86 @@ class Layout:
     def with_storage(self, node: StorageSpec) -> Layout:
         return replace(self, storage=(*self.storage, node))
 
-    def with_instance(self, cluster: str, *, port: int) -> Layout:
-        """With one more instance in `cluster`, in the AZ that has the fewest."""
+    def with_instance(
+        self,
+        cluster: str,
+        *,
+        port: int,
+        az: str | None = None,
+        tier: int = DEFAULT_TIER,
+        size: str = DEFAULT_SIZE,
+        name: str | None = None,
+    ) -> Layout:
+        """With one more instance in `cluster`, by default in the AZ that has the fewest.
+
+        Raises ConfigError if there are as many as there may be, or the name or the AZ cannot be.
+        """
         old = self.cluster(cluster)
+        if len(old.instances) > READERS_MAX:
+            raise ConfigError(
+                f"{cluster} has {len(old.instances)} instances, as many as there may be"
+            )
         number = 1 + max(i.number for i in old.instances)
-        az = min(AZS, key=lambda name: sum(i.az == name for i in old.instances))
-        instance = InstanceSpec(f"{cluster}-{number}", number, az, port)
+        if az is None:
+            az = min(AZS, key=lambda name: sum(i.az == name for i in old.instances))
+        elif az not in AZS:
+            raise ConfigError(f"there is no AZ {az}; choose one of {', '.join(AZS)}")
+        instance = InstanceSpec(self._new_name(cluster, number, name), number, az, port, tier, size)
         return self.with_cluster(replace(old, instances=(*old.instances, instance)))
+
+    def with_endpoint(self, cluster: str, endpoint: EndpointSpec) -> Layout:
+        """With one more custom endpoint. Raises ConfigError if its name or one of its lists cannot be."""
+        old = self.cluster(cluster)
+        if len(old.endpoints) >= ENDPOINTS_MAX:
+            raise ConfigError(f"{cluster} has {ENDPOINTS_MAX} custom endpoints, as many as may be")
+        if not _NAME.fullmatch(endpoint.name) or endpoint.name in ("writer", "reader"):
+            raise ConfigError(f"{endpoint.name!r} cannot be a custom endpoint's name")
+        known = [instance.name for instance in old.instances]
+        for name in (*endpoint.members, *endpoint.exclude):
+            if name not in known:
+                raise ConfigError(f"{cluster} has no instance {name}; there is: {', '.join(known)}")
+        return self.with_cluster(replace(old, endpoints=(*old.endpoints, endpoint)))
+
+    def without_endpoint(self, cluster: str, name: str) -> Layout:
+        """Raises ConfigError if there is no custom endpoint of that name."""
+        old = self.cluster(cluster)
+        left = tuple(endpoint for endpoint in old.endpoints if endpoint.name != name)
+        if len(left) == len(old.endpoints):
+            known = ", ".join(endpoint.name for endpoint in old.endpoints) or "none"
+            raise ConfigError(f"{cluster} has no custom endpoint {name}; there is: {known}")
+        return self.with_cluster(replace(old, endpoints=left))
+
+    def _new_name(self, cluster: str, number: int, wanted: str | None) -> str:
+        if wanted is None:
+            taken = {*self._instance_names(), *(node.name for node in self.storage)}
+            free = (f"{cluster}-{n}" for n in range(number, number + len(taken) + 1))
+            return next(name for name in free if name not in taken)
+        if not _NAME.fullmatch(wanted) or wanted.startswith(_RESERVED):
+            raise ConfigError(
+                f"{wanted!r} cannot be an instance's name: a letter, then at most "
+                f"{NAME_MAX - 1} letters, digits and '-', and not beginning with "
+                f"{', '.join(_RESERVED)}"
+            )
+        return wanted
+
+    def without_instance(self, name: str) -> Layout:
+        """Raises ConfigError if there is none of that name, or it is the last of its cluster."""
+        for cluster in self.clusters:
+            left = tuple(i for i in cluster.instances if i.name != name)
+            if len(left) < len(cluster.instances):
+                if not left:
+                    raise ConfigError(f"{name} is the last instance of {cluster.name}")
+                return self.with_cluster(replace(cluster, instances=left))
+        known = ", ".join(self._instance_names())
+        raise ConfigError(f"there is no instance {name} here; there is: {known}")
+
+
+NAME_MAX = 40
+"""Characters of an instance's name, which is part of its socket's path."""
+
+_NAME = re.compile(rf"[a-z][a-z0-9-]{{0,{NAME_MAX - 1}}}")
+_RESERVED = ("control", "endpoint", "storage", "supervisor")
+"""What other components' names, log files and folders begin with."""
 
 
 def address(port: int) -> str:
@@ -189,6 +309,7 @@ def from_json(value: Any, *, source: str = FILE) -> Layout:
                     **{
                         **cluster,
                         "instances": tuple(InstanceSpec(**i) for i in cluster["instances"]),
+                        "endpoints": tuple(_endpoint(e) for e in cluster.get("endpoints", ())),
                     }
                 )
                 for cluster in value["clusters"]
@@ -196,6 +317,12 @@ def from_json(value: Any, *, source: str = FILE) -> Layout:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{source} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _endpoint(value: dict[str, Any]) -> EndpointSpec:
+    return EndpointSpec(
+        value["name"], value["port"], tuple(value["members"]), tuple(value["exclude"])
+    )
 
 
 def load(data: Path) -> Layout | None:

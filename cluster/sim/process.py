@@ -30,6 +30,8 @@ class Life:
         self.name = name
         self.number = number
         self.runs = True
+        self.paused_at = 0.0
+        """When it was stopped last, if it is stopped."""
         self.alive = True
         self.reason = ""
         """Why it died."""
@@ -80,6 +82,8 @@ class Life:
 
     def pause(self) -> None:
         """As SIGSTOP."""
+        if self.runs:
+            self.paused_at = self._loop.time()
         self.runs = False
 
     def resume(self) -> None:

@@ -104,8 +104,9 @@ def check(plan: Plan, where: str) -> None:
         raise ConfigError(f"{where}: there must be a client, and think_s must be above 0")
     if not 0 <= mix.readers <= mix.clients:
         raise ConfigError(f"{where}: readers is {mix.readers}, not 0 to clients ({mix.clients})")
-    if not 0 <= mix.reader_share <= 1:
-        raise ConfigError(f"{where}: reader_share is {mix.reader_share}, not 0 to 1")
+    for name, share in (("reader_share", mix.reader_share), ("strong_share", mix.strong_share)):
+        if not 0 <= share <= 1:
+            raise ConfigError(f"{where}: {name} is {share}, not 0 to 1")
     refuse_unknown(mix.weights, set(SCRIPTS), f"{where}: weights")
     if min(mix.weights.values(), default=0) < 0 or sum(mix.weights.values()) <= 0:
         raise ConfigError(f"{where}: weights must be 0 or more, and one of them above 0")

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.sim.transport import SimTransport
 from engine.errors import SqlError, Unavailable
+from engine.pgwire.utility import Settings
+from engine.pgwire.utility import answer as answer_set
 from engine.ports import Channel, Handlers, Method, Stream
 from engine.sql.engine import SqlEngine
 from engine.sql.session import Session
@@ -49,10 +51,15 @@ def sql_handlers(engine: Callable[[], SqlEngine | None], epoch: Callable[[], int
         if serving is None:
             raise Unavailable("this instance is not open for clients")
         session = serving.session()
+        settings = _settings(session)
         try:
             while (packet := await stream.recv()) is not None:
                 sql, params = packet.value
                 try:
+                    if sql.startswith("SET "):
+                        answer_set(sql, settings)
+                        await stream.send(Packet({"rows": [], **_lsns(session, epoch())}))
+                        continue
                     statement = await session.prepare(sql)
                     cursor = await session.execute(statement, params)
                     rows = [list(row) for row in await cursor.fetch()]
@@ -68,6 +75,16 @@ def sql_handlers(engine: Callable[[], SqlEngine | None], epoch: Callable[[], int
             await session.close()
 
     return {SQL: connect}
+
+
+def _settings(session: Session) -> Settings:
+    return Settings(
+        sql=session.settings,
+        in_recovery=False,
+        database=session.database,
+        user=session.user,
+        defaults=replace(session.settings),
+    )
 
 
 def _lsns(session: Session, epoch: int) -> dict[str, int]:
@@ -99,6 +116,8 @@ class SqlClient:
         self.instance = instance
         self._channel: Channel = transport.connect(sql_address(instance, writer=writer))
         self._stream = self._channel.stream(SQL)
+        self.strong = False
+        """Its reads are strong."""
         self.read_lsn = 0
         """Read point of the open transaction, 0 if it has none."""
         self.commit_lsn = 0
@@ -122,6 +141,10 @@ class SqlClient:
             raise Failed(answer["sqlstate"], answer["error"])
         rows: list[list[Any]] = answer["rows"]
         return rows
+
+    def cut(self) -> None:
+        """Somebody between here and the instance shuts it down: who waits for an answer is told at once."""
+        self._stream.close()
 
     async def close(self) -> None:
         self._stream.close()

@@ -30,6 +30,7 @@ KINDS = {
     "complete": "it ended: transaction, outcome, commit_lsn",
     "vdl": "VDL has moved: lsn, epoch",
     "view": "the catalog's view changed: writer, epoch",
+    "cut": "the endpoint cuts a client off an instance that is no longer the writer: instance",
     "phase": "start, safety, heal, liveness, end: phase",
     "violation": "a checker objects: checker, message",
 }

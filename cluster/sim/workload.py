@@ -53,6 +53,8 @@ class Mix:
     think_s: float = 0.08
     reader_share: float = 0.3
     """Of transactions that only read, how many go through the reader endpoint."""
+    strong_share: float = 0.0
+    """Of sessions at the reader endpoint, in how many every read must be of the newest state."""
     weights: Mapping[str, float] = field(
         default_factory=lambda: {
             "append": 8,
@@ -132,6 +134,7 @@ class Client:
         self.world = workload.world
         self.transport: SimTransport = self.world.client_host(name)
         self._rng: random.Random = self.world.rng(f"client {name}")
+        self._strong_rng: random.Random = self.world.rng(f"client {name} strong")
         self._connections: dict[Kind, SqlClient | None] = dict.fromkeys(Kind)
         self._sessions: dict[Kind, str] = {}
         self._made = 0
@@ -163,12 +166,24 @@ class Client:
                 return None
             self._made += 1
             self._sessions[kind] = f"{self.name}-{self._made}"
+            strong = self._strong_rng.random() < self.workload.mix.strong_share
+            if kind is Kind.READER and strong and not await self._become_strong(connection):
+                return None
         return connection
+
+    async def _become_strong(self, connection: SqlClient) -> bool:
+        try:
+            await connection.run("SET sextet.read_consistency = 'strong'")
+        except Failed:
+            await self._drop(Kind.READER)
+            return False
+        connection.strong = True
+        return True
 
     async def _drop(self, kind: Kind) -> None:
         connection, self._connections[kind] = self._connections[kind], None
         if connection is not None:
-            self.world.endpoint.disconnected(connection.instance)
+            self.world.endpoint.disconnected(connection)
             await connection.close()
 
     async def disconnect(self) -> None:
@@ -218,6 +233,8 @@ class Client:
         endpoint = Endpoint(kind.value)
         if 0 < connection.epoch < self.world.epoch_open and not committed:
             endpoint = Endpoint.SUPERSEDED
+        if connection.strong:
+            endpoint = Endpoint.STRONG
         if outcome is Outcome.UNKNOWN:
             self.world.mark(Mark.OUTCOME_UNKNOWN, self.name)
         self.workload.record(

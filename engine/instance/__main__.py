@@ -7,14 +7,20 @@ import asyncio
 import os
 from pathlib import Path
 
+from engine.config import DEFAULT_SIZE, SIZES, InstanceConfig, size_class
 from engine.faults.bysql import SqlFaults
 from engine.faults.file import ENVIRONMENT as FAULTS
 from engine.faults.node import on_isolation
 from engine.instance.node import Instance, InstanceIdentity
-from engine.net.process import run_node
+from engine.net.process import raise_descriptor_limit, run_node
 from engine.net.real import real_runtime
 from engine.pgwire.handoff import HandoffServer, relay_cancel
 from engine.pgwire.server import PgServer, ServerConfig
+
+SPARE_DESCRIPTORS = 256
+"""For everything but clients, which cost one each."""
+
+DESCRIPTORS_MIN = SPARE_DESCRIPTORS + 16
 
 
 def _arguments() -> argparse.Namespace:
@@ -28,6 +34,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--socket", type=Path, required=True, help="where the endpoint hands over clients"
     )
+    parser.add_argument("--size", choices=list(SIZES), default=DEFAULT_SIZE)
     return parser.parse_args()
 
 
@@ -38,6 +45,9 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
     async def relay(number: int, pid: int, secret: int) -> None:
         await relay_cancel(path.with_name(f"{arguments.cluster}-{number}.sock"), pid, secret)
 
+    size = size_class(arguments.size)
+    wanted = size.sessions_max + SPARE_DESCRIPTORS
+    sessions_max = raise_descriptor_limit(wanted, at_least=DESCRIPTORS_MIN) - SPARE_DESCRIPTORS
     runtime = real_runtime(None, name=arguments.name)  # an instance owns no data
     instance = Instance(
         runtime,
@@ -48,9 +58,10 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
             arguments.control,
             os.getpid(),
         ),
+        instance_config=InstanceConfig(pool_pages=size.pool_pages),
     )
     server = PgServer(
-        ServerConfig(arguments.cluster, arguments.number),
+        ServerConfig(arguments.cluster, arguments.number, sessions_max=sessions_max),
         lambda: instance.engine,
         in_recovery=lambda: instance.role != "writer",
         relay_cancel=relay,
@@ -64,7 +75,7 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
     ready.cancel()
-    handoff = HandoffServer(path, server)
+    handoff = HandoffServer(path, server, state=instance.serving_state)
     if not stop.is_set():
         await handoff.start()  # from now on the endpoint sends clients
     await stopped

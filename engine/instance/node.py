@@ -18,6 +18,7 @@ from engine.instance.replica import Replica
 from engine.instance.transfer import export_database, import_database
 from engine.instance.writer import Writer
 from engine.net.methods import (
+    CONFIRMED_COMMIT,
     EXPORT,
     FOLLOW,
     IMPORT,
@@ -27,6 +28,7 @@ from engine.net.methods import (
 )
 from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import instance_pb2 as pb
+from engine.pgwire.handover import CUT_OFF, LAG_MS_MAX, OPEN_WRITER
 from engine.ports import Handlers, Runtime, Stream
 from engine.sql.engine import SqlEngine
 from engine.sql.pool import BufferPool
@@ -90,6 +92,9 @@ class Instance:
     async def stop(self) -> None:
         self._state = "stopping"
         await self._background.stop()
+        for role in (self.writer, self.replica):
+            if role is not None:
+                await role.commit_point.close()
         if self.engine is not None:
             await self.engine.close()
         await self._channels.close()
@@ -109,6 +114,15 @@ class Instance:
         if self.writer is not None:
             return self.writer.pool
         return self.replica.pool if self.replica is not None else None
+
+    def serving_state(self) -> int:
+        """What an endpoint is told, see `engine.pgwire.handover`."""
+        if self.writer is not None:
+            return OPEN_WRITER
+        replica = self.replica
+        if replica is None or not replica.connected:
+            return CUT_OFF
+        return min(replica.lag_now_us() // 1000, LAG_MS_MAX)
 
     # -- role
 
@@ -223,6 +237,7 @@ class Instance:
     def handlers(self) -> Handlers:
         return {
             INSTANCE_STATUS: self._status,
+            CONFIRMED_COMMIT: self._confirmed_commit,
             FOLLOW: self._follow,
             IMPORT: self._import,
             EXPORT: self._export,
@@ -232,6 +247,15 @@ class Instance:
         if self.writer is None:
             raise Unavailable(f"{self.identity.name} is no open writer now")
         await self.writer.feed.follow(stream)
+
+    async def _confirmed_commit(
+        self, _request: pb.ConfirmedCommitRequest
+    ) -> pb.ConfirmedCommitReply:
+        """Many replicas' questions that come together are one to storage."""
+        if self.writer is None:
+            raise Unavailable(f"{self.identity.name} is no open writer now")
+        lsn = await self.writer.commit_point()
+        return pb.ConfirmedCommitReply(epoch=self.writer.volume.epoch, lsn=lsn)
 
     async def _import(self, stream: Stream[pb.ImportReply, pb.ImportChunk]) -> pb.ImportReply:
         if self.writer is None:

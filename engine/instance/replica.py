@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 
 from engine.config import InstanceConfig, VolumeConfig
-from engine.errors import DeadlineExceeded, ProtocolError, SextetError, StaleEpoch
+from engine.errors import DeadlineExceeded, ProtocolError, SextetError, StaleEpoch, Unavailable
+from engine.instance.commitpoint import CommitPoint
 from engine.log.frame import decode_frame
 from engine.log.record import Record
-from engine.net.methods import FOLLOW
+from engine.net.methods import CONFIRMED_COMMIT, FOLLOW
 from engine.net.pb import instance_pb2 as pb
 from engine.ports import Runtime, Stream
 from engine.sql.engine import SqlEngine
@@ -87,6 +88,7 @@ class Replica:
         self.counters: dict[str, int] = dict.fromkeys(
             ("joins", "gaps", "records_applied", "commits_applied"), 0
         )
+        self.commit_point = CommitPoint(runtime, self._ask_writer)
         self._pending: list[Record] = []  # above the applied VDL
         self._pending_bytes = 0
         self._applied: LSN = 0
@@ -119,6 +121,18 @@ class Replica:
         """Microseconds from "durable on the writer" to "visible here"; grows while it is silent."""
         silent = self._runtime.clock.monotonic() - self._heard_at
         return self.lag_us if silent < 1.0 else max(self.lag_us, int(silent * 1e6))
+
+    async def _ask_writer(self) -> LSN:
+        """The commit point of the writer that the catalog names. Raises SextetError."""
+        address = self._writer_address()
+        if address is None:
+            raise Unavailable("nobody is named writer")
+        reply = await self._channels.to(address).call(
+            CONFIRMED_COMMIT,
+            pb.ConfirmedCommitRequest(),
+            timeout=self._volume_config.call_timeout_s,
+        )
+        return reply.lsn
 
     def _delays(self) -> Iterator[float]:
         return backoff(
@@ -218,6 +232,7 @@ class Replica:
                 self._runtime.rng,
                 settings=self._sql_settings,
             )
+            self.engine.commit_point = self.commit_point
         else:
             assert self.pool is not None
             self.reader.epoch = self.epoch

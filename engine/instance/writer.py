@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from engine.config import InstanceConfig, VolumeConfig
 from engine.errors import SextetError
+from engine.instance.commitpoint import CommitPoint
 from engine.instance.feed import Feed
 from engine.log.record import PageChange
 from engine.net.methods import GROW_VOLUME, OPEN_VOLUME
 from engine.net.pb import control_pb2 as cpb
-from engine.ports import Runtime
+from engine.ports import Channel, Runtime
 from engine.sql.engine import SqlEngine
 from engine.sql.pool import BufferPool
 from engine.sql.settings import SqlSettings
@@ -20,6 +21,7 @@ from engine.tasks import Background, backoff
 from engine.types import LSN, CommitMark, Membership, PageNo, PgNo
 from engine.volume.channels import Channels
 from engine.volume.fencing import membership_from_pb, open_volume
+from engine.volume.leadership import confirm_epoch
 from engine.volume.reader import PageReader
 from engine.volume.writer import VolumeWriter
 
@@ -40,6 +42,8 @@ class Writer:
         engine: SqlEngine,
         feed: Feed,
         *,
+        volume_config: VolumeConfig,
+        connect: Callable[[str], Channel],
         recovery_us: int,
     ) -> None:
         self.volume = volume
@@ -48,7 +52,11 @@ class Writer:
         self.engine = engine
         self.feed = feed
         self.recovery_us = recovery_us
+        self.commit_point = CommitPoint(runtime, self.confirmed)
         self._runtime = runtime
+        self._volume_config = volume_config
+        self._connect = connect
+        engine.commit_point = self.commit_point
         volume.pgmrpl = self._pgmrpl
         volume.on_durable.insert(0, pool.set_visible)
 
@@ -115,13 +123,39 @@ class Writer:
             opened.vdl.pages,
             recovery_us / 1000,
         )
-        return cls(runtime, volume, reader, pool, engine, feed, recovery_us=recovery_us)
+        return cls(
+            runtime,
+            volume,
+            reader,
+            pool,
+            engine,
+            feed,
+            volume_config=volume_config,
+            connect=channels.to,
+            recovery_us=recovery_us,
+        )
 
     def _pgmrpl(self) -> LSN:
         """Protection group minimum read point LSN: the lowest over all instances (P17 §4.2.3)."""
         replicas = self.feed.min_read_lsn()
         own = self.pool.min_pinned()
         return own if replicas is None else min(own, replicas)
+
+    async def confirmed(self) -> LSN:
+        """VDL, once storage has confirmed that nobody else can have committed before this was called.
+
+        Raises StaleEpoch, QuorumLost.
+        """
+        volume = self.volume
+        await confirm_epoch(
+            self._volume_config,
+            volume=volume.volume,
+            epoch=volume.epoch,
+            vdl=volume.vdl.lsn,
+            membership=volume.memberships[0],
+            connect=self._connect,
+        )
+        return volume.vdl.lsn
 
     def counters(self) -> Mapping[str, int]:
         return {**self.volume.counters, **self.reader.counters}

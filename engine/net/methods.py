@@ -49,6 +49,9 @@ STORAGE_STATUS = _method(
 
 _I = instance_pb2
 FOLLOW = _method(_I.DESCRIPTOR, "Follow", _I.FollowReport, _I.FeedItem)
+CONFIRMED_COMMIT = _method(
+    _I.DESCRIPTOR, "ConfirmedCommit", _I.ConfirmedCommitRequest, _I.ConfirmedCommitReply
+)
 INSTANCE_STATUS = _method(
     _I.DESCRIPTOR, "InstanceStatus", _I.InstanceStatusRequest, _I.InstanceStatusReply
 )
@@ -60,6 +63,7 @@ REGISTER = _method(_C.DESCRIPTOR, "Register", _C.RegisterRequest, _C.RegisterRep
 WATCH_CLUSTER = _method(_C.DESCRIPTOR, "WatchCluster", _C.WatchClusterRequest, _C.ClusterView)
 OPEN_VOLUME = _method(_C.DESCRIPTOR, "OpenVolume", _C.OpenVolumeRequest, _C.OpenVolumeReply)
 GROW_VOLUME = _method(_C.DESCRIPTOR, "GrowVolume", _C.GrowVolumeRequest, _C.GrowVolumeReply)
+ADOPT_LAYOUT = _method(_C.DESCRIPTOR, "AdoptLayout", _C.AdoptLayoutRequest, _C.AdoptLayoutReply)
 CLUSTER_STATUS = _method(
     _C.DESCRIPTOR, "ClusterStatus", _C.ClusterStatusRequest, _C.ClusterStatusReply
 )

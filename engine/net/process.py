@@ -10,12 +10,13 @@ import asyncio
 import ctypes
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
-from engine.errors import SextetError
+from engine.errors import ConfigError, SextetError
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,26 @@ def _status_of(work: asyncio.Future[None], name: str) -> int:
         case error:
             log.error("%s failed", name, exc_info=error)
     return 1
+
+
+def raise_descriptor_limit(wanted: int, *, at_least: int) -> int:
+    """Let this process open `wanted` files if its hard limit does; returns how many it may open now.
+
+    Raises ConfigError if that is less than `at_least`.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    allowed = wanted if hard == unlimited else min(wanted, hard)
+    if soft != unlimited and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        soft = allowed
+    now = wanted if soft == unlimited else min(wanted, soft)
+    if now < at_least:
+        raise ConfigError(
+            f"this process may open only {now} files at a time and needs {at_least}; "
+            "raise the limit, e.g. `ulimit -Hn 4096`, and start the cluster again"
+        )
+    return now
 
 
 def end_process(reason: str) -> NoReturn:

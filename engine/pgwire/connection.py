@@ -87,6 +87,7 @@ class Connection:
             database=session.database,
             user=session.user,
             defaults=replace(session.settings),
+            points=lambda: session.points,
         )
         self._statements: dict[str, Prepared] = {}
         self._portals: dict[str, Portal] = {}

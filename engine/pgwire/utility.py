@@ -8,15 +8,16 @@ client what it SET.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from engine.errors import FeatureNotSupported, SqlError
 from engine.faults.bysql import VOLUME_COLUMNS
 from engine.faults.statements import VOLUME_STATUS, FaultStatement, parse_alter_system
-from engine.sql.settings import SessionSettings
+from engine.sql.settings import ReadConsistency, SessionSettings
 from engine.sql.tokens import Token, tokens
+from engine.types import LSN
 
 VERSION = "15.0 (Sextet 0.1.0)"
 
@@ -52,6 +53,8 @@ class Settings:
     database: str
     user: str
     defaults: SessionSettings
+    points: Callable[[], Mapping[str, LSN]] = dict
+    """LSNs that can be shown and not set: `engine.sql.session.Session.points`."""
     values: dict[str, str] = field(default_factory=dict)
     before_local: dict[str, str | None] = field(default_factory=dict)
     """What SET LOCAL has changed, to be set again at the end of the transaction; None: was not set."""
@@ -81,6 +84,12 @@ class Settings:
                 return _duration(self.sql.statement_timeout_s)
             case "lock_timeout":
                 return _duration(self.sql.lock_timeout_s)
+            case "sextet.read_consistency":
+                return self.sql.read_consistency.value
+            case "sextet.wait_for":
+                return str(self.sql.wait_for)
+            case "sextet.last_commit" | "sextet.last_read":
+                return str(self.points().get(name, 0))
             case "default_transaction_read_only":
                 return _on(self.sql.read_only or self.in_recovery)
             case "transaction_read_only":
@@ -102,11 +111,22 @@ class Settings:
                 self.sql.lock_timeout_s = _seconds(name, value)
             case "default_transaction_read_only":
                 self.sql.read_only = _flag(name, value)
+            case "sextet.read_consistency":
+                self.sql.read_consistency = _consistency(name, value)
+            case "sextet.wait_for":
+                self.sql.wait_for = _lsn(name, value)
             case "client_encoding" if value.upper().replace("-", "") not in ("UTF8", "UNICODE"):
                 raise SqlError(
                     f"client_encoding {value} is not supported, UTF8 is", sqlstate="22023"
                 )
-            case "server_version" | "server_encoding" | "in_hot_standby" | "transaction_isolation":
+            case (
+                "server_version"
+                | "server_encoding"
+                | "in_hot_standby"
+                | "transaction_isolation"
+                | "sextet.last_commit"
+                | "sextet.last_read"
+            ):
                 raise SqlError(f'parameter "{name}" cannot be changed', sqlstate="55P02")
             case _:
                 self.values[name] = value
@@ -119,6 +139,10 @@ class Settings:
             self.sql.lock_timeout_s = self.defaults.lock_timeout_s
         if name in (None, "default_transaction_read_only"):
             self.sql.read_only = self.defaults.read_only
+        if name in (None, "sextet.read_consistency"):
+            self.sql.read_consistency = self.defaults.read_consistency
+        if name in (None, "sextet.wait_for"):
+            self.sql.wait_for = self.defaults.wait_for
         if name is None:
             self.values.clear()
         else:
@@ -144,7 +168,17 @@ _FIXED = {
     "server_version_num": "150000",
 }
 
-_EFFECTIVE = frozenset({"statement_timeout", "lock_timeout", "default_transaction_read_only"})
+_EFFECTIVE = frozenset(
+    {
+        "statement_timeout",
+        "lock_timeout",
+        "default_transaction_read_only",
+        "sextet.read_consistency",
+        "sextet.wait_for",
+    }
+)
+
+_SHOWN = ("sextet.last_commit", "sextet.last_read")
 
 REPORTED = {
     "server_version": "server_version",
@@ -192,6 +226,23 @@ def _flag(name: str, value: str) -> bool:
     if value.lower() in ("off", "false", "no", "0"):
         return False
     raise SqlError(f'invalid value for parameter "{name}": "{value}"', sqlstate="22023")
+
+
+def _consistency(name: str, value: str) -> ReadConsistency:
+    try:
+        return ReadConsistency(value.lower())
+    except ValueError:
+        raise SqlError(
+            f'invalid value for parameter "{name}": "{value[:80]}"',
+            sqlstate="22023",
+            hint="Available values: " + ", ".join(c.value for c in ReadConsistency) + ".",
+        ) from None
+
+
+def _lsn(name: str, value: str) -> LSN:
+    if not re.fullmatch(r"\d{0,19}", value.strip()):
+        raise SqlError(f'invalid value for parameter "{name}": "{value[:80]}"', sqlstate="22023")
+    return int(value or 0)
 
 
 def statements(sql: str) -> Iterator[str]:
@@ -276,7 +327,11 @@ def _set(found: list[Token], settings: Settings) -> Answer:
         settings.reset(name)
     else:
         settings.set(name, value)
-    return Answer("SET", changed=(name, settings.show(name)) if name in REPORTED else None)
+    notice = ""
+    if name == "sextet.wait_for" and settings.sql.read_consistency is ReadConsistency.EVENTUAL:
+        notice = "it has no effect while sextet.read_consistency is 'eventual'"
+    changed = (name, settings.show(name)) if name in REPORTED else None
+    return Answer("SET", notice=notice, changed=changed)
 
 
 def _modes(words: list[Token], settings: Settings) -> Answer:
@@ -315,7 +370,7 @@ def _show(found: list[Token], settings: Settings) -> Answer:
     if words == ["time", "zone"]:
         name = "timezone"
     if name == "all":
-        names = sorted({*_FIXED, *settings.values, "statement_timeout", "lock_timeout"})
+        names = sorted({*_FIXED, *settings.values, *_EFFECTIVE, *_SHOWN})
         rows = tuple((n, settings.show(n)) for n in names)
         return Answer("SHOW", ("name", "setting"), rows)
     return Answer("SHOW", (name,), ((settings.show(name),),))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -71,6 +73,11 @@ class Wire(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # Closing our descriptor ends nothing while an endpoint has another one of this socket.
+        end = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if end is not None:
+            with contextlib.suppress(OSError):  # the client has gone
+                end.shutdown(socket.SHUT_RDWR)
         self._end()
 
     def _end(self) -> None:

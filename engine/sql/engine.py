@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from engine.ports import Clock
@@ -16,6 +16,7 @@ from engine.sql.session import Session
 from engine.sql.settings import SqlSettings
 from engine.sql.sink import CommitSink
 from engine.sql.vfs import VolumeVfs
+from engine.types import LSN
 
 __all__ = ["CommitSink", "SqlEngine", "SqlSettings"]
 
@@ -35,6 +36,8 @@ class SqlEngine:
         self.pool = pool
         self.sink = sink
         self.settings = settings or SqlSettings()
+        self.commit_point: Callable[[], Awaitable[LSN]] | None = None
+        """The newest commit that anybody was told of, for strong reads; None: what is visible here."""
         self.lock = WriteLock()
         self.vfs = VolumeVfs(clock)
         self._sessions: dict[Session, None] = {}  # in the order they were made

@@ -90,6 +90,7 @@ class BufferPool:
         )
         self._source = source
         self._readahead = ReadAhead(min(WINDOW_MAX, capacity_pages // 8))
+        self._awaited: list[tuple[LSN, asyncio.Future[None]]] = []
         self._versions = Versions(capacity_pages, start.lsn)
         self.get_nowait: Callable[[PageNo, LSN], bytes | None] = self._versions.get
         """The page at a read point if it is cached, else None. Never blocks."""
@@ -124,6 +125,28 @@ class BufferPool:
             if mark.lsn > self.tip.lsn:
                 self.tip = mark
             self._versions.set_visible(mark.lsn)
+            if self._awaited:
+                self._wake()
+
+    async def wait_visible(self, lsn: LSN) -> None:
+        """Until everything at or below `lsn` is visible; the caller bounds the time."""
+        if lsn > self.visible.lsn:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            entry = (lsn, future)
+            self._awaited.append(entry)
+            try:
+                await future
+            finally:
+                if entry in self._awaited:
+                    self._awaited.remove(entry)
+
+    def _wake(self) -> None:
+        visible = self.visible.lsn
+        ready = [future for lsn, future in self._awaited if lsn <= visible]
+        self._awaited = [entry for entry in self._awaited if entry[0] > visible]
+        for future in ready:
+            if not future.done():
+                future.set_result(None)
 
     # -- reading
 
@@ -280,6 +303,7 @@ class BufferPool:
         self._base = mark.lsn
         self.visible = mark
         self.tip = mark
+        self._wake()
 
     def _note_change(self, page: PageNo, lsn: LSN, record: Record | None) -> None:
         self._changed[page] = lsn

@@ -29,7 +29,7 @@ from engine.sql.bridge import run_sync
 from engine.sql.connection import Connection
 from engine.sql.cursor import PREFETCH, Cursor, Notice
 from engine.sql.prepared import PreparedStatements
-from engine.sql.settings import SessionSettings
+from engine.sql.settings import ReadConsistency, SessionSettings
 from engine.sql.statement import (
     Row,
     SqlValue,
@@ -40,7 +40,7 @@ from engine.sql.statement import (
 from engine.sql.transaction import Control, Verb
 from engine.sql.turn import WriteTurn
 from engine.sql.watch import Watch
-from engine.types import CommitMark
+from engine.types import LSN, CommitMark
 
 if TYPE_CHECKING:
     from engine.sql.engine import SqlEngine
@@ -78,6 +78,13 @@ class Session:
     def read_point(self) -> CommitMark | None:
         """The state that the open transaction reads, once it has read; None outside of one."""
         return self._connection.file.mark if self._connection is not None else None
+
+    @property
+    def points(self) -> dict[str, LSN]:
+        """What a client may carry to another session's `wait_for`: its newest commit, its newest read."""
+        commit = self.last_commit.lsn if self.last_commit is not None else 0
+        read = self._connection.file.last_read if self._connection is not None else 0
+        return {"sextet.last_commit": commit, "sextet.last_read": max(read, commit)}
 
     # -- what clients call
 
@@ -214,7 +221,12 @@ class Session:
 
     async def _prepare(self, sql: str) -> Statement:
         connection = await self._connected()
-        statement = await self._prepared.prepare(connection, sql)
+        try:
+            statement = await self._prepared.prepare(connection, sql)
+        except apsw.SQLError:  # it may name what was made a moment ago
+            if not await self._catch_up(connection):
+                raise
+            statement = await self._prepared.prepare(connection, sql)
         if statement.verb:
             self.refuse_in_failed(statement.control)
         await self._turn.base_durable()
@@ -246,6 +258,7 @@ class Session:
     async def _read(
         self, connection: Connection, statement: Statement, params: Sequence[SqlValue]
     ) -> Cursor:
+        await self._catch_up(connection)
         await self._prepared.check_columns(connection, statement)
         running, rows = await run_sync(connection.start, statement.text, params, PREFETCH)
         cursor = Cursor(self, statement, rows=rows, running=running)
@@ -256,6 +269,25 @@ class Session:
             raise SqlError("cached plan must not change result type", sqlstate=errors.PLAN_CHANGED)
         await self._turn.base_durable()
         return cursor
+
+    async def _catch_up(self, connection: Connection) -> bool:
+        """Before a snapshot is taken: wait until it will show what this session's reads must see.
+
+        False if there was nothing to wait for. Raises SqlError 57P03 if nobody knows what that is.
+        """
+        settings = self.settings
+        if (
+            settings.read_consistency is ReadConsistency.EVENTUAL
+            or connection.file.mark is not None
+        ):
+            return False
+        floor = settings.wait_for
+        if settings.read_consistency is ReadConsistency.STRONG:
+            ask = self._engine.commit_point
+            if ask is not None:
+                floor = max(floor, await ask())
+        await self._pool.wait_visible(floor)
+        return True
 
     async def _write(
         self, connection: Connection, statement: Statement, params: Sequence[SqlValue]

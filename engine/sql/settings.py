@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+
+from engine.types import LSN
 
 MIB = 1024 * 1024
 
@@ -36,6 +39,14 @@ class SqlSettings:
     sql_bytes_max: int = 8 * MIB
 
 
+class ReadConsistency(Enum):
+    """What a session's reads must see, see docs/read-consistency.md."""
+
+    EVENTUAL = "eventual"
+    SESSION = "session"
+    STRONG = "strong"
+
+
 @dataclass(slots=True)
 class SessionSettings:
     """What a client can SET in its session. Seconds; 0 = none."""
@@ -44,3 +55,6 @@ class SessionSettings:
     lock_timeout_s: float
     read_only: bool = False
     """default_transaction_read_only"""
+    read_consistency: ReadConsistency = ReadConsistency.EVENTUAL
+    wait_for: LSN = 0
+    """Reads wait until this LSN is visible, unless they are eventual."""

@@ -37,7 +37,7 @@ from engine.ports import Clock
 from engine.sql.bridge import await_sync
 from engine.sql.pool import BufferPool, Snapshot
 from engine.sql.sink import CommitSink
-from engine.types import PAGE_SIZE, CommitMark, PageNo
+from engine.types import LSN, PAGE_SIZE, CommitMark, PageNo
 
 _NONE, _SHARED, _RESERVED = 0, apsw.SQLITE_LOCK_SHARED, apsw.SQLITE_LOCK_RESERVED
 _SYNC = apsw.SQLITE_FCNTL_SYNC
@@ -65,6 +65,8 @@ class VolumeFile(apsw.VFSFile):
         """The session holds the write lock: read at the tip, and let SQLite take RESERVED."""
         self.mark: CommitMark | None = None
         """The read point, while SQLite holds a lock."""
+        self.last_read: LSN = 0
+        """The newest read point that a read has had."""
         self.committed: CommitMark | None = None
         """What COMMIT_PHASETWO has sent to the sink; the session takes it from here."""
         self._pool = pool
@@ -122,6 +124,7 @@ class VolumeFile(apsw.VFSFile):
         else:
             self._snapshot = self._pool.pin()
             self.mark = self._snapshot.mark
+            self.last_read = self.mark.lsn
 
     def xUnlock(self, level: int) -> None:
         self._rolling_back = False

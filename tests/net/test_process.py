@@ -203,3 +203,26 @@ def test_node_without_a_supervisor_outlives_its_parent() -> None:
     os.kill(pid, 0)  # still there
     os.kill(pid, signal.SIGTERM)
     assert finish(parent)[1] == "stopping\n"
+
+
+LIMITED = """
+import resource
+from engine.errors import ConfigError
+from engine.net.process import raise_descriptor_limit
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 200))
+print(raise_descriptor_limit(100, at_least=50), resource.getrlimit(resource.RLIMIT_NOFILE))
+print(raise_descriptor_limit(1000, at_least=200), resource.getrlimit(resource.RLIMIT_NOFILE))
+try:
+    raise_descriptor_limit(1000, at_least=201)
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_open_files_are_allowed_as_far_as_the_hard_limit_goes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True
+    )
+    first, second, third = done.stdout.splitlines()
+    assert (first, second) == ("100 (100, 200)", "200 (200, 200)")
+    assert third.startswith("this process may open only 200 files at a time and needs 201; raise")

@@ -15,7 +15,7 @@ from engine.pgwire import types as t
 from engine.pgwire.casts import without_casts
 from engine.pgwire.infer import infer
 from engine.pgwire.utility import Settings, answer, statements
-from engine.sql.settings import SessionSettings
+from engine.sql.settings import ReadConsistency, SessionSettings
 from engine.sql.statement import SqlValue
 
 ROUND_TRIPS = {
@@ -174,9 +174,43 @@ def test_set_show_reset() -> None:
     assert (mine.sql.statement_timeout_s, mine.show("application_name")) == (30, "")
 
 
+def test_read_consistency_is_a_setting_of_the_session() -> None:
+    mine = settings()
+    mine.points = lambda: {"sextet.last_commit": 41, "sextet.last_read": 42}
+    assert mine.show("sextet.read_consistency") == "eventual"
+    told = answer("SET sextet.wait_for = '17'", mine)
+    assert told is not None
+    assert "no effect" in told.notice
+    answer("SET sextet.read_consistency TO Strong", mine)
+    assert mine.sql.read_consistency is ReadConsistency.STRONG
+    told = answer("SET sextet.wait_for = 18", mine)
+    assert told is not None
+    assert not told.notice
+    assert mine.sql.wait_for == 18
+    answer("SET LOCAL sextet.read_consistency = 'session'", mine)
+    assert mine.show("sextet.read_consistency") == "session"
+    mine.end_transaction()
+    assert mine.show("sextet.read_consistency") == "strong"
+    shown = answer("SHOW sextet.last_commit", mine)
+    assert shown is not None
+    assert (shown.columns, shown.rows) == (("sextet.last_commit",), (("41",),))
+    assert mine.show("sextet.last_read") == "42"
+    everything = answer("SHOW ALL", mine)
+    assert everything is not None
+    assert ("sextet.wait_for", "18") in everything.rows
+    answer("RESET sextet.wait_for", mine)
+    assert mine.show("sextet.wait_for") == "0"
+    answer("DISCARD ALL", mine)
+    assert mine.show("sextet.read_consistency") == "eventual"
+
+
 @pytest.mark.parametrize(
     ("sql", "state"),
     [
+        ("SET sextet.read_consistency = 'linear'", "22023"),
+        ("SET sextet.wait_for = '-1'", "22023"),
+        ("SET sextet.wait_for = '1e9'", "22023"),
+        ("SET sextet.last_commit = 1", "55P02"),
         ("SET statement_timeout = 'soon'", "22023"),
         ("SHOW no_such_setting", "42704"),
         ("SET server_version = '16'", "55P02"),

@@ -23,7 +23,7 @@ from collections.abc import Collection, Sequence
 from cluster.sim.checkers import Findings
 from cluster.sim.checkers.graph import Edge, Graph, Kind
 from cluster.sim.checkers.versions import Order, Versions
-from cluster.sim.history import Endpoint, Outcome, Transaction
+from cluster.sim.history import Outcome, Transaction
 
 PAIRS_MAX = 10_000
 """Readers of a key's newest version times appends after it: beyond it one helper node joins them."""
@@ -115,7 +115,7 @@ def _add_sessions(graph: Graph, versions: Versions) -> None:
     ):
         transaction = transactions[number]
         before = {session.get(transaction.session)}
-        if transaction.endpoint is Endpoint.WRITER:
+        if transaction.endpoint.newest:
             before.add(client.get(transaction.client))
         for earlier in sorted(b for b in before if b is not None):
             graph.add(earlier, number, Kind.SESSION)
@@ -128,7 +128,7 @@ def _add_realtime(graph: Graph, versions: Versions) -> None:
     moments: list[tuple[float, bool, int]] = []
     for number in versions.relevant:
         transaction = versions.transactions[number]
-        if transaction.endpoint is Endpoint.WRITER:
+        if transaction.endpoint.newest:
             moments.append((transaction.invoked_at, False, number))
         if _ended(versions, number):
             moments.append((transaction.completed_at, True, number))

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from cluster.sim.checkers import Findings, Violation
 from cluster.sim.checkers.dependencies import find_cycles
 from cluster.sim.checkers.versions import Order, Versions
-from cluster.sim.history import Endpoint, Outcome, Transaction
+from cluster.sim.history import Outcome, Transaction
 from engine.types import LSN
 
 CHECKER = "listappend"
@@ -74,7 +74,7 @@ def _stale_reads(versions: Versions, order: Order, findings: Findings) -> None:
         furthest.append(max(furthest[-1], (index, w)) if furthest else (index, w))
     for number, length in order.reads:
         reader = transactions[number]
-        if reader.endpoint is not Endpoint.WRITER:
+        if not reader.endpoint.newest:
             continue
         before = bisect_left(times, reader.invoked_at)
         if before and furthest[before - 1][0] >= length:

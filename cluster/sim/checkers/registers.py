@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cluster.sim.checkers import Findings, Violation
-from cluster.sim.history import Endpoint, Key, Outcome, Read, Transaction, Value, Write
+from cluster.sim.history import Key, Outcome, Read, Transaction, Value, Write
 
 CHECKER = "registers"
 
@@ -47,7 +47,7 @@ def check(history: Iterable[Transaction]) -> list[Violation]:
     _sources(transactions, findings)
     by_key: dict[Key, list[_Operation]] = {}
     for transaction in transactions:
-        if transaction.endpoint is Endpoint.WRITER:
+        if transaction.endpoint.newest:
             keys = {op.key for op in transaction.ops if isinstance(op, Read | Write)}
             for key in sorted(keys):
                 by_key.setdefault(key, []).extend(_operations(transaction, key, findings))

@@ -83,7 +83,7 @@ def _stale(transactions: list[Transaction], findings: Findings) -> None:
     for _, lsn, index in shown:
         highest.append(max(highest[-1], (lsn, index)) if highest else (lsn, index))
     for transaction in transactions:
-        if transaction.endpoint is not Endpoint.WRITER or transaction.read_lsn is None:
+        if not transaction.endpoint.newest or transaction.read_lsn is None:
             continue
         before = bisect_left(times, transaction.invoked_at)
         if before and highest[before - 1][0] > transaction.read_lsn:
@@ -103,7 +103,8 @@ def _read_point(transaction: Transaction) -> LSN | None:
     A writing transaction works on the newest commit, durable or not, and is answered once that is
     durable. If it failed, the commit that it worked on may never have become durable.
     """
-    if transaction.outcome is Outcome.COMMITTED or transaction.endpoint is Endpoint.READER:
+    reads = transaction.endpoint in (Endpoint.READER, Endpoint.STRONG)
+    if transaction.outcome is Outcome.COMMITTED or reads:
         return transaction.read_lsn
     return None
 

@@ -53,6 +53,18 @@ class FeedItem(_message.Message):
     grown: _containers.RepeatedCompositeFieldContainer[_storage_pb2.PgMembership]
     def __init__(self, base: _Optional[_Union[FeedBase, _Mapping]] = ..., frames: _Optional[_Iterable[bytes]] = ..., vdl: _Optional[int] = ..., sent_us: _Optional[int] = ..., grown: _Optional[_Iterable[_Union[_storage_pb2.PgMembership, _Mapping]]] = ...) -> None: ...
 
+class ConfirmedCommitRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ConfirmedCommitReply(_message.Message):
+    __slots__ = ("epoch", "lsn")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    lsn: int
+    def __init__(self, epoch: _Optional[int] = ..., lsn: _Optional[int] = ...) -> None: ...
+
 class InstanceStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

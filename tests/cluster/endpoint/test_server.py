@@ -13,9 +13,24 @@ import pytest
 
 from cluster.endpoint import server
 from cluster.endpoint.balance import Kind
+from cluster.endpoint.link import SILENT_S
 from cluster.endpoint.server import Endpoint
 from cluster.endpoint.view import EndpointView, Target, load_view, save_view
+from cluster.local.layout import EndpointSpec
+from cluster.local.ports import is_free
 from engine.errors import ConfigError
+from engine.pgwire.handover import (
+    CLIENT,
+    CLOSED,
+    CUT_OFF,
+    HELLO,
+    MESSAGE,
+    OPEN_WRITER,
+    RETURNED,
+    STATE,
+    WRITER_CLIENT,
+    pack,
+)
 from tests.support.until import until
 
 HOST = "127.0.0.1"
@@ -29,6 +44,8 @@ class FakeInstance:
         self.name = name
         self.path = folder / f"{name}.sock"
         self.clients: list[socket.socket] = []
+        self.state = 0
+        self._numbers: list[int] = []
         self._listener: socket.socket | None = None
         self._link: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
@@ -56,23 +73,39 @@ class FakeInstance:
     def _take(self) -> None:
         assert self._link is not None
         try:
-            data, fds, _, _ = socket.recv_fds(self._link, 64, 16)
+            while True:
+                data, fds, _, _ = socket.recv_fds(self._link, MESSAGE.size, 1)
+                if not data:  # the endpoint has gone
+                    asyncio.get_running_loop().remove_reader(self._link)
+                    return
+                self._handle(*MESSAGE.unpack(data), fds)
         except BlockingIOError:
             return
-        if not data:  # the endpoint has gone
-            asyncio.get_running_loop().remove_reader(self._link)
-        assert set(data) <= set(b"CW")
-        assert len(data) == len(fds)
-        for fd in fds:
-            client = socket.socket(fileno=fd)
-            client.send(self.name.encode())
-            self.clients.append(client)
+
+    def _handle(self, kind: bytes, number: int, fds: list[int]) -> None:
+        if kind == HELLO:
+            self.say(self.state)
+            return
+        assert kind in (CLIENT, WRITER_CLIENT)
+        client = socket.socket(fileno=fds[0])
+        client.send(self.name.encode())
+        self.clients.append(client)
+        self._numbers.append(number)
+
+    def say(self, state: int) -> None:
+        self.state = state
+        if self._link is not None:
+            self._link.send(pack(STATE, state))
+
+    def hand_back(self, number: int, client: socket.socket, kind: bytes) -> None:
+        assert self._link is not None
+        socket.send_fds(self._link, [pack(kind, number)], [client.fileno()])
 
     def close_client(self) -> None:
         """One client has gone; the endpoint is told."""
         self.clients.pop(0).close()
         assert self._link is not None
-        self._link.send(b"-")
+        self._link.send(pack(CLOSED, self._numbers.pop(0)))
 
     async def stop(self) -> None:
         """As when killed: everything is closed."""
@@ -88,6 +121,7 @@ class FakeInstance:
         for client in self.clients:
             client.close()
         self.clients.clear()
+        self._numbers.clear()
 
 
 class World:
@@ -102,8 +136,10 @@ class World:
         self._version = 0
 
     def view(self, writer: str = "main-1") -> None:
-        """Tell the endpoint who is writer."""
+        """Tell the endpoint who is writer, as that one knows as well."""
         self._version += 1
+        for name, instance in self.instances.items():
+            instance.say(OPEN_WRITER if name == writer else 0)
         targets = tuple(
             Target(name, "writer" if name == writer else "replica", str(instance.path))
             for name, instance in self.instances.items()
@@ -252,7 +288,7 @@ def _refusing(send_fds, full_socket):
     return send
 
 
-async def test_no_descriptor_is_kept_after_hand_over(full):
+async def test_no_descriptor_is_kept_of_a_client_that_has_closed(full):
     await full.ask(Kind.WRITER)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(10):
@@ -261,7 +297,112 @@ async def test_no_descriptor_is_kept_after_hand_over(full):
         full.instances["main-1"].close_client()
         writer.close()
         await writer.wait_closed()
-    assert len(os.listdir("/proc/self/fd")) <= before
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+async def _ended(reader: asyncio.StreamReader) -> None:
+    """The connection is over for this client."""
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+
+
+async def test_clients_of_the_old_writer_are_cut_off_though_it_says_nothing(full):
+    reader, _ = await full.connect(Kind.WRITER)
+    assert await reader.read(100) == b"main-1"
+    other, _ = await full.connect(Kind.READER)
+    assert await other.read(100) == b"main-2"
+    full.view(writer="main-3")  # main-1 does nothing about it: it has the client's socket still
+    await _ended(reader)
+    await full.until_connections(main_1=0, main_2=1, main_3=0)
+    (client,) = full.instances["main-2"].clients
+    client.send(b"as before")
+    assert await other.read(100) == b"as before", "who came to the reader endpoint is left alone"
+
+
+async def test_clients_of_a_removed_instance_are_cut_off(full):
+    reader, _ = await full.connect(Kind.READER)
+    assert await reader.read(100) == b"main-2"
+    full.endpoint.update(
+        EndpointView(9, (Target("main-1", "writer", str(full.instances["main-1"].path)),))
+    )
+    await _ended(reader)
+
+
+async def test_clients_of_an_instance_that_was_killed_are_not_kept_open(full):
+    reader, _ = await full.connect(Kind.READER)
+    assert await reader.read(100) == b"main-2"
+    await full.instances["main-2"].stop()
+    await _ended(reader)
+
+
+async def test_clients_that_an_instance_hands_back_are_counted_and_cut_off_like_others(full):
+    ours, theirs = socket.socketpair()
+    full.instances["main-1"].hand_back(RETURNED | 5, theirs, WRITER_CLIENT)
+    await full.until_connections(main_1=1, main_2=0, main_3=0)
+    reader, writer = await asyncio.open_connection(sock=ours)
+    full.view(writer="main-2")
+    await _ended(reader)
+    theirs.close()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_writer_clients_that_a_replica_hands_back_are_cut_off_once_the_view_is_fresh(full):
+    ours, theirs = socket.socketpair()
+    full.endpoint._remembered = True
+    full.instances["main-2"].hand_back(RETURNED | 5, theirs, WRITER_CLIENT)
+    await full.until_connections(main_1=0, main_2=1, main_3=0)
+    full.view()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    await _ended(reader)
+    theirs.close()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_clients_beyond_the_descriptors_are_told_so(full):
+    full.endpoint._clients_max = 2
+    for _ in range(2):
+        await full.ask(Kind.READER)
+    reader, writer = await full.connect(Kind.READER)
+    writer.write(STARTUP)
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+    assert b"C53300\0" in answer
+    assert b"ulimit -n" in answer
+
+
+async def test_lagging_replica_gets_no_clients_until_it_has_caught_up(full):
+    full.instances["main-2"].say(full.endpoint.lag_ms_max + 1)
+    await until(lambda: full.endpoint._known["main-2"].link.state > full.endpoint.lag_ms_max)
+    assert [await full.ask(Kind.READER) for _ in range(3)] == ["main-3"] * 3
+    full.instances["main-3"].say(CUT_OFF)
+    await until(lambda: full.endpoint._known["main-3"].link.state == CUT_OFF)
+    assert await full.ask(Kind.READER) == "main-1", "the writer serves when no replica is fit"
+    full.instances["main-2"].say(0)
+    await until(lambda: full.endpoint._known["main-2"].link.state == 0)
+    assert await full.ask(Kind.READER) == "main-2"
+
+
+async def test_client_waits_for_a_named_writer_to_open_the_volume(full):
+    full.instances["main-1"].say(0)
+    await until(lambda: full.endpoint._known["main-1"].link.state == 0)
+    waiting = asyncio.create_task(full.ask(Kind.WRITER))
+    await until(lambda: full.endpoint._held == 1)
+    full.endpoint._hold_s = 60
+    full.instances["main-1"].say(OPEN_WRITER)
+    assert await waiting == "main-1"
+
+
+async def test_instance_that_has_been_silent_too_long_gets_no_clients(full, monkeypatch):
+    assert await full.ask(Kind.READER) == "main-2"
+    link = full.endpoint._known["main-3"].link
+    link._heard_at -= SILENT_S + 1
+    assert not link.live
+    assert [await full.ask(Kind.READER) for _ in range(2)] == ["main-2"] * 2
+    full.instances["main-3"].say(0)
+    await until(lambda: link.live)
+    assert await full.ask(Kind.READER) == "main-3"
 
 
 async def test_taken_port_is_named():
@@ -291,3 +432,42 @@ def test_view_survives_its_file_and_damage_is_an_empty_view(tmp_path):
     assert load_view(path) == EndpointView()
     path.write_text("{")
     assert load_view(path) == EndpointView()
+
+
+async def _ask_port(port: int) -> str:
+    reader, writer = await asyncio.open_connection(HOST, port)
+    try:
+        async with asyncio.timeout(5):
+            return (await reader.read(100)).decode()
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_custom_endpoint_gives_clients_to_those_it_admits_replicas_first(full):
+    some = full.endpoint.listen_custom(
+        EndpointSpec("some", 0, members=("main-1", "main-3", "gone")), HOST
+    )
+    assert [await _ask_port(some) for _ in range(3)] == ["main-3"] * 3
+    full.instances["main-3"].say(CUT_OFF)
+    await until(lambda: full.endpoint._known["main-3"].link.state == CUT_OFF)
+    assert await _ask_port(some) == "main-1", "a member, and better than a replica that lags"
+    others = full.endpoint.listen_custom(EndpointSpec("others", 0, exclude=("main-2",)), HOST)
+    assert await _ask_port(others) == "main-1"
+    full.instances["main-3"].say(0)
+    await until(lambda: full.endpoint._known["main-3"].link.state == 0)
+    assert await _ask_port(others) == "main-3"
+
+
+async def test_closed_custom_endpoint_takes_nobody_and_those_who_came_go_on(full):
+    port = full.endpoint.listen_custom(EndpointSpec("some", 0, members=("main-2",)), HOST)
+    reader, writer = await asyncio.open_connection(HOST, port)
+    assert await reader.read(100) == b"main-2"
+    full.endpoint.close_custom("some")
+    await until(lambda: is_free(port))
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(HOST, port)
+    full.instances["main-2"].clients[0].send(b"on")
+    assert await reader.read(100) == b"on"
+    writer.close()
+    await writer.wait_closed()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 
 import pytest
 
 from cluster.local import create, layout
-from cluster.local.layout import ClusterSpec, InstanceSpec, Layout, StorageSpec
+from cluster.local.layout import ClusterSpec, EndpointSpec, InstanceSpec, Layout, StorageSpec
 from engine.errors import ConfigError
 
 
@@ -63,6 +64,113 @@ def test_name_given_twice_is_refused():
 def test_new_instance_gets_the_next_number_and_the_emptiest_az():
     grown = _layout().with_instance("main", port=7)
     assert grown.cluster("main").instances[-1] == InstanceSpec("main-3", 3, "az3", 7)
+
+
+def test_new_instance_as_it_is_wanted():
+    wanted = {"az": "az2", "tier": 0, "size": "small", "name": "reports"}
+    grown = _layout().with_instance("main", port=7, **wanted)
+    assert grown.cluster("main").instances[-1] == InstanceSpec("reports", 3, "az2", 7, 0, "small")
+
+
+def test_new_instance_does_not_take_a_name_that_somebody_has():
+    grown = _layout().with_instance("main", port=7, name="main-4")
+    assert grown.with_instance("main", port=8).cluster("main").instances[-1].name == "main-5"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"az": "az9"}, "no AZ az9; choose one of az1, az2, az3"),
+        ({"name": "main-1"}, "name main-1 is given twice"),
+        ({"name": "storage-9"}, "'storage-9' cannot be an instance's name"),
+        ({"name": "../x"}, "cannot be an instance's name"),
+        ({"name": "x" * 41}, "cannot be an instance's name"),
+        ({"tier": 16}, "tier 16"),
+    ],
+)
+def test_instance_that_cannot_be_is_refused(wrong, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        _layout().with_instance("main", port=7, **wrong)
+
+
+def test_there_are_fifteen_replicas_at_most():
+    grown = _layout()
+    for port in range(100, 114):
+        grown = grown.with_instance("main", port=port)
+    assert len(grown.cluster("main").instances) == 16
+    with pytest.raises(ConfigError, match="main has 16 instances, as many as there may be"):
+        grown.with_instance("main", port=200)
+
+
+def test_removed_instance_is_gone_and_the_last_one_stays():
+    left = _layout().without_instance("main-1")
+    assert [i.name for i in left.cluster("main").instances] == ["main-2"]
+    with pytest.raises(ConfigError, match="main-2 is the last instance of main"):
+        left.without_instance("main-2")
+    with pytest.raises(ConfigError, match="no instance main-9 here; there is: main-1, main-2"):
+        _layout().without_instance("main-9")
+
+
+def test_custom_endpoints_survive_the_file_and_are_optional(tmp_path):
+    with_both = (
+        _layout()
+        .with_endpoint("main", EndpointSpec("reports", 50, members=("main-2",)))
+        .with_endpoint("main", EndpointSpec("others", 51, exclude=("main-1",)))
+    )
+    layout.save(tmp_path, with_both)
+    assert layout.load(tmp_path) == with_both
+    value = layout.to_json(_layout())
+    del value["clusters"][0]["endpoints"], value["clusters"][0]["reader_lag_ms_max"]
+    assert layout.from_json(value) == _layout()
+    left = with_both.without_endpoint("main", "reports")
+    assert [e.name for e in left.cluster("main").endpoints] == ["others"]
+    assert [left.cluster("main").endpoints[0].admits(n) for n in ("main-1", "main-9")] == [
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "says"),
+    [
+        (("reports", 50, ("main-9",)), "main has no instance main-9; there is: main-1, main-2"),
+        (("writer", 50, ("main-1",)), "'writer' cannot be a custom endpoint's name"),
+        (("reports", 6, ("main-1",)), "port 6 is given twice"),
+        (("reports", 50), "needs either members or a list of exclusions"),
+        (("reports", 50, ("main-1",), ("main-2",)), "needs either members"),
+    ],
+)
+def test_custom_endpoint_that_cannot_be_is_refused(endpoint, says):
+    with pytest.raises(ConfigError, match=says):
+        _layout().with_endpoint("main", EndpointSpec(*endpoint))
+
+
+def test_unknown_custom_endpoint_is_answered_with_the_known_ones():
+    with pytest.raises(ConfigError, match="no custom endpoint x; there is: none"):
+        _layout().without_endpoint("main", "x")
+
+
+def test_file_of_before_there_were_tiers_and_sizes_is_understood(tmp_path):
+    value = layout.to_json(_layout())
+    for instance in value["clusters"][0]["instances"]:
+        del instance["tier"], instance["size"]
+    (tmp_path / layout.FILE).write_text(json.dumps(value))
+    loaded = layout.load(tmp_path)
+    assert loaded == _layout()
+    assert [(i.tier, i.size) for i in loaded.cluster("main").instances] == [(1, "medium")] * 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"tier": 16}, "tier 16 of main-9 cannot be; choose 0 to 15"),
+        ({"tier": -1}, "tier -1 of main-9"),
+        ({"size": "huge"}, "no size 'huge'; choose one of small, medium, large, xlarge"),
+    ],
+)
+def test_tier_and_size_are_checked(wrong, says):
+    with pytest.raises(ConfigError, match=says):
+        InstanceSpec("main-9", 9, "az1", 9, **wrong)
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
