@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from engine.errors import ConfigError
 
 MIB = 1024 * 1024
 
@@ -53,10 +56,36 @@ class VolumeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SizeClass:
+    """What an instance of one size may use. `pool_pages` of 4 KiB, `sessions_max` clients at a time."""
+
+    pool_pages: int
+    sessions_max: int
+
+
+SIZES: Mapping[str, SizeClass] = {
+    "small": SizeClass(pool_pages=16_384, sessions_max=125),  # 64 MiB
+    "medium": SizeClass(pool_pages=65_536, sessions_max=500),  # 256 MiB
+    "large": SizeClass(pool_pages=262_144, sessions_max=1000),  # 1 GiB
+    "xlarge": SizeClass(pool_pages=1_048_576, sessions_max=2000),  # 4 GiB
+}
+"""Smallest first. A pool is a cap, not an allotment: it fills with what is really read."""
+
+DEFAULT_SIZE = "medium"
+
+
+def size_class(name: str) -> SizeClass:
+    """Raises ConfigError naming the sizes there are."""
+    if name not in SIZES:
+        raise ConfigError(f"there is no size {name!r}; choose one of {', '.join(SIZES)}")
+    return SIZES[name]
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceConfig:
     """One compute instance."""
 
-    pool_pages: int = 65536
+    pool_pages: int = SIZES[DEFAULT_SIZE].pool_pages
     """Buffer pool capacity in pages of 4 KiB: 256 MiB."""
 
     report_s: float = 0.1

@@ -85,6 +85,8 @@ def _instance(report: pb.InstanceReport, supervisor: SupervisorState | None) -> 
         "name": report.view.name,
         "role": report.view.role,
         "az": report.view.az,
+        "tier": report.view.tier,
+        "size": report.view.size,
         "pid": status.pid or _pid(supervisor, report.view.name),
         "port": _port(report.view.address),
         "state": status.state if answered else "down",

@@ -71,13 +71,13 @@ def _print_head(report: Row) -> None:
 
 def _instances(rows: Sequence[Row]) -> Table:
     table = narrow_table(
-        ("name", "role", "AZ", "pid", "port", "state", "read point", "lag ms", "clients"),
-        right=("pid", "port", "read point", "lag ms", "clients"),
+        ("name", "role", "AZ", "tier", "size", "pid", "state", "read point", "lag ms", "clients"),
+        right=("tier", "pid", "read point", "lag ms", "clients"),
     )
     for row in rows:
         table.add_row(
-            *(row["name"], row["role"], row["az"], _text(row["pid"]), _text(row["port"])),
-            *(_state(row["state"], "available"), _text(row["read_lsn"])),
+            *(row["name"], row["role"], row["az"], _text(row["tier"]), row["size"]),
+            *(_text(row["pid"]), _state(row["state"], "available"), _text(row["read_lsn"])),
             *(_milliseconds(row["lag_ms"]), _text(row["connections"])),
         )
     return table

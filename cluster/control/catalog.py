@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cluster.control.rows import Assignment, ClusterRow, InstanceRow, StorageRow
-from cluster.control.schema import FORMAT, SCHEMA
+from cluster.control.schema import FORMAT, MIGRATIONS, SCHEMA
 from cluster.local.folder import socket_name
 from cluster.local.layout import ClusterSpec, Layout, address
 from engine.errors import ConfigError
@@ -47,7 +47,9 @@ class Catalog:
 
     @classmethod
     async def open(cls, path: Path, *, connect: Connect | None = None) -> Catalog:
-        """Open or create. Raises ConfigError if the file is of a format this code does not know.
+        """Open or create; an older format is brought up to date in one transaction.
+
+        Raises ConfigError if the file is of a format this code does not know.
 
         `connect` opens the database some other way than through aiosqlite's thread.
         """
@@ -60,7 +62,7 @@ class Catalog:
             if found == 0:
                 await db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
             elif found != FORMAT:
-                raise ConfigError(f"{path} has format {found}, this Sextet knows {FORMAT}")
+                await _migrate(db, found, path)
         except sqlite3.DatabaseError as error:
             await db.close()
             raise ConfigError(f"{path} cannot be used: {error}") from error
@@ -109,7 +111,7 @@ class Catalog:
     async def instances(self, cluster: str) -> list[InstanceRow]:
         """By number."""
         rows = await self._all(
-            "SELECT name, cluster, number, az, address, socket FROM instances"
+            "SELECT name, cluster, number, az, address, socket, tier, size FROM instances"
             " WHERE cluster = ? ORDER BY number",
             cluster,
         )
@@ -343,6 +345,15 @@ async def _connect(path: Path) -> aiosqlite.Connection:
     return await aiosqlite.connect(path, isolation_level=None)
 
 
+async def _migrate(db: aiosqlite.Connection, found: int, path: Path) -> None:
+    """Step by step from format `found`; a crash leaves the old format, whole."""
+    steps = range(found, FORMAT)
+    if found > FORMAT or any(step not in MIGRATIONS for step in steps):
+        raise ConfigError(f"{path} has format {found}, this Sextet knows {FORMAT}")
+    script = "".join(MIGRATIONS[step] for step in steps)
+    await db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {FORMAT}; COMMIT;")
+
+
 async def _one_or_none(db: aiosqlite.Connection, sql: str, *values: Any) -> aiosqlite.Row | None:
     async with db.execute(sql, values) as cursor:
         return await cursor.fetchone()
@@ -381,11 +392,21 @@ async def _adopt_cluster(db: aiosqlite.Connection, spec: ClusterSpec) -> None:
             (spec.max_pages, known[0], spec.max_pages),
         )
     await db.executemany(
-        "INSERT INTO instances (name, cluster, number, az, address, socket) VALUES (?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (name) DO UPDATE SET address = excluded.address"
-        " WHERE address != excluded.address",
+        "INSERT INTO instances (name, cluster, number, az, address, socket, tier, size)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE"
+        " SET address = excluded.address, tier = excluded.tier, size = excluded.size"
+        " WHERE (address, tier, size) != (excluded.address, excluded.tier, excluded.size)",
         [
-            (i.name, spec.name, i.number, i.az, address(i.port), socket_name(i.name))
+            (
+                i.name,
+                spec.name,
+                i.number,
+                i.az,
+                address(i.port),
+                socket_name(i.name),
+                i.tier,
+                i.size,
+            )
             for i in spec.instances
         ],
     )

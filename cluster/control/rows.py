@@ -20,12 +20,16 @@ class ClusterRow:
 
 @dataclass(frozen=True, slots=True)
 class InstanceRow:
+    """A compute instance; failover prefers the lowest `tier`."""
+
     name: str
     cluster: str
     number: int
     az: str
     address: str
     socket: str
+    tier: int
+    size: str
 
 
 @dataclass(frozen=True, slots=True)

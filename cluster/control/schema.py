@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-FORMAT = 1
+FORMAT = 2
 """PRAGMA user_version of the catalog file."""
+
+MIGRATIONS = {
+    1: """
+ALTER TABLE instances ADD COLUMN tier INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE instances ADD COLUMN size TEXT NOT NULL DEFAULT 'medium';
+""",
+}
+"""From each older format to the next one, in place. The result is what SCHEMA makes."""
 
 SCHEMA = """
 -- One number that grows with every change that a cluster's view shows.
@@ -27,7 +35,9 @@ CREATE TABLE instances (
     az TEXT NOT NULL,
     address TEXT NOT NULL,
     socket TEXT NOT NULL,
-    pid INTEGER NOT NULL DEFAULT 0
+    pid INTEGER NOT NULL DEFAULT 0,
+    tier INTEGER NOT NULL DEFAULT 1,      -- failover prefers the lowest, 0 to 15
+    size TEXT NOT NULL DEFAULT 'medium'
 );
 CREATE TABLE storage_nodes (
     name TEXT PRIMARY KEY,

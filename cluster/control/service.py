@@ -161,6 +161,8 @@ class ControlPlane:
                     address=instance.address,
                     role="writer" if instance.name == row.writer else "replica",
                     socket=instance.socket,
+                    tier=instance.tier,
+                    size=instance.size,
                 )
                 for instance in await self._catalog.instances(cluster)
             ],

@@ -55,7 +55,7 @@ def _instance(layout: Layout, cluster: ClusterSpec, instance: InstanceSpec) -> C
         *("--name", instance.name, "--number", str(instance.number)),
         *("--cluster", cluster.name, "--az", instance.az),
         *("--listen", address(instance.port), "--control", layout.control_address),
-        *("--socket", socket_name(instance.name)),
+        *("--socket", socket_name(instance.name), "--size", instance.size),
     )
     return Component(instance.name, INSTANCE_STAGE, command)
 

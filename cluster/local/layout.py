@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.local.files import read_json, write_json
+from engine.config import DEFAULT_SIZE, size_class
 from engine.errors import ConfigError
 from engine.types import PAGE_SIZE
 from engine.volume.geometry import max_pages_for
@@ -31,6 +32,10 @@ AZS = ("az1", "az2", "az3")
 STORAGE_PER_AZ = 2
 READERS_MAX = 15
 """As many replicas as Aurora allows."""
+
+TIER_MAX = 15
+DEFAULT_TIER = 1
+"""Failover tiers as in Aurora: the replica of the lowest tier is promoted first."""
 
 DEFAULT_PORT = 25432
 DEFAULT_READERS = 2
@@ -49,12 +54,23 @@ class StorageSpec:
 
 @dataclass(frozen=True, slots=True)
 class InstanceSpec:
-    """One compute instance. `number` is unique in its cluster and part of cancel keys."""
+    """One compute instance. `number` is unique in its cluster and part of cancel keys.
+
+    `tier`: failover prefers the lowest, 0 to 15. `size`: one of `engine.config.SIZES`. Files of before
+    there were such things have neither, and their instances are of the default.
+    """
 
     name: str
     number: int
     az: str
     port: int
+    tier: int = DEFAULT_TIER
+    size: str = DEFAULT_SIZE
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tier <= TIER_MAX:
+            raise ConfigError(f"tier {self.tier} of {self.name} cannot be; choose 0 to {TIER_MAX}")
+        size_class(self.size)
 
 
 @dataclass(frozen=True, slots=True)

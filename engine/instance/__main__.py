@@ -7,6 +7,7 @@ import asyncio
 import os
 from pathlib import Path
 
+from engine.config import DEFAULT_SIZE, SIZES, InstanceConfig, size_class
 from engine.instance.node import Instance, InstanceIdentity
 from engine.net.process import run_node
 from engine.net.real import real_runtime
@@ -25,6 +26,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--socket", type=Path, required=True, help="where the endpoint hands over clients"
     )
+    parser.add_argument("--size", choices=list(SIZES), default=DEFAULT_SIZE)
     return parser.parse_args()
 
 
@@ -35,6 +37,7 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
     async def relay(number: int, pid: int, secret: int) -> None:
         await relay_cancel(path.with_name(f"{arguments.cluster}-{number}.sock"), pid, secret)
 
+    size = size_class(arguments.size)
     runtime = real_runtime(None)  # an instance owns no data
     instance = Instance(
         runtime,
@@ -45,9 +48,10 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
             arguments.control,
             os.getpid(),
         ),
+        instance_config=InstanceConfig(pool_pages=size.pool_pages),
     )
     server = PgServer(
-        ServerConfig(arguments.cluster, arguments.number),
+        ServerConfig(arguments.cluster, arguments.number, sessions_max=size.sessions_max),
         lambda: instance.engine,
         in_recovery=lambda: instance.role != "writer",
         relay_cancel=relay,

@@ -67,7 +67,14 @@ def _status() -> pb.ClusterStatusReply:
     reply = pb.ClusterStatusReply(cluster=view)
     for status, role in ((writer, "writer"), (replica, "replica")):
         reply.instances.add(
-            view=pb.InstanceView(name=status.instance, az="az1", address="127.0.0.1:9", role=role),
+            view=pb.InstanceView(
+                name=status.instance,
+                az="az1",
+                address="127.0.0.1:9",
+                role=role,
+                tier=3,
+                size="small",
+            ),
             status=status,
         )
     reply.storage.extend(_storage(name, n) for n, name in enumerate(NODES, start=1))
@@ -99,6 +106,7 @@ def test_everything_an_operator_wants_is_there():
         "dirty_page_bytes": 8192,
     }
     writer, replica = report["instances"]
+    assert (writer["tier"], writer["size"]) == (3, "small")
     assert (writer["role"], writer["pid"], writer["port"], writer["state"]) == (
         "writer",
         7,

@@ -26,7 +26,7 @@ from engine.net.pb import storage_pb2 as sextet_dot_v1_dot_storage__pb2
 from engine.net.pb import instance_pb2 as sextet_dot_v1_dot_instance__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sextet/v1/control.proto\x12\tsextet.v1\x1a\x17sextet/v1/storage.proto\x1a\x18sextet/v1/instance.proto\"l\n\x0fRegisterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\n\n\x02\x61z\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\x03\x12\x13\n\x0bincarnation\x18\x06 \x01(\t\"?\n\rRegisterReply\x12.\n\x08segments\x18\x01 \x03(\x0b\x32\x1c.sextet.v1.SegmentAssignment\"&\n\x13WatchClusterRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\"W\n\x0cInstanceView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02\x61z\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0e\n\x06socket\x18\x05 \x01(\t\"\xc2\x01\n\x0b\x43lusterView\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0e\n\x06volume\x18\x02 \x01(\x04\x12\x11\n\tmax_pages\x18\x03 \x01(\x04\x12*\n\tinstances\x18\x04 \x03(\x0b\x32\x17.sextet.v1.InstanceView\x12,\n\x0bmemberships\x18\x05 \x03(\x0b\x32\x17.sextet.v1.PgMembership\x12\x14\n\x0cvolume_epoch\x18\x06 \x01(\x04\x12\x0f\n\x07version\x18\x07 \x01(\x04\"6\n\x11OpenVolumeRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\"q\n\x0fOpenVolumeReply\x12\x0e\n\x06volume\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x11\n\tmax_pages\x18\x03 \x01(\x04\x12,\n\x0bmemberships\x18\x04 \x03(\x0b\x32\x17.sextet.v1.PgMembership\"?\n\x11GrowVolumeRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\n\n\x02pg\x18\x03 \x01(\r\"?\n\x0fGrowVolumeReply\x12,\n\x0bmemberships\x18\x01 \x03(\x0b\x32\x17.sextet.v1.PgMembership\"\'\n\x14\x43lusterStatusRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\"v\n\x0eInstanceReport\x12%\n\x04view\x18\x01 \x01(\x0b\x32\x17.sextet.v1.InstanceView\x12.\n\x06status\x18\x02 \x01(\x0b\x32\x1e.sextet.v1.InstanceStatusReply\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"x\n\rStorageReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\n\n\x02\x61z\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12-\n\x06status\x18\x04 \x01(\x0b\x32\x1d.sextet.v1.StorageStatusReply\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"\x96\x01\n\x12\x43lusterStatusReply\x12\'\n\x07\x63luster\x18\x01 \x01(\x0b\x32\x16.sextet.v1.ClusterView\x12,\n\tinstances\x18\x02 \x03(\x0b\x32\x19.sextet.v1.InstanceReport\x12)\n\x07storage\x18\x03 \x03(\x0b\x32\x18.sextet.v1.StorageReport2\xf6\x02\n\x07\x43ontrol\x12@\n\x08Register\x12\x1a.sextet.v1.RegisterRequest\x1a\x18.sextet.v1.RegisterReply\x12H\n\x0cWatchCluster\x12\x1e.sextet.v1.WatchClusterRequest\x1a\x16.sextet.v1.ClusterView0\x01\x12\x46\n\nOpenVolume\x12\x1c.sextet.v1.OpenVolumeRequest\x1a\x1a.sextet.v1.OpenVolumeReply\x12\x46\n\nGrowVolume\x12\x1c.sextet.v1.GrowVolumeRequest\x1a\x1a.sextet.v1.GrowVolumeReply\x12O\n\rClusterStatus\x12\x1f.sextet.v1.ClusterStatusRequest\x1a\x1d.sextet.v1.ClusterStatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sextet/v1/control.proto\x12\tsextet.v1\x1a\x17sextet/v1/storage.proto\x1a\x18sextet/v1/instance.proto\"l\n\x0fRegisterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\n\n\x02\x61z\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\x03\x12\x13\n\x0bincarnation\x18\x06 \x01(\t\"?\n\rRegisterReply\x12.\n\x08segments\x18\x01 \x03(\x0b\x32\x1c.sextet.v1.SegmentAssignment\"&\n\x13WatchClusterRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\"s\n\x0cInstanceView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02\x61z\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0e\n\x06socket\x18\x05 \x01(\t\x12\x0c\n\x04tier\x18\x06 \x01(\r\x12\x0c\n\x04size\x18\x07 \x01(\t\"\xc2\x01\n\x0b\x43lusterView\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0e\n\x06volume\x18\x02 \x01(\x04\x12\x11\n\tmax_pages\x18\x03 \x01(\x04\x12*\n\tinstances\x18\x04 \x03(\x0b\x32\x17.sextet.v1.InstanceView\x12,\n\x0bmemberships\x18\x05 \x03(\x0b\x32\x17.sextet.v1.PgMembership\x12\x14\n\x0cvolume_epoch\x18\x06 \x01(\x04\x12\x0f\n\x07version\x18\x07 \x01(\x04\"6\n\x11OpenVolumeRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\"q\n\x0fOpenVolumeReply\x12\x0e\n\x06volume\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x11\n\tmax_pages\x18\x03 \x01(\x04\x12,\n\x0bmemberships\x18\x04 \x03(\x0b\x32\x17.sextet.v1.PgMembership\"?\n\x11GrowVolumeRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\n\n\x02pg\x18\x03 \x01(\r\"?\n\x0fGrowVolumeReply\x12,\n\x0bmemberships\x18\x01 \x03(\x0b\x32\x17.sextet.v1.PgMembership\"\'\n\x14\x43lusterStatusRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\"v\n\x0eInstanceReport\x12%\n\x04view\x18\x01 \x01(\x0b\x32\x17.sextet.v1.InstanceView\x12.\n\x06status\x18\x02 \x01(\x0b\x32\x1e.sextet.v1.InstanceStatusReply\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"x\n\rStorageReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\n\n\x02\x61z\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12-\n\x06status\x18\x04 \x01(\x0b\x32\x1d.sextet.v1.StorageStatusReply\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"\x96\x01\n\x12\x43lusterStatusReply\x12\'\n\x07\x63luster\x18\x01 \x01(\x0b\x32\x16.sextet.v1.ClusterView\x12,\n\tinstances\x18\x02 \x03(\x0b\x32\x19.sextet.v1.InstanceReport\x12)\n\x07storage\x18\x03 \x03(\x0b\x32\x18.sextet.v1.StorageReport2\xf6\x02\n\x07\x43ontrol\x12@\n\x08Register\x12\x1a.sextet.v1.RegisterRequest\x1a\x18.sextet.v1.RegisterReply\x12H\n\x0cWatchCluster\x12\x1e.sextet.v1.WatchClusterRequest\x1a\x16.sextet.v1.ClusterView0\x01\x12\x46\n\nOpenVolume\x12\x1c.sextet.v1.OpenVolumeRequest\x1a\x1a.sextet.v1.OpenVolumeReply\x12\x46\n\nGrowVolume\x12\x1c.sextet.v1.GrowVolumeRequest\x1a\x1a.sextet.v1.GrowVolumeReply\x12O\n\rClusterStatus\x12\x1f.sextet.v1.ClusterStatusRequest\x1a\x1d.sextet.v1.ClusterStatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,25 +40,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHCLUSTERREQUEST']._serialized_start=264
   _globals['_WATCHCLUSTERREQUEST']._serialized_end=302
   _globals['_INSTANCEVIEW']._serialized_start=304
-  _globals['_INSTANCEVIEW']._serialized_end=391
-  _globals['_CLUSTERVIEW']._serialized_start=394
-  _globals['_CLUSTERVIEW']._serialized_end=588
-  _globals['_OPENVOLUMEREQUEST']._serialized_start=590
-  _globals['_OPENVOLUMEREQUEST']._serialized_end=644
-  _globals['_OPENVOLUMEREPLY']._serialized_start=646
-  _globals['_OPENVOLUMEREPLY']._serialized_end=759
-  _globals['_GROWVOLUMEREQUEST']._serialized_start=761
-  _globals['_GROWVOLUMEREQUEST']._serialized_end=824
-  _globals['_GROWVOLUMEREPLY']._serialized_start=826
-  _globals['_GROWVOLUMEREPLY']._serialized_end=889
-  _globals['_CLUSTERSTATUSREQUEST']._serialized_start=891
-  _globals['_CLUSTERSTATUSREQUEST']._serialized_end=930
-  _globals['_INSTANCEREPORT']._serialized_start=932
-  _globals['_INSTANCEREPORT']._serialized_end=1050
-  _globals['_STORAGEREPORT']._serialized_start=1052
-  _globals['_STORAGEREPORT']._serialized_end=1172
-  _globals['_CLUSTERSTATUSREPLY']._serialized_start=1175
-  _globals['_CLUSTERSTATUSREPLY']._serialized_end=1325
-  _globals['_CONTROL']._serialized_start=1328
-  _globals['_CONTROL']._serialized_end=1702
+  _globals['_INSTANCEVIEW']._serialized_end=419
+  _globals['_CLUSTERVIEW']._serialized_start=422
+  _globals['_CLUSTERVIEW']._serialized_end=616
+  _globals['_OPENVOLUMEREQUEST']._serialized_start=618
+  _globals['_OPENVOLUMEREQUEST']._serialized_end=672
+  _globals['_OPENVOLUMEREPLY']._serialized_start=674
+  _globals['_OPENVOLUMEREPLY']._serialized_end=787
+  _globals['_GROWVOLUMEREQUEST']._serialized_start=789
+  _globals['_GROWVOLUMEREQUEST']._serialized_end=852
+  _globals['_GROWVOLUMEREPLY']._serialized_start=854
+  _globals['_GROWVOLUMEREPLY']._serialized_end=917
+  _globals['_CLUSTERSTATUSREQUEST']._serialized_start=919
+  _globals['_CLUSTERSTATUSREQUEST']._serialized_end=958
+  _globals['_INSTANCEREPORT']._serialized_start=960
+  _globals['_INSTANCEREPORT']._serialized_end=1078
+  _globals['_STORAGEREPORT']._serialized_start=1080
+  _globals['_STORAGEREPORT']._serialized_end=1200
+  _globals['_CLUSTERSTATUSREPLY']._serialized_start=1203
+  _globals['_CLUSTERSTATUSREPLY']._serialized_end=1353
+  _globals['_CONTROL']._serialized_start=1356
+  _globals['_CONTROL']._serialized_end=1730
 # @@protoc_insertion_point(module_scope)

@@ -37,18 +37,22 @@ class WatchClusterRequest(_message.Message):
     def __init__(self, cluster: _Optional[str] = ...) -> None: ...
 
 class InstanceView(_message.Message):
-    __slots__ = ("name", "az", "address", "role", "socket")
+    __slots__ = ("name", "az", "address", "role", "socket", "tier", "size")
     NAME_FIELD_NUMBER: _ClassVar[int]
     AZ_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     SOCKET_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
     name: str
     az: str
     address: str
     role: str
     socket: str
-    def __init__(self, name: _Optional[str] = ..., az: _Optional[str] = ..., address: _Optional[str] = ..., role: _Optional[str] = ..., socket: _Optional[str] = ...) -> None: ...
+    tier: int
+    size: str
+    def __init__(self, name: _Optional[str] = ..., az: _Optional[str] = ..., address: _Optional[str] = ..., role: _Optional[str] = ..., socket: _Optional[str] = ..., tier: _Optional[int] = ..., size: _Optional[str] = ...) -> None: ...
 
 class ClusterView(_message.Message):
     __slots__ = ("cluster", "volume", "max_pages", "instances", "memberships", "volume_epoch", "version")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from cluster.control import schema
 from cluster.control.catalog import Catalog
+from cluster.control.schema import FORMAT
 from cluster.local.layout import ClusterSpec, InstanceSpec, Layout, StorageSpec
 from engine.errors import ConfigError
 
@@ -197,10 +200,79 @@ async def test_failed_transition_leaves_nothing(catalog):
 async def test_unknown_format_is_refused(tmp_path):
     path = tmp_path / "future.db"
     with sqlite3.connect(path) as database:
-        database.execute("PRAGMA user_version = 2")
+        database.execute(f"PRAGMA user_version = {FORMAT + 1}")
     database.close()
-    with pytest.raises(ConfigError, match="has format 2, this Sextet knows 1"):
+    with pytest.raises(ConfigError, match=f"has format {FORMAT + 1}, this Sextet knows {FORMAT}"):
         await Catalog.open(path)
+
+
+OLD_INSTANCES = """
+CREATE TABLE instances (
+    name TEXT PRIMARY KEY,
+    cluster TEXT NOT NULL REFERENCES clusters (name),
+    number INTEGER NOT NULL,
+    az TEXT NOT NULL,
+    address TEXT NOT NULL,
+    socket TEXT NOT NULL,
+    pid INTEGER NOT NULL DEFAULT 0
+);
+INSERT INTO instances SELECT name, cluster, number, az, address, socket, pid FROM newer;
+DROP TABLE newer;
+PRAGMA user_version = 1;
+"""
+
+
+async def _of_format_1(path: Path) -> None:
+    """A catalog as the code before tiers left it: it has been a writer's already."""
+    made = await Catalog.open(path)
+    await made.adopt(make_layout())
+    assert await made.advance_epoch(await made.cluster("main"), time_us=1)
+    await made.close()
+    with sqlite3.connect(path) as database:
+        database.executescript(f"ALTER TABLE instances RENAME TO newer; {OLD_INSTANCES}")
+    database.close()
+
+
+async def test_catalog_of_format_1_is_brought_up_to_date_in_place(tmp_path):
+    path = tmp_path / "old.db"
+    await _of_format_1(path)
+    for _ in range(2):
+        opened = await Catalog.open(path)
+        try:
+            assert (await opened.cluster("main")).epoch == 1
+            found = await opened.instances("main")
+            assert [(i.name, i.tier, i.size) for i in found] == [
+                (f"main-{n}", 1, "medium") for n in (1, 2, 3)
+            ]
+        finally:
+            await opened.close()
+    with sqlite3.connect(path) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+    database.close()
+
+
+async def test_migration_that_is_cut_short_changes_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "old.db"
+    await _of_format_1(path)
+    monkeypatch.setitem(schema.MIGRATIONS, 1, schema.MIGRATIONS[1] + "SELECT * FROM nowhere;")
+    with pytest.raises(ConfigError, match="cannot be used: no such table: nowhere"):
+        await Catalog.open(path)
+    monkeypatch.undo()
+    opened = await Catalog.open(path)
+    assert [i.tier for i in await opened.instances("main")] == [1, 1, 1]
+    await opened.close()
+
+
+async def test_changed_tier_and_size_are_taken_over(catalog):
+    layout = make_layout()
+    main = layout.cluster("main")
+    changed = replace(main.instances[1], tier=0, size="small")
+    instances = (main.instances[0], changed, main.instances[2])
+    before = await catalog.version()
+    await catalog.adopt(layout.with_cluster(replace(main, instances=instances)))
+    found = await catalog.instances("main")
+    assert [(i.tier, i.size) for i in found] == [(1, "medium"), (0, "small"), (1, "medium")]
+    assert await catalog.version() == before + 1
 
 
 async def test_damaged_file_is_named(tmp_path):

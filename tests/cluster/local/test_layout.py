@@ -65,6 +65,29 @@ def test_new_instance_gets_the_next_number_and_the_emptiest_az():
     assert grown.cluster("main").instances[-1] == InstanceSpec("main-3", 3, "az3", 7)
 
 
+def test_file_of_before_there_were_tiers_and_sizes_is_understood(tmp_path):
+    value = layout.to_json(_layout())
+    for instance in value["clusters"][0]["instances"]:
+        del instance["tier"], instance["size"]
+    (tmp_path / layout.FILE).write_text(json.dumps(value))
+    loaded = layout.load(tmp_path)
+    assert loaded == _layout()
+    assert [(i.tier, i.size) for i in loaded.cluster("main").instances] == [(1, "medium")] * 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"tier": 16}, "tier 16 of main-9 cannot be; choose 0 to 15"),
+        ({"tier": -1}, "tier -1 of main-9"),
+        ({"size": "huge"}, "no size 'huge'; choose one of small, medium, large, xlarge"),
+    ],
+)
+def test_tier_and_size_are_checked(wrong, says):
+    with pytest.raises(ConfigError, match=says):
+        InstanceSpec("main-9", 9, "az1", 9, **wrong)
+
+
 def test_unknown_names_are_answered_with_the_known_ones():
     with pytest.raises(ConfigError, match="there is no cluster other here; there is: main"):
         _layout().cluster("other")
