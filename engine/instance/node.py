@@ -269,6 +269,7 @@ class Instance:
         reply.vcl = volume.vcl
         reply.vdl = volume.vdl.lsn
         reply.recovery_us = writer.recovery_us
+        reply.stalled_us = int(volume.stalled_s * 1e6)
         for name, value in sorted(writer.counters().items()):
             reply.counters[name] = value
         reply.replicas.extend(writer.feed.reports())
@@ -279,6 +280,7 @@ class Instance:
     def _replica_status(self, replica: Replica, reply: pb.InstanceStatusReply) -> None:
         reply.epoch = replica.epoch
         reply.lag_us = replica.lag_now_us()
+        reply.silent_us = replica.silent_us()
         if not replica.connected and self._state == "available":
             reply.state = "disconnected"
         counters = dict(replica.counters)

@@ -120,6 +120,10 @@ class Replica:
         silent = self._runtime.clock.monotonic() - self._heard_at
         return self.lag_us if silent < 1.0 else max(self.lag_us, int(silent * 1e6))
 
+    def silent_us(self) -> int:
+        """Microseconds since it last heard from a writer."""
+        return int((self._runtime.clock.monotonic() - self._heard_at) * 1e6)
+
     def _delays(self) -> Iterator[float]:
         return backoff(
             self._runtime.rng,

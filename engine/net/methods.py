@@ -63,3 +63,5 @@ GROW_VOLUME = _method(_C.DESCRIPTOR, "GrowVolume", _C.GrowVolumeRequest, _C.Grow
 CLUSTER_STATUS = _method(
     _C.DESCRIPTOR, "ClusterStatus", _C.ClusterStatusRequest, _C.ClusterStatusReply
 )
+FAILOVER = _method(_C.DESCRIPTOR, "Failover", _C.FailoverRequest, _C.FailoverReply)
+LIST_EVENTS = _method(_C.DESCRIPTOR, "ListEvents", _C.ListEventsRequest, _C.ListEventsReply)

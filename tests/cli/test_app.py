@@ -15,7 +15,10 @@ from cluster.local import layout
 from cluster.local.folder import Folder
 from tests.cluster.control.test_catalog import make_layout
 
-COMMANDS = ["up", "down", "status", "sql", "import", "export", "log", "sim", "version"]
+COMMANDS = [
+    *("up", "down", "status", "failover", "events", "sql"),
+    *("import", "export", "log", "sim", "version"),
+]
 
 
 def sextet(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:

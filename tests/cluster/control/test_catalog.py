@@ -108,8 +108,8 @@ async def test_version_grows_with_every_visible_change_and_no_other(catalog):
     assert not await grew(_register(catalog, "storage-1", "a"))
     assert await grew(catalog.add_group(1, 0, NODES, time_us=1))
     assert not await grew(catalog.confirm("storage-1", "a", [(1, 0)]))
-    assert await grew(catalog.register_instance("main-1", address="127.0.0.1:9", pid=1))
-    assert not await grew(catalog.register_instance("main-1", address="127.0.0.1:9", pid=2))
+    assert await grew(catalog.register_instance("main-1", address="127.0.0.1:9", pid=1, time_us=1))
+    assert not await grew(catalog.register_instance("main-1", address="127.0.0.1:9", pid=2, time_us=2))
 
 
 # -- segments are created once
@@ -184,7 +184,7 @@ async def test_strangers_are_refused(catalog):
     with pytest.raises(ConfigError, match="no storage node storage-7"):
         await _register(catalog, "storage-7", "a")
     with pytest.raises(ConfigError, match="no instance main-9"):
-        await catalog.register_instance("main-9", address="x", pid=1)
+        await catalog.register_instance("main-9", address="x", pid=1, time_us=1)
     with pytest.raises(ConfigError, match="no cluster other"):
         await catalog.cluster("other")
 
