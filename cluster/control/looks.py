@@ -14,7 +14,7 @@ from engine.net.methods import INSTANCE_STATUS, STORAGE_STATUS
 from engine.net.pb import instance_pb2 as ipb
 from engine.net.pb import storage_pb2 as spb
 from engine.ports import Runtime
-from engine.types import Membership
+from engine.types import Membership, PgNo, VolumeId
 from engine.volume.channels import Channels
 from engine.volume.quorum import write_quorum
 
@@ -102,7 +102,7 @@ class Looker:
             return look
         if look.as_writer(row) is Seen.WORKING:
             return look
-        storage = await self._reaches_storage(memberships)
+        storage = await self._reaches_storage(row.volume, memberships)
         return replace(look, at=self._clock.monotonic(), storage=storage)
 
     async def _ask(self, instance: InstanceRow) -> Look:
@@ -122,18 +122,29 @@ class Looker:
             status = None  # somebody else has its port
         return Look(self._clock.monotonic(), status, mute)
 
-    async def _reaches_storage(self, memberships: Sequence[Membership]) -> bool:
+    async def _reaches_storage(self, volume: VolumeId, memberships: Sequence[Membership]) -> bool:
         members = {m.node: m.address for group in memberships for m in group.members}
         nodes = sorted(members)
-        answers = await asyncio.gather(*(self._stores(members[node]) for node in nodes))
-        there = {node for node, up in zip(nodes, answers, strict=True) if up}
-        return all(write_quorum(group).satisfied(there) for group in memberships)
+        answers = await asyncio.gather(*(self._kept_by(members[node], volume) for node in nodes))
+        kept = dict(zip(nodes, answers, strict=True))
+        return all(
+            write_quorum(group).satisfied(
+                {m.node for m in group.members if (m.incarnation, group.pg) in kept[m.node]}
+            )
+            for group in memberships
+        )
 
-    async def _stores(self, address: str) -> bool:
+    async def _kept_by(self, address: str, volume: VolumeId) -> set[tuple[str, PgNo]]:
+        """(incarnation, group) of the segments that a node can write to now; none if it is silent.
+
+        Who answers and has another disk than the group counts on is no member of its quorums.
+        """
         try:
             status = await self._channels.to(address).call(
                 STORAGE_STATUS, spb.StorageStatusRequest(), timeout=ASK_TIMEOUT_S
             )
         except SextetError:
-            return False
-        return status.state == "up"
+            return set()
+        if status.state != "up":
+            return set()
+        return {(status.incarnation, s.pg) for s in status.segments if s.volume == volume}
