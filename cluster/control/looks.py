@@ -83,7 +83,7 @@ class Look:
         status = self.status
         if status is None:
             return False
-        return status.state in _WRITES if status.role == "writer" else status.read_lsn > 0
+        return status.state in _WRITES if status.role == "writer" else status.epoch > 0
 
 
 class Looker:

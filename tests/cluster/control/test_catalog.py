@@ -109,7 +109,9 @@ async def test_version_grows_with_every_visible_change_and_no_other(catalog):
     assert await grew(catalog.add_group(1, 0, NODES, time_us=1))
     assert not await grew(catalog.confirm("storage-1", "a", [(1, 0)]))
     assert await grew(catalog.register_instance("main-1", address="127.0.0.1:9", pid=1, time_us=1))
-    assert not await grew(catalog.register_instance("main-1", address="127.0.0.1:9", pid=2, time_us=2))
+    assert not await grew(
+        catalog.register_instance("main-1", address="127.0.0.1:9", pid=2, time_us=2)
+    )
 
 
 # -- segments are created once
