@@ -70,6 +70,7 @@ class Instance:
         self.writer: Writer | None = None
         self.replica: Replica | None = None
         self._state = "starting"
+        self._imports = 0  # under way; the last of their steps is long, and nobody is answered meanwhile
         self._runtime = runtime
         self._config = instance_config or InstanceConfig()
         self._volume_config = volume_config or VolumeConfig()
@@ -236,7 +237,11 @@ class Instance:
     async def _import(self, stream: Stream[pb.ImportReply, pb.ImportChunk]) -> pb.ImportReply:
         if self.writer is None:
             raise Unavailable(f"{self.identity.name} is no open writer now")
-        return await import_database(self.writer, stream, self._config)
+        self._imports += 1
+        try:
+            return await import_database(self.writer, stream, self._config)
+        finally:
+            self._imports -= 1
 
     async def _export(
         self, _request: pb.ExportRequest, stream: Stream[pb.ExportChunk, pb.ExportRequest]
@@ -249,7 +254,7 @@ class Instance:
         reply = pb.InstanceStatusReply(
             instance=self.identity.name,
             role=self.role,
-            state=self._state,
+            state="importing" if self._imports else self._state,
             pid=self.identity.pid,
             connections=self.connections(),
         )
