@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import logging
 import os
 import signal
 import statistics
@@ -193,6 +194,7 @@ def main() -> None:
     parser.add_argument("--kinds", default="kill,pause,move")
     parser.add_argument("--readers", type=int, default=2)
     arguments = parser.parse_args()
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # lost connections are what we want
     kinds = arguments.kinds.split(",")
     if strange := set(kinds) - {"kill", "pause", "cut", "move"}:
         parser.error(f"there is no kind {', '.join(sorted(strange))}")

@@ -70,7 +70,7 @@ class Instance:
         self.writer: Writer | None = None
         self.replica: Replica | None = None
         self._state = "starting"
-        self._imports = 0  # under way; the last of their steps is long, and nobody is answered meanwhile
+        self._imports = 0  # under way; while the last step of one lasts, nobody is answered
         self._runtime = runtime
         self._config = instance_config or InstanceConfig()
         self._volume_config = volume_config or VolumeConfig()

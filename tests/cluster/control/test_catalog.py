@@ -114,6 +114,22 @@ async def test_version_grows_with_every_visible_change_and_no_other(catalog):
     )
 
 
+async def test_events_are_kept_in_order_and_only_so_many(catalog, monkeypatch):
+    monkeypatch.setattr("cluster.control.catalog.EVENTS_KEPT", 20)
+    for n in range(30):
+        await catalog.record("main", f"event {n}", time_us=n)
+    kept = await catalog.events()
+    assert [what for _, _, what in kept] == [f"event {n}" for n in range(10, 30)]
+    assert await catalog.events(2) == [(28, "main", "event 28"), (29, "main", "event 29")]
+
+
+async def test_an_instance_that_registers_again_is_an_event_once_a_life(catalog):
+    for pid in (1, 1, 2, 2):
+        await catalog.register_instance("main-2", address="127.0.0.1:9", pid=pid, time_us=1)
+    registered = [what for _, subject, what in await catalog.events() if subject == "main-2"]
+    assert registered == [f"registered at 127.0.0.1:9, pid {pid}" for pid in (1, 2)]
+
+
 # -- segments are created once
 
 
