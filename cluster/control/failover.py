@@ -177,6 +177,8 @@ class FailoverWatch:
         if ward.health.ill_looks >= ILL_LOOKS and ward.ill != sight.seen.value:
             ward.ill = sight.seen.value
             await self._event(writer, f"the writer {ward.ill}")
+        if ward.row.writer != writer:
+            return  # somebody else was named while that was written down
         if reason is not None and ward.rest.allows(self._now):
             await self._replace(ward, reason)
 
