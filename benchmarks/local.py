@@ -36,8 +36,8 @@ class Cluster:
         found: dict[str, Any] = json.loads(self.sextet("status", "--json"))
         return found
 
-    def instance(self, name: str) -> dict[str, Any]:
-        return next(i for i in self.status()["instances"] if i["name"] == name)
+    def writer(self) -> dict[str, Any]:
+        return next(i for i in self.status()["instances"] if i["role"] == "writer")
 
     def connect(self, *, reader: bool = False) -> psycopg.Connection[tuple[Any, ...]]:
         url = self.status()["endpoints"]["reader" if reader else "writer"]
@@ -46,7 +46,7 @@ class Cluster:
     def kill_writer(self) -> float:
         """kill -9 the writer; seconds until a new connection has committed."""
         url = self.status()["endpoints"]["writer"]
-        os.kill(self.instance("main-1")["pid"], signal.SIGKILL)
+        os.kill(self.writer()["pid"], signal.SIGKILL)
         started = time.perf_counter()
         while True:
             try:

@@ -40,7 +40,7 @@ def measure(made: Cluster, megabytes: float, kills: int) -> dict[str, object]:
     clients, recoveries = [], []
     for _ in range(kills):
         clients.append(made.kill_writer() * 1000)
-        recoveries.append(made.instance("main-1")["recovery_ms"])
+        recoveries.append(made.writer()["recovery_ms"])
     return {
         "redo_mb": round(redo, 1),
         "kills": kills,

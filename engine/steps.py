@@ -81,6 +81,7 @@ class Mark(StrEnum):
     OUTCOME_UNKNOWN = "a client was told that its commit's outcome is unknown"
     DISK_WAS_FULL = "a node refused for lack of room"
     NODE_FENCED_ITSELF = "a node ended itself after a failed disk"
+    FAILED_OVER = "the control plane named another writer by itself"
 
 
 class Steps(Protocol):

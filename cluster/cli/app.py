@@ -115,6 +115,35 @@ def status(
 
 
 @app.command()
+def failover(
+    data: Data = DEFAULT_DATA,
+    cluster: Cluster = "main",
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="INSTANCE", help="The new writer; the best replica by default."
+        ),
+    ] = None,
+) -> None:
+    """Make a replica the writer, on purpose, and return once it takes writes."""
+    from cluster.cli.failover import fail_over
+
+    fail_over(Folder.at(data), cluster, to)
+
+
+@app.command()
+def events(
+    data: Data = DEFAULT_DATA,
+    limit: Annotated[int, typer.Option(help="At most so many, the newest.", min=1)] = 50,
+    as_json: Json = False,
+) -> None:
+    """Show what happened: failovers, epochs, growth, nodes that came back with another disk."""
+    from cluster.cli.failover import show_events
+
+    show_events(Folder.at(data), limit, as_json=as_json)
+
+
+@app.command()
 def sql(
     data: Data = DEFAULT_DATA,
     cluster: Cluster = "main",

@@ -97,6 +97,10 @@ class Catalog:
         ((version,),) = await self._all("SELECT version FROM revision")
         return int(version)
 
+    async def clusters(self) -> list[str]:
+        """Their names, sorted."""
+        return [row[0] for row in await self._all("SELECT name FROM clusters ORDER BY name")]
+
     async def cluster(self, name: str) -> ClusterRow:
         """Raises ConfigError if there is none of that name."""
         rows = await self._all(
@@ -177,12 +181,19 @@ class Catalog:
         )
         return [row[0] for row in rows]
 
-    async def events(self) -> list[tuple[int, str, str]]:
-        """(Unix microseconds, subject, what happened), oldest first."""
-        rows = await self._all("SELECT time_us, subject, what FROM events ORDER BY id")
-        return [(row[0], row[1], row[2]) for row in rows]
+    async def events(self, limit: int = EVENTS_KEPT) -> list[tuple[int, str, str]]:
+        """(Unix microseconds, subject, what happened) of the newest `limit`, oldest first."""
+        rows = await self._all(
+            "SELECT time_us, subject, what FROM events ORDER BY id DESC LIMIT ?", limit
+        )
+        return [(row[0], row[1], row[2]) for row in reversed(rows)]
 
     # -- transitions
+
+    async def record(self, subject: str, what: str, *, time_us: int) -> None:
+        """An event that changes nothing in the catalog."""
+        async with self._transaction() as db:
+            await _event(db, time_us, subject, what)
 
     async def adopt(self, layout: Layout, *, time_us: int = 0) -> bool:
         """Add what the layout has and the catalog has not; take over changed addresses and limits.
@@ -237,15 +248,17 @@ class Catalog:
                 await _bump(db)
             return changed
 
-    async def register_instance(self, name: str, *, address: str, pid: int) -> bool:
-        """An instance has started. Returns whether the view changed. Raises ConfigError."""
+    async def register_instance(self, name: str, *, address: str, pid: int, time_us: int) -> bool:
+        """An instance is there. Returns whether the view changed. Raises ConfigError."""
         async with self._transaction() as db:
-            row = await _one_or_none(db, "SELECT address FROM instances WHERE name = ?", name)
+            row = await _one_or_none(db, "SELECT address, pid FROM instances WHERE name = ?", name)
             if row is None:
                 raise ConfigError(f"no instance {name} belongs to this installation")
             await db.execute(
                 "UPDATE instances SET address = ?, pid = ? WHERE name = ?", (address, pid, name)
             )
+            if row[1] != pid:  # it says so again whenever it has lost the control plane
+                await _event(db, time_us, name, f"registered at {address}, pid {pid}")
             if row[0] != address:
                 await _bump(db)
             return bool(row[0] != address)
@@ -266,7 +279,7 @@ class Catalog:
             return True
 
     async def name_writer(
-        self, cluster: str, writer: str, *, instead_of: str, time_us: int
+        self, cluster: str, writer: str, *, instead_of: str, time_us: int, why: str = "asked for"
     ) -> bool:
         """Make `writer` the cluster's writer, if `instead_of` still is. It opens the volume later.
 
@@ -284,7 +297,8 @@ class Catalog:
             )
             if done.rowcount != 1:
                 return False
-            await _event(db, time_us, cluster, f"{writer} is named writer instead of {instead_of}")
+            what = f"failover from {instead_of} to {writer} started: {why}"
+            await _event(db, time_us, cluster, what)
             await _bump(db)
             return True
 

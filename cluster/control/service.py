@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from cluster.control.assign import Assigner, assignment_to_pb
-from cluster.control.catalog import Catalog
+from cluster.control.catalog import EVENTS_KEPT, Catalog
+from cluster.control.failover import FailoverWatch
 from cluster.control.placement import Candidate, choose_members
 from cluster.control.rows import ClusterRow
 from cluster.control.status import gather_status
@@ -23,7 +24,9 @@ from engine.errors import ConfigError, Overloaded, StaleEpoch, VolumeFull
 from engine.net.methods import (
     ADOPT_LAYOUT,
     CLUSTER_STATUS,
+    FAILOVER,
     GROW_VOLUME,
+    LIST_EVENTS,
     OPEN_VOLUME,
     REGISTER,
     WATCH_CLUSTER,
@@ -57,12 +60,16 @@ class ControlPlane:
         self._channels = Channels(runtime.transport)
         self._background = Background(self._failed)
         self._assigner = Assigner(runtime, catalog, self._channels, self._background)
+        self._failover = FailoverWatch(
+            runtime, catalog, self._channels, self._background, self._notify
+        )
         self._changed = asyncio.Event()
         self._watchers = 0
 
     async def start(self) -> None:
         await self._adopt()
         self._background.spawn(self._assigner.run(), name="assign segments")
+        self._background.spawn(self._failover.run(), name="failover")
 
     async def stop(self) -> None:
         await self._background.stop()
@@ -81,12 +88,15 @@ class ControlPlane:
             GROW_VOLUME: self.grow_volume,
             ADOPT_LAYOUT: self.adopt_layout,
             CLUSTER_STATUS: self.cluster_status,
+            FAILOVER: self._failover.failover,
+            LIST_EVENTS: self.list_events,
         }
 
     def _notify(self) -> None:
         """Wake everyone who waits for the catalog to change."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+        self._failover.wake()
 
     # -- registering
 
@@ -98,7 +108,10 @@ class ControlPlane:
             case "instance":
                 changed = await self._known(
                     lambda: self._catalog.register_instance(
-                        request.name, address=request.address, pid=request.pid
+                        request.name,
+                        address=request.address,
+                        pid=request.pid,
+                        time_us=self._runtime.clock.wall_us(),
                     )
                 )
             case "endpoint":
@@ -327,3 +340,14 @@ class ControlPlane:
         view = await self.view(request.cluster)
         nodes = await self._catalog.storage_nodes()
         return await gather_status(view, nodes, self._channels)
+
+    async def list_events(self, request: pb.ListEventsRequest) -> pb.ListEventsReply:
+        """The newest events, oldest first; all there are if `limit` is 0."""
+        return pb.ListEventsReply(
+            events=[
+                pb.Event(time_us=time_us, subject=subject, what=what)
+                for time_us, subject, what in await self._catalog.events(
+                    request.limit or EVENTS_KEPT
+                )
+            ]
+        )

@@ -18,8 +18,9 @@ class Component:
     command: tuple[str, ...]
 
 
-ENDPOINT_STAGE, INSTANCE_STAGE, STORAGE_STAGE, CONTROL_STAGE = range(4)
-"""Clients are turned away first; a writer can still finish what it has in flight; the rest follows."""
+CONTROL_STAGE, ENDPOINT_STAGE, INSTANCE_STAGE, STORAGE_STAGE = range(4)
+"""First nobody is replaced any more who stops before the others; clients are turned away; a writer can
+still finish what it has in flight; the rest follows."""
 
 
 def components_of(folder: Folder, layout: Layout) -> tuple[Component, ...]:

@@ -72,6 +72,7 @@ class Instance:
         self.writer: Writer | None = None
         self.replica: Replica | None = None
         self._state = "starting"
+        self._imports = 0  # under way; while the last step of one lasts, nobody is answered
         self._runtime = runtime
         self._config = instance_config or InstanceConfig()
         self._volume_config = volume_config or VolumeConfig()
@@ -260,7 +261,11 @@ class Instance:
     async def _import(self, stream: Stream[pb.ImportReply, pb.ImportChunk]) -> pb.ImportReply:
         if self.writer is None:
             raise Unavailable(f"{self.identity.name} is no open writer now")
-        return await import_database(self.writer, stream, self._config)
+        self._imports += 1
+        try:
+            return await import_database(self.writer, stream, self._config)
+        finally:
+            self._imports -= 1
 
     async def _export(
         self, _request: pb.ExportRequest, stream: Stream[pb.ExportChunk, pb.ExportRequest]
@@ -273,7 +278,7 @@ class Instance:
         reply = pb.InstanceStatusReply(
             instance=self.identity.name,
             role=self.role,
-            state=self._state,
+            state="importing" if self._imports else self._state,
             pid=self.identity.pid,
             connections=self.connections(),
         )
@@ -293,6 +298,7 @@ class Instance:
         reply.vcl = volume.vcl
         reply.vdl = volume.vdl.lsn
         reply.recovery_us = writer.recovery_us
+        reply.stalled_us = int(volume.stalled_s * 1e6)
         for name, value in sorted(writer.counters().items()):
             reply.counters[name] = value
         reply.replicas.extend(writer.feed.reports())
@@ -303,6 +309,7 @@ class Instance:
     def _replica_status(self, replica: Replica, reply: pb.InstanceStatusReply) -> None:
         reply.epoch = replica.epoch
         reply.lag_us = replica.lag_now_us()
+        reply.silent_us = replica.silent_us()
         if not replica.connected and self._state == "available":
             reply.state = "disconnected"
         counters = dict(replica.counters)

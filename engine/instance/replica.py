@@ -134,6 +134,10 @@ class Replica:
         )
         return reply.lsn
 
+    def silent_us(self) -> int:
+        """Microseconds since it last heard from a writer."""
+        return int((self._runtime.clock.monotonic() - self._heard_at) * 1e6)
+
     def _delays(self) -> Iterator[float]:
         return backoff(
             self._runtime.rng,

@@ -67,3 +67,5 @@ ADOPT_LAYOUT = _method(_C.DESCRIPTOR, "AdoptLayout", _C.AdoptLayoutRequest, _C.A
 CLUSTER_STATUS = _method(
     _C.DESCRIPTOR, "ClusterStatus", _C.ClusterStatusRequest, _C.ClusterStatusReply
 )
+FAILOVER = _method(_C.DESCRIPTOR, "Failover", _C.FailoverRequest, _C.FailoverReply)
+LIST_EVENTS = _method(_C.DESCRIPTOR, "ListEvents", _C.ListEventsRequest, _C.ListEventsReply)

@@ -115,6 +115,7 @@ class VolumeWriter:
         self._queued_bytes = 0  # committed, not framed yet
         self._flight_bytes = 0
         self._flush_scheduled = False
+        self._waiting_since = 0.0  # the head of what is in flight was sent, or became the head
         self._room = asyncio.Event()
         self._room.set()
         self._waiters: list[tuple[LSN, int, asyncio.Future[None]]] = []
@@ -209,6 +210,13 @@ class VolumeWriter:
         """
         return [*self._half_mtr, *self._in_flight]
 
+    @property
+    def stalled_s(self) -> float:
+        """Seconds for which the oldest batch in flight has been the oldest; 0 if there is none."""
+        if not self._in_flight:
+            return 0.0
+        return self._runtime.clock.monotonic() - self._waiting_since
+
     def scls(self, pg: PgNo) -> dict[NodeId, LSN]:
         """What each member of the group has acknowledged, as far as this writer knows."""
         return {m.node: self._tracker.scl(pg, m.node) for m in self.memberships[pg].members}
@@ -297,6 +305,8 @@ class VolumeWriter:
         self.counters["redo_bytes"] += size
         self.counters["batches"] += 1
         self.counters["frames"] += len(frames)
+        if not self._in_flight:
+            self._waiting_since = self._runtime.clock.monotonic()
         self._in_flight.append(batch)
         self._runtime.steps.before(Step.SEND)
         for link, part in self._shares_of(batch):
@@ -343,6 +353,7 @@ class VolumeWriter:
             while flight and flight[0].last <= vcl:
                 self._flight_bytes -= flight[0].size
                 self._half_mtr.append(flight.popleft())
+            self._waiting_since = self._runtime.clock.monotonic()
             self._forget_complete_mtrs()
             self._check_room()
             if self._sealed or self._open is not None:

@@ -15,7 +15,10 @@ from cluster.local import layout
 from cluster.local.folder import Folder
 from tests.cluster.control.test_catalog import make_layout
 
-COMMANDS = ["up", "down", "status", "sql", "import", "export", "log", "sim", "version"]
+COMMANDS = [
+    *("up", "down", "status", "failover", "events", "sql"),
+    *("import", "export", "log", "sim", "version"),
+]
 
 
 def sextet(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -65,6 +68,9 @@ def test_help_does_not_import_what_only_a_command_needs():
         ["import", "file.db"],
         ["export", "file.db"],
         ["log", "storage-1"],
+        ["failover"],
+        ["failover", "--to", "main-2"],
+        ["events"],
     ],
 )
 def test_command_on_a_stopped_cluster_says_so_with_status_3(tmp_path, arguments):

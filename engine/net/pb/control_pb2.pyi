@@ -155,3 +155,45 @@ class ClusterStatusReply(_message.Message):
     instances: _containers.RepeatedCompositeFieldContainer[InstanceReport]
     storage: _containers.RepeatedCompositeFieldContainer[StorageReport]
     def __init__(self, cluster: _Optional[_Union[ClusterView, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceReport, _Mapping]]] = ..., storage: _Optional[_Iterable[_Union[StorageReport, _Mapping]]] = ...) -> None: ...
+
+class FailoverRequest(_message.Message):
+    __slots__ = ("cluster", "to")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    to: str
+    def __init__(self, cluster: _Optional[str] = ..., to: _Optional[str] = ...) -> None: ...
+
+class FailoverReply(_message.Message):
+    __slots__ = ("writer", "instead_of", "epoch", "duration_us")
+    WRITER_FIELD_NUMBER: _ClassVar[int]
+    INSTEAD_OF_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    DURATION_US_FIELD_NUMBER: _ClassVar[int]
+    writer: str
+    instead_of: str
+    epoch: int
+    duration_us: int
+    def __init__(self, writer: _Optional[str] = ..., instead_of: _Optional[str] = ..., epoch: _Optional[int] = ..., duration_us: _Optional[int] = ...) -> None: ...
+
+class ListEventsRequest(_message.Message):
+    __slots__ = ("limit",)
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    limit: int
+    def __init__(self, limit: _Optional[int] = ...) -> None: ...
+
+class Event(_message.Message):
+    __slots__ = ("time_us", "subject", "what")
+    TIME_US_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    time_us: int
+    subject: str
+    what: str
+    def __init__(self, time_us: _Optional[int] = ..., subject: _Optional[str] = ..., what: _Optional[str] = ...) -> None: ...
+
+class ListEventsReply(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[Event]
+    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...

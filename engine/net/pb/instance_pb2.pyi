@@ -70,7 +70,7 @@ class InstanceStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InstanceStatusReply(_message.Message):
-    __slots__ = ("instance", "role", "state", "pid", "epoch", "vcl", "vdl", "read_lsn", "volume_pages", "lag_us", "connections", "recovery_us", "counters", "replicas", "quorums")
+    __slots__ = ("instance", "role", "state", "pid", "epoch", "vcl", "vdl", "read_lsn", "volume_pages", "lag_us", "connections", "recovery_us", "counters", "replicas", "quorums", "stalled_us", "silent_us")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +93,8 @@ class InstanceStatusReply(_message.Message):
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     QUORUMS_FIELD_NUMBER: _ClassVar[int]
+    STALLED_US_FIELD_NUMBER: _ClassVar[int]
+    SILENT_US_FIELD_NUMBER: _ClassVar[int]
     instance: str
     role: str
     state: str
@@ -108,7 +110,9 @@ class InstanceStatusReply(_message.Message):
     counters: _containers.ScalarMap[str, int]
     replicas: _containers.RepeatedCompositeFieldContainer[FollowReport]
     quorums: _containers.RepeatedCompositeFieldContainer[PgQuorum]
-    def __init__(self, instance: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., vcl: _Optional[int] = ..., vdl: _Optional[int] = ..., read_lsn: _Optional[int] = ..., volume_pages: _Optional[int] = ..., lag_us: _Optional[int] = ..., connections: _Optional[int] = ..., recovery_us: _Optional[int] = ..., counters: _Optional[_Mapping[str, int]] = ..., replicas: _Optional[_Iterable[_Union[FollowReport, _Mapping]]] = ..., quorums: _Optional[_Iterable[_Union[PgQuorum, _Mapping]]] = ...) -> None: ...
+    stalled_us: int
+    silent_us: int
+    def __init__(self, instance: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., vcl: _Optional[int] = ..., vdl: _Optional[int] = ..., read_lsn: _Optional[int] = ..., volume_pages: _Optional[int] = ..., lag_us: _Optional[int] = ..., connections: _Optional[int] = ..., recovery_us: _Optional[int] = ..., counters: _Optional[_Mapping[str, int]] = ..., replicas: _Optional[_Iterable[_Union[FollowReport, _Mapping]]] = ..., quorums: _Optional[_Iterable[_Union[PgQuorum, _Mapping]]] = ..., stalled_us: _Optional[int] = ..., silent_us: _Optional[int] = ...) -> None: ...
 
 class PgQuorum(_message.Message):
     __slots__ = ("pg", "write", "read", "pgcl")

@@ -108,8 +108,26 @@ async def test_version_grows_with_every_visible_change_and_no_other(catalog):
     assert not await grew(_register(catalog, "storage-1", "a"))
     assert await grew(catalog.add_group(1, 0, NODES, time_us=1))
     assert not await grew(catalog.confirm("storage-1", "a", [(1, 0)]))
-    assert await grew(catalog.register_instance("main-1", address="127.0.0.1:9", pid=1))
-    assert not await grew(catalog.register_instance("main-1", address="127.0.0.1:9", pid=2))
+    assert await grew(catalog.register_instance("main-1", address="127.0.0.1:9", pid=1, time_us=1))
+    assert not await grew(
+        catalog.register_instance("main-1", address="127.0.0.1:9", pid=2, time_us=2)
+    )
+
+
+async def test_events_are_kept_in_order_and_only_so_many(catalog, monkeypatch):
+    monkeypatch.setattr("cluster.control.catalog.EVENTS_KEPT", 20)
+    for n in range(30):
+        await catalog.record("main", f"event {n}", time_us=n)
+    kept = await catalog.events()
+    assert [what for _, _, what in kept] == [f"event {n}" for n in range(10, 30)]
+    assert await catalog.events(2) == [(28, "main", "event 28"), (29, "main", "event 29")]
+
+
+async def test_an_instance_that_registers_again_is_an_event_once_a_life(catalog):
+    for pid in (1, 1, 2, 2):
+        await catalog.register_instance("main-2", address="127.0.0.1:9", pid=pid, time_us=1)
+    registered = [what for _, subject, what in await catalog.events() if subject == "main-2"]
+    assert registered == [f"registered at 127.0.0.1:9, pid {pid}" for pid in (1, 2)]
 
 
 # -- segments are created once
@@ -184,7 +202,7 @@ async def test_strangers_are_refused(catalog):
     with pytest.raises(ConfigError, match="no storage node storage-7"):
         await _register(catalog, "storage-7", "a")
     with pytest.raises(ConfigError, match="no instance main-9"):
-        await catalog.register_instance("main-9", address="x", pid=1)
+        await catalog.register_instance("main-9", address="x", pid=1, time_us=1)
     with pytest.raises(ConfigError, match="no cluster other"):
         await catalog.cluster("other")
 

@@ -1,0 +1,20 @@
+"""The order in which an installation's processes are stopped."""
+
+from __future__ import annotations
+
+from cluster.local.components import components_of
+from cluster.local.folder import Folder
+from tests.cluster.control.test_catalog import make_layout
+
+
+def test_nobody_stops_before_the_control_plane_that_would_replace_it(tmp_path):
+    found = components_of(Folder.at(tmp_path), make_layout())
+    stages = {component.name: component.stage for component in found}
+    control = stages.pop("control")
+    assert stages
+    assert all(control < stage for stage in stages.values())
+
+
+def test_storage_stops_after_the_writer_that_still_has_redo_in_flight(tmp_path):
+    stages = {c.name: c.stage for c in components_of(Folder.at(tmp_path), make_layout())}
+    assert stages["main-1"] < stages["storage-1"]
