@@ -58,3 +58,23 @@ CREATE TABLE events (
     what TEXT NOT NULL
 );
 """
+
+ADDED = """
+-- One member of a group that is being replaced (P18 section 4.1). Until the new one is whole both count.
+CREATE TABLE IF NOT EXISTS replacements (
+    volume INTEGER NOT NULL,
+    pg INTEGER NOT NULL,
+    old_node TEXT NOT NULL,
+    new_node TEXT NOT NULL REFERENCES storage_nodes (name),
+    new_incarnation TEXT NOT NULL,
+    created INTEGER NOT NULL DEFAULT 0,
+    begun_us INTEGER NOT NULL,
+    PRIMARY KEY (volume, pg),
+    FOREIGN KEY (volume, pg, old_node) REFERENCES members (volume, pg, node)
+) WITHOUT ROWID;
+-- Storage nodes that are to keep nothing, by an operator's wish.
+CREATE TABLE IF NOT EXISTS drained (
+    node TEXT PRIMARY KEY REFERENCES storage_nodes (name)
+) WITHOUT ROWID;
+"""
+"""Tables that a catalog may be without: it gets them when it is opened."""

@@ -16,6 +16,7 @@ from dataclasses import replace
 from cluster.control.assign import Assigner, assignment_to_pb
 from cluster.control.catalog import Catalog
 from cluster.control.placement import Candidate, choose_members
+from cluster.control.repairing import RepairConfig, Repairer
 from cluster.control.rows import ClusterRow
 from cluster.control.status import gather_status
 from cluster.local.layout import Layout
@@ -49,19 +50,30 @@ WATCHERS_MAX = 256
 class ControlPlane:
     """Serves the Control RPCs over a catalog. `layout` is read again when a stranger registers."""
 
-    def __init__(self, runtime: Runtime, catalog: Catalog, *, layout: Callable[[], Layout]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        catalog: Catalog,
+        *,
+        layout: Callable[[], Layout],
+        repair: RepairConfig | None = None,
+    ) -> None:
         self._runtime = runtime
         self._catalog = catalog
         self._layout = layout
         self._channels = Channels(runtime.transport)
         self._background = Background(self._failed)
         self._assigner = Assigner(runtime, catalog, self._channels, self._background)
+        self.repairer = Repairer(
+            runtime, catalog, self._channels, self._assigner, changed=self._notify, config=repair
+        )
         self._changed = asyncio.Event()
         self._watchers = 0
 
     async def start(self) -> None:
         await self._catalog.adopt(self._layout())
         self._background.spawn(self._assigner.run(), name="assign segments")
+        self._background.spawn(self.repairer.run(), name="repair")
 
     async def stop(self) -> None:
         await self._background.stop()
@@ -124,7 +136,7 @@ class ControlPlane:
         lost = [a for a in assignments if a.incarnation != request.incarnation]
         if lost:
             log.error(
-                "! %s has another disk than before: %d segments of it are lost until repaired",
+                "! %s has another disk than before: %d segments of it are to be made again",
                 request.name,
                 len(lost),
             )
@@ -132,6 +144,7 @@ class ControlPlane:
         if changed:
             self._notify()
         self._assigner.wake()
+        self.repairer.wake()
         return pb.RegisterReply(segments=[assignment_to_pb(a) for a in assignments])
 
     async def _known(self, register: Callable[[], Awaitable[bool]]) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from cluster.control.catalog import Catalog
+from cluster.control.repairing import RepairConfig
 from cluster.control.service import ControlPlane
 from cluster.local.layout import (
     AZS,
@@ -78,6 +79,7 @@ class Shape:
     )
     volume: VolumeConfig = field(default_factory=VolumeConfig)
     instance: InstanceConfig = field(default_factory=lambda: InstanceConfig(pool_pages=64))
+    repair: RepairConfig = RepairConfig(check_s=0.4, gone_s=10.0)
     sql: SqlSettings = field(default_factory=lambda: SqlSettings(statement_timeout_s=5.0))
 
 
@@ -336,7 +338,9 @@ class World:
             return database
 
         catalog = await Catalog.open(Path("catalog"), connect=connect)
-        control = ControlPlane(runtime, catalog, layout=lambda: self.layout)
+        control = ControlPlane(
+            runtime, catalog, layout=lambda: self.layout, repair=self.shape.repair
+        )
         await control.start()
         await runtime.transport.serve(self.layout.control_address, control.handlers)
         process.node = control
