@@ -66,3 +66,8 @@ class Ledger:
                 best[node] = max(value(said), best.get(node, 0))
         ordered = sorted(best.values(), reverse=True)
         return ordered[WRITE_QUORUM - 1] if len(ordered) >= WRITE_QUORUM else 0
+
+    def counted_by(self, pg: PgNo, keys: Iterable[Key], value: Callable[[Said], LSN]) -> LSN:
+        """The highest `value` that a write quorum of these has reached in the group, now or before."""
+        ordered = sorted((value(self.of(*key, pg)) for key in keys), reverse=True)
+        return ordered[WRITE_QUORUM - 1] if len(ordered) >= WRITE_QUORUM else 0
