@@ -99,8 +99,8 @@ class Assigner:
                     await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             pass  # decided below
+        self.wake()  # whoever has not confirmed yet is asked until it does
         if not await self._standing(volume, membership):
-            self.wake()
             raise Unavailable(
                 f"protection group {membership.pg} does not stand on a write quorum of storage "
                 "nodes yet; see which of them are down with `sextet status`"

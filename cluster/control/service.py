@@ -23,6 +23,7 @@ from cluster.local.layout import Layout
 from engine.errors import ConfigError, Overloaded, StaleEpoch, VolumeFull
 from engine.net.methods import (
     CLUSTER_STATUS,
+    DRAIN_STORAGE,
     GROW_VOLUME,
     OPEN_VOLUME,
     REGISTER,
@@ -36,7 +37,7 @@ from engine.types import Membership, PgNo
 from engine.volume.channels import Channels
 from engine.volume.fencing import membership_to_pb
 from engine.volume.geometry import first_page
-from engine.volume.quorum import write_quorum
+from engine.volume.quorum import COPIES, write_quorum
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class ControlPlane:
             OPEN_VOLUME: self.open_volume,
             GROW_VOLUME: self.grow_volume,
             CLUSTER_STATUS: self.cluster_status,
+            DRAIN_STORAGE: self.drain_storage,
         }
 
     def _notify(self) -> None:
@@ -315,9 +317,17 @@ class ControlPlane:
         return choose_members(candidates)
 
     async def _candidates(self) -> list[Candidate]:
+        drained = await self._catalog.drained()
+        seen = self.repairer.nodes
         return [
-            Candidate(node.name, node.az, known=bool(node.incarnation), segments=node.segments)
+            Candidate(
+                node.name,
+                node.az,
+                known=bool(node.incarnation) and not (node.name in seen and seen[node.name].gone),
+                segments=node.segments,
+            )
             for node in await self._catalog.storage_nodes()
+            if node.name not in drained
         ]
 
     # -- status
@@ -326,4 +336,28 @@ class ControlPlane:
         """The view, and what every instance and storage node says of itself now."""
         view = await self.view(request.cluster)
         nodes = await self._catalog.storage_nodes()
-        return await gather_status(view, nodes, self._channels)
+        reply = await gather_status(view, nodes, self._channels)
+        drained = await self._catalog.drained()
+        for report in reply.storage:
+            report.drained = report.node in drained
+        return reply
+
+    # -- storage nodes
+
+    async def drain_storage(self, request: pb.DrainStorageRequest) -> pb.DrainStorageReply:
+        """Have a node keep nothing any more. Raises ConfigError if too few others are left."""
+        drained = await self._catalog.drained()
+        others = [
+            n.name
+            for n in await self._catalog.storage_nodes()
+            if n.name not in drained and n.name != request.node
+        ]
+        if not request.undo and len(others) < COPIES:
+            raise ConfigError(
+                f"without {request.node} only {len(others)} storage nodes are left, and every page is "
+                f"kept {COPIES} times; add one first, with `sextet storage add`"
+            )
+        now = self._runtime.clock.wall_us()
+        await self._catalog.drain(request.node, wanted=not request.undo, time_us=now)
+        self.repairer.wake()
+        return pb.DrainStorageReply()

@@ -292,6 +292,10 @@ class Invariants:
                 self._coalesced(process, node)
             elif when == "after" and step is Step.COLLECT:
                 self._collected(process, node)
+        elif step is Step.COMMIT_CHANGE and when == "before":
+            for storage in self._world.storage:
+                if storage.up and storage.node is not None:
+                    self._joined_whole(storage, storage.node)
         elif isinstance(node, Instance):
             if step is Step.DURABLE and when == "before" and node.writer is not None:
                 self._moved(process, node.writer)
@@ -309,19 +313,17 @@ class Invariants:
         for _, segment in node.state.segments():
             change = segment.row.membership.replacing
             if change is not None and change.new.node == process.name:
-                key = (process.name, segment.row.incarnation)
-                self._owed.setdefault(
-                    (key, segment.pg, segment.row.membership.epoch), self._stands.get(segment.pg, 0)
-                )
+                stands = self._stands.get(segment.pg, 0)
+                self._owed.setdefault(_joining(process, segment), stands)
 
     def _joined_whole(self, process: SimProcess, node: StorageNode) -> None:
+        """What calls itself whole has what it owes, when it says so and when the catalog believes it."""
         for _, segment in node.state.segments():
             change = segment.row.membership.replacing
             if segment.row.damaged or change is None or change.new.node != process.name:
                 continue
             self.checks += 1
-            key = (process.name, segment.row.incarnation)
-            owed = self._owed.get((key, segment.pg, segment.row.membership.epoch), 0)
+            owed = self._owed.get(_joining(process, segment), 0)
             if segment.scl < owed:
                 self._add(
                     "joined-not-whole",
@@ -409,6 +411,10 @@ class Invariants:
             if p.up and p.node is not None and p.node.writer is not None
         ]
         return max(open_now, key=lambda w: w.volume.epoch, default=None)
+
+
+def _joining(process: SimProcess, segment: Segment) -> tuple[Key, PgNo, int]:
+    return (process.name, segment.row.incarnation), segment.pg, segment.row.membership.epoch
 
 
 def both(membership: Membership) -> list[list[Key]]:

@@ -79,7 +79,7 @@ class Shape:
     )
     volume: VolumeConfig = field(default_factory=VolumeConfig)
     instance: InstanceConfig = field(default_factory=lambda: InstanceConfig(pool_pages=64))
-    repair: RepairConfig = RepairConfig(check_s=0.4, gone_s=10.0)
+    repair: RepairConfig = field(default_factory=lambda: RepairConfig(check_s=0.4, gone_s=10.0))
     sql: SqlSettings = field(default_factory=lambda: SqlSettings(statement_timeout_s=5.0))
 
 

@@ -60,6 +60,7 @@ REGISTER = _method(_C.DESCRIPTOR, "Register", _C.RegisterRequest, _C.RegisterRep
 WATCH_CLUSTER = _method(_C.DESCRIPTOR, "WatchCluster", _C.WatchClusterRequest, _C.ClusterView)
 OPEN_VOLUME = _method(_C.DESCRIPTOR, "OpenVolume", _C.OpenVolumeRequest, _C.OpenVolumeReply)
 GROW_VOLUME = _method(_C.DESCRIPTOR, "GrowVolume", _C.GrowVolumeRequest, _C.GrowVolumeReply)
+DRAIN_STORAGE = _method(_C.DESCRIPTOR, "DrainStorage", _C.DrainStorageRequest, _C.DrainStorageReply)
 CLUSTER_STATUS = _method(
     _C.DESCRIPTOR, "ClusterStatus", _C.ClusterStatusRequest, _C.ClusterStatusReply
 )
