@@ -35,6 +35,9 @@ class RepairConfig:
     check_s: float = 1.0
     """Pause between two passes."""
 
+    busy_s: float = 0.2
+    """The same while a member is being replaced."""
+
     gone_s: float = 30.0
     """A storage node that has been silent for so long is replaced, if there is another one to do it."""
 
@@ -78,11 +81,15 @@ class Repairer:
             if changes:
                 continue  # a change is followed by telling everybody
             try:
-                async with asyncio.timeout(self._config.check_s):
+                async with asyncio.timeout(self._pause()):
                     await self._wake.wait()
             except TimeoutError:
                 pass  # time for the next pass
             self._wake.clear()
+
+    def _pause(self) -> float:
+        busy = any(membership.replacing is not None for _, membership in self._groups)
+        return self._config.busy_s if busy else self._config.check_s
 
     async def check(self) -> int:
         """One pass; how many changes it made."""

@@ -27,6 +27,7 @@ Kinds
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import Any
 
 from cluster.sim.checkers import Findings, Violation
@@ -62,6 +63,7 @@ class Invariants:
         self._floor_moved: set[Key] = set()  # by damage or a page copy, in any life so far
         self._vdl: LSN = 0
         self._stands: dict[PgNo, LSN] = {}  # what a quorum has acknowledged, by group
+        self._memberships: dict[PgNo, dict[int, Membership]] = {}  # all there were, by epoch
         self._owed: dict[tuple[Key, PgNo, int], LSN] = {}  # by who joins: what stood when it began
         world.on_wire.append(self._wire)
         world.on_step.append(self._step)
@@ -261,7 +263,7 @@ class Invariants:
         truncations = process.node.state.volumes[segment.row.id.volume].truncations
         owed = told.reached(truncations)
         if (process.name, segment.row.incarnation) in self._healed:
-            owed = min(owed, self._ledger.counted(segment.pg, lambda s: s.reached(truncations)))
+            owed = min(owed, self._counted(segment.pg, lambda s: s.reached(truncations)))
         if scl < owed:
             self._add(
                 "forgot",
@@ -271,6 +273,16 @@ class Invariants:
                 scl,
                 owed,
             )
+
+    def _counted(self, pg: PgNo, value: Callable[[Said], LSN]) -> LSN:
+        """The highest `value` that a write quorum has reached, of the members at any time."""
+        return max(
+            (
+                min(self._ledger.counted_by(pg, six, value) for six in both(membership))
+                for membership in self._memberships.get(pg, {}).values()
+            ),
+            default=0,
+        )
 
     # -- steps
 
@@ -311,6 +323,8 @@ class Invariants:
     def _joins(self, process: SimProcess, node: StorageNode) -> None:
         """From the moment at which it is told of it, whoever joins owes what stood on a quorum before."""
         for _, segment in node.state.segments():
+            membership = segment.row.membership
+            self._memberships.setdefault(segment.pg, {})[membership.epoch] = membership
             change = segment.row.membership.replacing
             if change is not None and change.new.node == process.name:
                 stands = self._stands.get(segment.pg, 0)

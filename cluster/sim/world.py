@@ -62,6 +62,8 @@ class Shape:
     """What a world consists of, and how its nodes are tuned."""
 
     replicas: int = 2
+    spares: int = 0
+    """Storage nodes beyond six, one AZ after the other."""
     group_pages: int = 64
     """Pages of a protection group: few, so that a run has several of them."""
     max_pages: int = 16 * 64
@@ -79,7 +81,9 @@ class Shape:
     )
     volume: VolumeConfig = field(default_factory=VolumeConfig)
     instance: InstanceConfig = field(default_factory=lambda: InstanceConfig(pool_pages=64))
-    repair: RepairConfig = field(default_factory=lambda: RepairConfig(check_s=0.4, gone_s=10.0))
+    repair: RepairConfig = field(
+        default_factory=lambda: RepairConfig(check_s=0.4, busy_s=0.1, gone_s=10.0)
+    )
     sql: SqlSettings = field(default_factory=lambda: SqlSettings(statement_timeout_s=5.0))
 
 
@@ -213,6 +217,11 @@ class World:
         storage = tuple(
             StorageSpec(f"storage-{n + 1}", AZS[n // STORAGE_PER_AZ], 7001 + n)
             for n in range(STORAGE_PER_AZ * len(AZS))
+        )
+        first = len(storage)
+        storage += tuple(
+            StorageSpec(f"storage-{first + n + 1}", AZS[n % len(AZS)], 7001 + first + n)
+            for n in range(self.shape.spares)
         )
         instances = tuple(
             InstanceSpec(f"{CLUSTER}-{n + 1}", n + 1, AZS[n % len(AZS)], 7101 + n)
