@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from engine.types import Member, Membership, NodeId, PgNo, SegmentId, VolumeId
+from engine.types import Member, Membership, NodeId, SegmentId, VolumeId
 
 CHANGES_MAX = 16
 """Groups that change their members at the same time, in all volumes together."""
@@ -186,20 +186,3 @@ def telling(groups: Groups, node: Node) -> Telling:
         elif seen.incarnation == voter.incarnation and seen.membership_epoch < membership.epoch:
             update.append((volume, membership))
     return Telling(tuple(update), tuple(drop))
-
-
-def behind(groups: Groups, nodes: Nodes) -> dict[tuple[VolumeId, PgNo], int]:
-    """Per change under way, how many LSNs the new member lacks of the most complete one that answers."""
-    found = {}
-    for volume, membership in groups:
-        change = membership.replacing
-        if change is None:
-            continue
-        key = SegmentId(volume, membership.pg)
-        scls = {
-            name: nodes[name].segments[key].scl
-            for name in sorted(nodes)
-            if key in nodes[name].segments
-        }
-        found[volume, membership.pg] = max(scls.values(), default=0) - scls.get(change.new.node, 0)
-    return found
