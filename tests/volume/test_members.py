@@ -125,3 +125,29 @@ async def test_recovery_with_members_of_yesterday_gives_up(fleet: Fleet) -> None
     await tell(fleet, during, ["storage-1", "storage-2", "storage-3"])
     with pytest.raises(Unavailable, match="open the volume again"):
         await fleet.open_writer()
+
+
+async def test_what_segments_of_other_members_hold_does_not_count(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have the record, by gossip, and say so in every greeting: but no longer for this writer, which
+    hears of no change. What they say now is not what whoever joins has caught up with."""
+    writer = await fleet.open_writer()
+    model = Model()
+    await model.commit(writer)
+    monkeypatch.setattr(writer.volume, "learn", lambda _: None)
+    during = await wiped(fleet)
+    await fleet.stop("storage-6")
+    moved = ["storage-1", "storage-2", "storage-3"]
+    await tell(fleet, during, moved)
+    mark, _ = writer.volume.commit(model.change(), max(model.pages) + 1)
+
+    def filled() -> bool:
+        held = [s.scl for name in moved for _, s in fleet.node(name).state.segments()]
+        return min(held) >= mark.lsn
+
+    await until(filled)
+    asked = {name: fleet.node(name).state.counters["appends"] for name in moved}
+    await until(lambda: all(fleet.node(n).state.counters["appends"] >= asked[n] + 3 for n in moved))
+    assert writer.volume.vdl.lsn < mark.lsn, "counted for members that have changed"
+    await writer.close()
