@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -81,6 +81,17 @@ class World:
             node.start()
             node.register_with(self.address, address=server.address)
             self._nodes[name] = (node, server)
+
+    async def cut_off(self, name: str) -> Callable[[], Awaitable[None]]:
+        """The node goes on and nobody reaches it, until what is returned is called."""
+        node, server = self._nodes[name]
+        await server.stop(0)
+
+        async def back() -> None:
+            again = await self.runtime.transport.serve(server.address, node.handlers)
+            self._nodes[name] = (node, again)
+
+        return back
 
     async def stop(self, *names: str) -> None:
         for name in names:
@@ -256,6 +267,17 @@ async def test_growing_while_two_nodes_are_away_catches_up_by_retry(world):
     await world.grow(1)
     assert await world.created(1) == set(NODES[:4])
     await world.start("storage-5", "storage-6")
+    await world.until_created(1, NODES)
+
+
+async def test_who_was_not_there_when_a_group_was_made_is_asked_until_it_is(world):
+    """It need not register again: it was cut off for a moment, not restarted."""
+    await world.start(*NODES)
+    await world.open()
+    back = await world.cut_off("storage-6")
+    await world.grow(1)
+    assert await world.created(1) == set(NODES[:5])
+    await back()
     await world.until_created(1, NODES)
 
 
