@@ -39,6 +39,9 @@ LONG_AWAY = (
 )
 """A page copy needs peers that have dropped their logs, which they do only some time after an opening."""
 
+SLOW = {Step.COPY, Step.COLLECT, Step.DROP_LOG}
+"""Steps that are reached only where no writer opens for a while."""
+
 MUCH_ROT = tuple(
     Fault(Kind.ROT_PAGE, node, 4.4 + 0.2 * n)
     for node in ("storage-1", "storage-6")
@@ -72,7 +75,7 @@ def provocation(step: Step) -> tuple[Fault, ...]:
             return REPLACED
         case Step.CANCEL_CHANGE:
             return GIVEN_UP
-        case Step.COPY | Step.DROP_LOG:
+        case _ if step in SLOW:
             return LONG_AWAY
         case Step.REPAIR:
             return (*PROVOCATION, *MUCH_ROT)
@@ -103,7 +106,7 @@ def plan(step: Step, when: str, *, seed: int = 1) -> Plan:
         ),
         mix=Mix(clients=2, think_s=0.03, big_rows=40),
         schedule=(*provocation(step), *crashes),
-        safety_s=16.0 if step in (Step.COPY, Step.DROP_LOG) else SAFETY_S,
+        safety_s=16.0 if step in SLOW else SAFETY_S,
     )
 
 
