@@ -32,6 +32,9 @@ class Step(StrEnum):
     DROP_LOG = "drop-log"  # a log file is deleted
     FILL = "fill"  # frames from a peer are taken in
     COPY = "copy"  # page versions from a peer are written
+    MEMBERS = "members"  # a group's new members are made durable
+    DROP = "drop"  # a segment that others keep now is deleted
+    WHOLE = "whole"  # a segment that missed something has it all
     REPAIR = "repair"  # a rotten frame or page version is replaced
     # a writer
     SEND = "send"  # a batch of redo goes to the nodes
@@ -49,6 +52,9 @@ class Step(StrEnum):
     ADD_GROUP = "add-group"  # a group is in the catalog
     CONFIRM = "confirm"  # a segment is noted as created
     NAME_WRITER = "name-writer"  # another instance is nominated
+    BEGIN_CHANGE = "begin-change"  # a member is being replaced, says the catalog
+    COMMIT_CHANGE = "commit-change"  # the new member has its place
+    CANCEL_CHANGE = "cancel-change"  # the old one keeps it
 
 
 class Mark(StrEnum):
@@ -78,6 +84,9 @@ class Mark(StrEnum):
     STALLED_ASKED = "a stalled writer asked the nodes where they stand"
     REPLICA_GAP = "a replica dropped its cache"
     REPLICA_REJOINED = "a replica joined a second time"
+    MEMBERS_LEARNED = "a writer and a segment did not know the same members of a group"
+    SEGMENT_REPLACED = "a segment was replaced by another one"
+    REPLACEMENT_CANCELLED = "a segment's replacement was given up"
     OUTCOME_UNKNOWN = "a client was told that its commit's outcome is unknown"
     DISK_WAS_FULL = "a node refused for lack of room"
     NODE_FENCED_ITSELF = "a node ended itself after a failed disk"

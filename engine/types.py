@@ -88,9 +88,37 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Replacement:
+    """`new` is to take the place of `old`. Both may be of one node: then `old` is a lost life of its
+    disk, which can never answer again."""
+
+    old: Member
+    new: Member
+
+
+@dataclass(frozen=True, slots=True)
 class Membership:
-    """Who keeps one protection group, and since which membership epoch (P18 §4.1)."""
+    """Who keeps one protection group, and since which membership epoch (P18 §4.1).
+
+    `members` are the six. While one of them is being replaced it is still among them, and a quorum is
+    one of both sets (`engine.volume.quorum`).
+    """
 
     pg: PgNo
     epoch: int
     members: tuple[Member, ...]
+    replacing: Replacement | None = None
+
+    @property
+    def voters(self) -> tuple[Member, ...]:
+        """Everybody who is to be asked and told, by name, one for each node: a lost life of a disk is
+        not among them, whoever is to replace a member is."""
+        if self.replacing is None:
+            return self.members
+        new = self.replacing.new
+        others = [m for m in self.members if m.node != new.node]
+        return tuple(sorted([*others, new], key=lambda m: m.node))
+
+    def voter(self, node: NodeId) -> Member | None:
+        """The life of the node's disk that may answer for this group."""
+        return next((m for m in self.voters if m.node == node), None)

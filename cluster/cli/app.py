@@ -280,6 +280,63 @@ def sim(
     )
 
 
+storage = typer.Typer(
+    name="storage",
+    help="Storage nodes: which there are, one more, one less, and whether all copies are equal.",
+    no_args_is_help=True,
+)
+app.add_typer(storage)
+
+
+@storage.command(name="list")
+def storage_list(
+    data: Data = DEFAULT_DATA, cluster: Cluster = "main", as_json: Json = False
+) -> None:
+    """Show storage nodes, how many segments each keeps, and which segments are being replaced."""
+    from cluster.cli.storage import list_storage
+
+    list_storage(Folder.at(data), cluster, as_json=as_json)
+
+
+@storage.command(name="add")
+def storage_add(
+    data: Data = DEFAULT_DATA,
+    cluster: Cluster = "main",
+    az: Annotated[
+        str | None,
+        typer.Option(metavar="AZ", help="Its zone; the one with the fewest nodes by default."),
+    ] = None,
+) -> None:
+    """Start one more storage node. New protection groups use it, and it can replace another."""
+    from cluster.cli.storage import add_storage
+
+    add_storage(Folder.at(data), cluster, az)
+
+
+@storage.command(name="drain")
+def storage_drain(
+    node: Annotated[str, typer.Argument(help="A storage node, e.g. storage-1.")],
+    data: Data = DEFAULT_DATA,
+    cluster: Cluster = "main",
+    undo: Annotated[bool, typer.Option("--undo", help="Let it keep segments again.")] = False,
+    wait: Annotated[bool, typer.Option(help="Return only once it keeps nothing any more.")] = True,
+) -> None:
+    """Have other nodes take over all segments of one, under load and without losing a copy."""
+    from cluster.cli.storage import drain_storage
+
+    drain_storage(Folder.at(data), cluster, node, undo=undo, wait=wait)
+
+
+@storage.command(name="verify")
+def storage_verify(
+    data: Data = DEFAULT_DATA, cluster: Cluster = "main", as_json: Json = False
+) -> None:
+    """Read all copies of everything at one LSN and compare them. Exit status 1: they differ."""
+    from cluster.cli.storage import verify_storage
+
+    sys.exit(verify_storage(Folder.at(data), cluster, as_json=as_json))
+
+
 @app.command()
 def version() -> None:
     """Print the version."""

@@ -12,7 +12,8 @@ from cluster.local.layout import ClusterSpec
 from cluster.local.state import SupervisorState
 from engine.net.pb import control_pb2 as pb
 from engine.net.pb import storage_pb2 as spb
-from engine.types import PAGE_SIZE, Member, Membership
+from engine.types import PAGE_SIZE
+from engine.volume.fencing import membership_from_pb
 from engine.volume.quorum import read_quorum, write_quorum
 
 REDO_COUNTERS = ("commits", "records", "redo_bytes", "dirty_page_bytes")
@@ -139,13 +140,14 @@ def _groups(status: pb.ClusterStatusReply) -> list[dict[str, Any]]:
     quorums = {q.pg: q for q in writer.status.quorums} if writer is not None else {}
     found = []
     for message in sorted(status.cluster.memberships, key=lambda m: m.pg):
-        membership = _membership(message)
+        membership = membership_from_pb(message)
         present = {
             m.node
-            for m in membership.members
+            for m in membership.voters
             if (message.pg, m.incarnation) in answering.get(m.node, ())
         }
         seen = quorums.get(message.pg)
+        change = membership.replacing
         write = write_quorum(membership).satisfied(present)
         read = read_quorum(membership).satisfied(present)
         found.append(
@@ -156,6 +158,7 @@ def _groups(status: pb.ClusterStatusReply) -> list[dict[str, Any]]:
                 "read_quorum": read and (seen is None or seen.read),
                 "pgcl": None if seen is None else seen.pgcl,
                 "members": [m.node for m in membership.members],
+                "replacing": None if change is None else [change.old.node, change.new.node],
                 "answering": sorted(present),
             }
         )
@@ -168,15 +171,6 @@ def _held(report: pb.StorageReport, volume: int) -> set[tuple[int, str]]:
     return {
         (s.pg, status.incarnation) for s in status.segments if s.volume == volume and not s.damaged
     }
-
-
-def _membership(message: spb.PgMembership) -> Membership:
-    members = sorted(message.members, key=lambda m: m.node)
-    return Membership(
-        message.pg,
-        message.epoch,
-        tuple(Member(m.node, m.az, m.address, m.incarnation) for m in members),
-    )
 
 
 def _processes(supervisor: SupervisorState | None) -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ class Assigner:
             return
         asked = {
             self._background.spawn(self._ask(member.node), name=f"assign to {member.node}")
-            for member in membership.members
+            for member in membership.voters
             if member.incarnation
         }
         if asked:
@@ -99,8 +99,8 @@ class Assigner:
                     await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             pass  # decided below
+        self.wake()  # whoever has not confirmed yet is asked until it does
         if not await self._standing(volume, membership):
-            self.wake()
             raise Unavailable(
                 f"protection group {membership.pg} does not stand on a write quorum of storage "
                 "nodes yet; see which of them are down with `sextet status`"
@@ -115,7 +115,8 @@ class Assigner:
         wanted = [a for a in await self._catalog.assignments(node) if a.create]
         if not wanted:
             return
-        (member,) = (m for m in wanted[0].membership.members if m.node == node)
+        member = wanted[0].membership.voter(node)
+        assert member is not None, "nobody is assigned what it does not keep"
         request = pb.AssignSegmentsRequest(segments=[assignment_to_pb(a) for a in wanted])
         try:
             reply = await self._channels.to(member.address).call(

@@ -27,12 +27,21 @@ from cluster.control.schema import FORMAT, MIGRATIONS, SCHEMA
 from cluster.local.folder import socket_name
 from cluster.local.layout import ClusterSpec, Layout, address
 from engine.errors import ConfigError
-from engine.types import Epoch, Member, Membership, NodeId, PgNo, VolumeId
+from engine.types import Epoch, Member, Membership, NodeId, PgNo, Replacement, VolumeId
+from engine.volume.membership import back, begin, forward
 
 if TYPE_CHECKING:
     import aiosqlite
 
 EVENTS_KEPT = 10_000
+
+_KEPT = (
+    "SELECT volume, pg, new_node AS node, new_incarnation AS incarnation, created FROM replacements"
+    " UNION ALL SELECT volume, pg, node, incarnation, created FROM members WHERE NOT EXISTS"
+    " (SELECT 1 FROM replacements r WHERE r.volume = members.volume AND r.pg = members.pg"
+    " AND r.old_node = members.node AND r.new_node = members.node)"
+)
+"""Who keeps or is to keep what: of two lives of a disk, one of which replaces the other, the new one."""
 
 Connect: TypeAlias = "Callable[[Path], Awaitable[aiosqlite.Connection]]"
 """Opens a database in autocommit mode."""
@@ -134,15 +143,28 @@ class Catalog:
     async def memberships(self, volume: VolumeId) -> list[Membership]:
         """Every protection group of the volume, by number."""
         rows = await self._all(
-            "SELECT pg, membership_epoch, node, az, address, m.incarnation"
+            "SELECT pg, membership_epoch, node, n.az, n.address, m.incarnation,"
+            " r.old_node, r.new_node, g.az, g.address, r.new_incarnation"
             " FROM groups JOIN members m USING (volume, pg) JOIN storage_nodes n ON n.name = m.node"
-            " WHERE volume = ? ORDER BY pg, node",
+            " LEFT JOIN replacements r USING (volume, pg) LEFT JOIN storage_nodes g"
+            " ON g.name = r.new_node WHERE volume = ? ORDER BY pg, node",
             volume,
         )
         found: dict[tuple[PgNo, int], list[Member]] = {}
-        for pg, epoch, node, az, where, incarnation in rows:
-            found.setdefault((pg, epoch), []).append(Member(node, az, where, incarnation))
-        return [Membership(pg, epoch, tuple(members)) for (pg, epoch), members in found.items()]
+        changes: dict[tuple[PgNo, int], Replacement] = {}
+        for pg, epoch, *member, old, new, new_az, new_where, new_incarnation in rows:
+            found.setdefault((pg, epoch), []).append(Member(*member))
+            if old == member[0]:
+                joining = Member(new, new_az, new_where, new_incarnation)
+                changes[pg, epoch] = Replacement(Member(*member), joining)
+        return [
+            Membership(pg, epoch, tuple(members), changes.get((pg, epoch)))
+            for (pg, epoch), members in found.items()
+        ]
+
+    async def volumes(self) -> list[VolumeId]:
+        """Every volume, by number."""
+        return [row[0] for row in await self._all("SELECT volume FROM volumes ORDER BY volume")]
 
     async def created(self, volume: VolumeId) -> dict[PgNo, set[NodeId]]:
         """Per group the nodes that have confirmed their segment."""
@@ -155,10 +177,11 @@ class Catalog:
         return found
 
     async def assignments(self, node: NodeId) -> list[Assignment]:
-        """What the node is to keep. Segments of a lost incarnation are in it, never to be created."""
+        """What the node is to keep. Segments of a lost incarnation are in it, never to be created,
+        unless a segment of the node's new disk is to replace it."""
         rows = await self._all(
             "SELECT m.volume, m.pg, m.incarnation, m.created = 0 AND m.incarnation = n.incarnation"
-            " FROM members m JOIN storage_nodes n ON n.name = m.node"
+            f" FROM ({_KEPT}) m JOIN storage_nodes n ON n.name = m.node"
             " WHERE m.node = ? ORDER BY m.volume, m.pg",
             node,
         )
@@ -175,7 +198,7 @@ class Catalog:
     async def unconfirmed_nodes(self) -> list[NodeId]:
         """Registered nodes with segments that they have not confirmed yet, by name."""
         rows = await self._all(
-            "SELECT DISTINCT n.name FROM members m JOIN storage_nodes n ON n.name = m.node"
+            f"SELECT DISTINCT n.name FROM ({_KEPT}) m JOIN storage_nodes n ON n.name = m.node"
             " WHERE m.created = 0 AND n.incarnation != '' AND m.incarnation = n.incarnation"
             " ORDER BY n.name"
         )
@@ -338,12 +361,97 @@ class Catalog:
         self, node: NodeId, incarnation: str, segments: Iterable[tuple[VolumeId, PgNo]]
     ) -> None:
         """The node has said that it keeps these, under that incarnation."""
+        kept = list(segments)
         async with self._transaction() as db:
             await db.executemany(
                 "UPDATE members SET created = 1"
                 " WHERE volume = ? AND pg = ? AND node = ? AND incarnation = ?",
-                [(volume, pg, node, incarnation) for volume, pg in segments],
+                [(volume, pg, node, incarnation) for volume, pg in kept],
             )
+            await db.executemany(
+                "UPDATE replacements SET created = 1"
+                " WHERE volume = ? AND pg = ? AND new_node = ? AND new_incarnation = ?",
+                [(volume, pg, node, incarnation) for volume, pg in kept],
+            )
+
+    # -- changing a group's members (engine.volume.membership)
+
+    async def begin_change(
+        self, volume: VolumeId, known: Membership, *, old: Member, new: Member, time_us: int
+    ) -> bool:
+        """Have `new` replace `old`, if `known` are still the group's members and `new` is what the
+        node's disk is. Raises ValueError for a change that is none."""
+        begin(known, old=old, new=new)
+        async with self._transaction() as db:
+            (now,) = await _row(
+                db, "SELECT incarnation FROM storage_nodes WHERE name = ?", new.node
+            )
+            if now != new.incarnation or not await _advance(db, volume, known):
+                return False
+            await db.execute(
+                "INSERT INTO replacements VALUES (?, ?, ?, ?, ?, 0, ?)",
+                (volume, known.pg, old.node, new.node, new.incarnation, time_us),
+            )
+            what = f"group {known.pg}: {new.node} is to replace {old.node}"
+            if new.node == old.node:
+                what = f"group {known.pg}: the new disk of {old.node} is to replace the lost one"
+            await _event(db, time_us, f"volume {volume}", what)
+            return True
+
+    async def commit_change(self, volume: VolumeId, known: Membership, *, time_us: int) -> bool:
+        """The new member has its place, if `known` are still the group's members."""
+        forward(known)
+        change = known.replacing
+        assert change is not None
+        async with self._transaction() as db:
+            if not await _advance(db, volume, known):
+                return False
+            group = (volume, known.pg)
+            await db.execute("DELETE FROM replacements WHERE volume = ? AND pg = ?", group)
+            await db.execute(
+                "UPDATE members SET node = ?, incarnation = ?, created = 1"
+                " WHERE volume = ? AND pg = ? AND node = ?",
+                (change.new.node, change.new.incarnation, *group, change.old.node),
+            )
+            what = f"group {known.pg}: {change.new.node} has replaced {change.old.node}"
+            if change.new.node == change.old.node:
+                what = f"group {known.pg}: {change.new.node} is whole on its new disk"
+            await _event(db, time_us, f"volume {volume}", what)
+            return True
+
+    async def cancel_change(self, volume: VolumeId, known: Membership, *, time_us: int) -> bool:
+        """The old member stays, if `known` are still the group's members."""
+        back(known)
+        change = known.replacing
+        assert change is not None
+        async with self._transaction() as db:
+            if not await _advance(db, volume, known):
+                return False
+            await db.execute(
+                "DELETE FROM replacements WHERE volume = ? AND pg = ?", (volume, known.pg)
+            )
+            what = f"group {known.pg}: {change.new.node} does not replace {change.old.node}"
+            await _event(db, time_us, f"volume {volume}", what)
+            return True
+
+    async def drained(self) -> set[NodeId]:
+        """Nodes that are to keep nothing."""
+        return {row[0] for row in await self._all("SELECT node FROM drained")}
+
+    async def drain(self, node: NodeId, *, wanted: bool, time_us: int) -> bool:
+        """Have a node keep nothing, or something again; whether that is new. Raises ConfigError."""
+        async with self._transaction() as db:
+            known = await _one_or_none(db, "SELECT 1 FROM storage_nodes WHERE name = ?", node)
+            if known is None:
+                raise ConfigError(f"there is no storage node {node}")
+            sql = "INSERT OR IGNORE INTO drained VALUES (?)"
+            if not wanted:
+                sql = "DELETE FROM drained WHERE node = ?"
+            done = await db.execute(sql, (node,))
+            if done.rowcount == 1:
+                what = "is to keep nothing any more" if wanted else "may keep segments again"
+                await _event(db, time_us, node, what)
+            return bool(done.rowcount == 1)
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
@@ -382,6 +490,18 @@ async def _row(db: aiosqlite.Connection, sql: str, *values: Any) -> aiosqlite.Ro
     row = await _one_or_none(db, sql, *values)
     assert row is not None, sql
     return row
+
+
+async def _advance(db: aiosqlite.Connection, volume: VolumeId, known: Membership) -> bool:
+    """The group's next membership epoch, if `known`'s is the one it has."""
+    done = await db.execute(
+        "UPDATE groups SET membership_epoch = membership_epoch + 1"
+        " WHERE volume = ? AND pg = ? AND membership_epoch = ?",
+        (volume, known.pg, known.epoch),
+    )
+    if done.rowcount == 1:
+        await _bump(db)
+    return bool(done.rowcount == 1)
 
 
 async def _bump(db: aiosqlite.Connection) -> None:

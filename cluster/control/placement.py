@@ -14,7 +14,7 @@ MEMBERS_PER_AZ = 2
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A storage node as placement sees it. `known`: it has registered at least once."""
+    """A storage node as placement sees it. `known`: it has registered once and is not gone since."""
 
     node: NodeId
     az: str

@@ -5,11 +5,30 @@ from __future__ import annotations
 FORMAT = 2
 """PRAGMA user_version of the catalog file."""
 
+_CHANGES = """
+-- One member of a group that is being replaced (P18 section 4.1). Until the new one is whole both count.
+CREATE TABLE replacements (
+    volume INTEGER NOT NULL,
+    pg INTEGER NOT NULL,
+    old_node TEXT NOT NULL,
+    new_node TEXT NOT NULL REFERENCES storage_nodes (name),
+    new_incarnation TEXT NOT NULL,
+    created INTEGER NOT NULL DEFAULT 0,
+    begun_us INTEGER NOT NULL,
+    PRIMARY KEY (volume, pg),
+    FOREIGN KEY (volume, pg, old_node) REFERENCES members (volume, pg, node)
+) WITHOUT ROWID;
+-- Storage nodes that are to keep nothing, by an operator's wish.
+CREATE TABLE drained (
+    node TEXT PRIMARY KEY REFERENCES storage_nodes (name)
+) WITHOUT ROWID;
+"""
+
 MIGRATIONS = {
-    1: """
+    1: f"""
 ALTER TABLE instances ADD COLUMN tier INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE instances ADD COLUMN size TEXT NOT NULL DEFAULT 'medium';
-""",
+{_CHANGES}""",
 }
 """From each older format to the next one, in place. The result is what SCHEMA makes."""
 
@@ -68,3 +87,4 @@ CREATE TABLE events (
     what TEXT NOT NULL
 );
 """
+SCHEMA += _CHANGES

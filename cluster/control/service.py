@@ -17,6 +17,7 @@ from cluster.control.assign import Assigner, assignment_to_pb
 from cluster.control.catalog import EVENTS_KEPT, Catalog
 from cluster.control.failover import FailoverWatch
 from cluster.control.placement import Candidate, choose_members
+from cluster.control.repairing import RepairConfig, Repairer
 from cluster.control.rows import ClusterRow
 from cluster.control.status import gather_status
 from cluster.local.layout import Layout
@@ -24,6 +25,7 @@ from engine.errors import ConfigError, Overloaded, StaleEpoch, VolumeFull
 from engine.net.methods import (
     ADOPT_LAYOUT,
     CLUSTER_STATUS,
+    DRAIN_STORAGE,
     FAILOVER,
     GROW_VOLUME,
     LIST_EVENTS,
@@ -39,7 +41,7 @@ from engine.types import Membership, PgNo
 from engine.volume.channels import Channels
 from engine.volume.fencing import membership_to_pb
 from engine.volume.geometry import first_page
-from engine.volume.quorum import write_quorum
+from engine.volume.quorum import COPIES, write_quorum
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,14 @@ WATCHERS_MAX = 256
 class ControlPlane:
     """Serves the Control RPCs over a catalog. `layout` is read again when a stranger registers."""
 
-    def __init__(self, runtime: Runtime, catalog: Catalog, *, layout: Callable[[], Layout]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        catalog: Catalog,
+        *,
+        layout: Callable[[], Layout],
+        repair: RepairConfig | None = None,
+    ) -> None:
         self._runtime = runtime
         self._catalog = catalog
         self._layout = layout
@@ -63,6 +72,9 @@ class ControlPlane:
         self._failover = FailoverWatch(
             runtime, catalog, self._channels, self._background, self._notify
         )
+        self.repairer = Repairer(
+            runtime, catalog, self._channels, self._assigner, changed=self._notify, config=repair
+        )
         self._changed = asyncio.Event()
         self._watchers = 0
 
@@ -70,6 +82,7 @@ class ControlPlane:
         await self._adopt()
         self._background.spawn(self._assigner.run(), name="assign segments")
         self._background.spawn(self._failover.run(), name="failover")
+        self._background.spawn(self.repairer.run(), name="repair")
 
     async def stop(self) -> None:
         await self._background.stop()
@@ -90,6 +103,7 @@ class ControlPlane:
             CLUSTER_STATUS: self.cluster_status,
             FAILOVER: self._failover.failover,
             LIST_EVENTS: self.list_events,
+            DRAIN_STORAGE: self.drain_storage,
         }
 
     def _notify(self) -> None:
@@ -139,7 +153,7 @@ class ControlPlane:
         lost = [a for a in assignments if a.incarnation != request.incarnation]
         if lost:
             log.error(
-                "! %s has another disk than before: %d segments of it are lost until repaired",
+                "! %s has another disk than before: %d segments of it are to be made again",
                 request.name,
                 len(lost),
             )
@@ -147,6 +161,7 @@ class ControlPlane:
         if changed:
             self._notify()
         self._assigner.wake()
+        self.repairer.wake()
         return pb.RegisterReply(segments=[assignment_to_pb(a) for a in assignments])
 
     async def _known(self, register: Callable[[], Awaitable[bool]]) -> bool:
@@ -328,9 +343,17 @@ class ControlPlane:
         return choose_members(candidates)
 
     async def _candidates(self) -> list[Candidate]:
+        drained = await self._catalog.drained()
+        seen = self.repairer.nodes
         return [
-            Candidate(node.name, node.az, known=bool(node.incarnation), segments=node.segments)
+            Candidate(
+                node.name,
+                node.az,
+                known=bool(node.incarnation) and not (node.name in seen and seen[node.name].gone),
+                segments=node.segments,
+            )
             for node in await self._catalog.storage_nodes()
+            if node.name not in drained
         ]
 
     # -- status
@@ -339,7 +362,11 @@ class ControlPlane:
         """The view, and what every instance and storage node says of itself now."""
         view = await self.view(request.cluster)
         nodes = await self._catalog.storage_nodes()
-        return await gather_status(view, nodes, self._channels)
+        reply = await gather_status(view, nodes, self._channels)
+        drained = await self._catalog.drained()
+        for report in reply.storage:
+            report.drained = report.node in drained
+        return reply
 
     async def list_events(self, request: pb.ListEventsRequest) -> pb.ListEventsReply:
         """The newest events, oldest first; all there are if `limit` is 0."""
@@ -351,3 +378,23 @@ class ControlPlane:
                 )
             ]
         )
+
+    # -- storage nodes
+
+    async def drain_storage(self, request: pb.DrainStorageRequest) -> pb.DrainStorageReply:
+        """Have a node keep nothing any more. Raises ConfigError if too few others are left."""
+        drained = await self._catalog.drained()
+        others = [
+            n.name
+            for n in await self._catalog.storage_nodes()
+            if n.name not in drained and n.name != request.node
+        ]
+        if not request.undo and len(others) < COPIES:
+            raise ConfigError(
+                f"without {request.node} only {len(others)} storage nodes are left, and every page is "
+                f"kept {COPIES} times; add one first, with `sextet storage add`"
+            )
+        now = self._runtime.clock.wall_us()
+        await self._catalog.drain(request.node, wanted=not request.undo, time_us=now)
+        self.repairer.wake()
+        return pb.DrainStorageReply()

@@ -45,7 +45,7 @@ async def _storage(node: StorageRow, channels: Channels) -> pb.StorageReport:
     if node.lost:
         report.error = (
             f"wiped: its disk is another one than the {node.lost} segments it should keep were on; "
-            "they count as lost and are not created again"
+            "until they are made again they do not count"
         )
     try:
         status = await channels.to(node.address).call(

@@ -13,7 +13,10 @@ Kinds
 - hides-damage (G1): a damaged segment answers a fence as if it had lost nothing.
 - fence-not-durable, epoch-forgotten (G3): a fence was answered or is over, and its epoch is not there.
 - truncation-not-durable, truncation-forgotten (G2): likewise for a truncation.
-- vdl-without-quorum (G1): VDL moved although fewer than four nodes had acknowledged everything below.
+- vdl-without-quorum (G1): VDL moved although fewer than four of the six had acknowledged what is new
+  below it; of both sixes while a member is being replaced.
+- joined-not-whole (G1): a segment that is to replace another calls itself whole without what had stood
+  on a quorum when it began.
 - opened-without-fence, opened-without-truncation, opened-without-redo (G1-G3): a recovery ended although
   fewer than four nodes were fenced, or truncated, or had everything at or below its VDL.
 - coalesced-above-vdl (G2): page versions hold what was never durable.
@@ -24,6 +27,7 @@ Kinds
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import Any
 
 from cluster.sim.checkers import Findings, Violation
@@ -39,7 +43,7 @@ from engine.steps import Step
 from engine.storage.node import StorageNode
 from engine.storage.segment import Segment
 from engine.storage.walfile import Location
-from engine.types import LSN, Epoch, PgNo
+from engine.types import LSN, Epoch, Membership, PgNo
 
 
 class Invariants:
@@ -58,6 +62,9 @@ class Invariants:
         self._healed: set[Key] = set()  # was damaged and called itself whole
         self._floor_moved: set[Key] = set()  # by damage or a page copy, in any life so far
         self._vdl: LSN = 0
+        self._stands: dict[PgNo, LSN] = {}  # what a quorum has acknowledged, by group
+        self._memberships: dict[PgNo, dict[int, Membership]] = {}  # all there were, by epoch
+        self._owed: dict[tuple[Key, PgNo, int], LSN] = {}  # by who joins: what stood when it began
         world.on_wire.append(self._wire)
         world.on_step.append(self._step)
         world.on_writer.append(self._opened)
@@ -256,7 +263,7 @@ class Invariants:
         truncations = process.node.state.volumes[segment.row.id.volume].truncations
         owed = told.reached(truncations)
         if (process.name, segment.row.incarnation) in self._healed:
-            owed = min(owed, self._ledger.counted(segment.pg, lambda s: s.reached(truncations)))
+            owed = min(owed, self._counted(segment.pg, lambda s: s.reached(truncations)))
         if scl < owed:
             self._add(
                 "forgot",
@@ -267,11 +274,25 @@ class Invariants:
                 owed,
             )
 
+    def _counted(self, pg: PgNo, value: Callable[[Said], LSN]) -> LSN:
+        """The highest `value` that a write quorum has reached, of the members at any time."""
+        return max(
+            (
+                min(self._ledger.counted_by(pg, six, value) for six in both(membership))
+                for membership in self._memberships.get(pg, {}).values()
+            ),
+            default=0,
+        )
+
     # -- steps
 
     def _step(self, when: str, step: Step, process: SimProcess) -> None:
         node = process.node
         if isinstance(node, StorageNode):
+            if step is Step.WHOLE and when == "after":
+                self._joined_whole(process, node)
+            elif step in (Step.CREATE, Step.MEMBERS) and when == "after":
+                self._joins(process, node)
             if node.state.counters["segments_made_whole"]:
                 for _, segment in node.state.segments():
                     self._healed.add((process.name, segment.row.incarnation))
@@ -283,6 +304,10 @@ class Invariants:
                 self._coalesced(process, node)
             elif when == "after" and step is Step.COLLECT:
                 self._collected(process, node)
+        elif step is Step.COMMIT_CHANGE and when == "before":
+            for storage in self._world.storage:
+                if storage.up and storage.node is not None:
+                    self._joined_whole(storage, storage.node)
         elif isinstance(node, Instance):
             if step is Step.DURABLE and when == "before" and node.writer is not None:
                 self._moved(process, node.writer)
@@ -295,21 +320,54 @@ class Invariants:
                     message = f"shows {shown}, no VDL is above {self._vdl}"
                     self._add("shown-above-vdl", process.name, message, shown)
 
+    def _joins(self, process: SimProcess, node: StorageNode) -> None:
+        """From the moment at which it is told of it, whoever joins owes what stood on a quorum before."""
+        for _, segment in node.state.segments():
+            membership = segment.row.membership
+            self._memberships.setdefault(segment.pg, {})[membership.epoch] = membership
+            change = segment.row.membership.replacing
+            if change is not None and change.new.node == process.name:
+                stands = self._stands.get(segment.pg, 0)
+                self._owed.setdefault(_joining(process, segment), stands)
+
+    def _joined_whole(self, process: SimProcess, node: StorageNode) -> None:
+        """What calls itself whole has what it owes, when it says so and when the catalog believes it."""
+        for _, segment in node.state.segments():
+            change = segment.row.membership.replacing
+            if segment.row.damaged or change is None or change.new.node != process.name:
+                continue
+            self.checks += 1
+            owed = self._owed.get(_joining(process, segment), 0)
+            if segment.scl < owed:
+                self._add(
+                    "joined-not-whole",
+                    process.name,
+                    f"calls itself whole at {segment.scl} of group {segment.pg}; {owed} stood on a"
+                    " quorum before it was to join",
+                    segment.scl,
+                    owed,
+                )
+
     def _moved(self, process: SimProcess, writer: Writer) -> None:
         volume = writer.volume
         self._vdl = max(self._vdl, volume.vdl.lsn)
-        for pg in volume.memberships:
+        for pg, membership in volume.memberships.items():
             self.checks += 1
             tail = volume.tails.at(pg, volume.vdl.lsn)
-            reached = self._ledger.counted(pg, Said.highest)
+            if tail <= self._stands.get(pg, 0):
+                continue  # it stood on a quorum once, perhaps of other members
+            reached = min(
+                self._ledger.counted_by(pg, six, Said.highest) for six in both(membership)
+            )
             if tail > reached:
                 self._add(
                     "vdl-without-quorum",
                     process.name,
-                    f"has VDL {volume.vdl.lsn}; in group {pg} four nodes acknowledged {reached},"
+                    f"has VDL {volume.vdl.lsn}; in group {pg} four members acknowledged {reached},"
                     f" not {tail}",
                     volume.vdl.lsn,
                 )
+            self._stands[pg] = tail
 
     def _opened(self, process: SimProcess, writer: Writer) -> None:
         volume = writer.volume
@@ -317,11 +375,12 @@ class Invariants:
         self._vdl = max(self._vdl, opened.vdl.lsn)
         for pg, membership in volume.memberships.items():
             self.checks += 1
-            told = [self._ledger.of(m.node, m.incarnation, pg) for m in membership.members]
-            fenced = sum(t.fenced >= volume.epoch for t in told)
-            truncated = sum(t.truncated >= volume.epoch for t in told)
+            told = [[self._ledger.of(*key, pg) for key in six] for six in both(membership)]
+            fenced = min(sum(t.fenced >= volume.epoch for t in six) for six in told)
+            truncated = min(sum(t.truncated >= volume.epoch for t in six) for six in told)
             tail = opened.tails.get(pg, 0)
-            hard = sum(t.reached(opened.truncations) >= tail for t in told)
+            hard = min(sum(t.reached(opened.truncations) >= tail for t in six) for six in told)
+            self._stands[pg] = max(tail, self._stands.get(pg, 0))
             for count, kind, what in (
                 (fenced, "opened-without-fence", "are fenced"),
                 (truncated, "opened-without-truncation", "are truncated"),
@@ -366,6 +425,22 @@ class Invariants:
             if p.up and p.node is not None and p.node.writer is not None
         ]
         return max(open_now, key=lambda w: w.volume.epoch, default=None)
+
+
+def _joining(process: SimProcess, segment: Segment) -> tuple[Key, PgNo, int]:
+    return (process.name, segment.row.incarnation), segment.pg, segment.row.membership.epoch
+
+
+def both(membership: Membership) -> list[list[Key]]:
+    """The six, and while one is being replaced the six afterwards as well, each one life of a disk.
+    Worked out anew here: what the code makes of it may be what is wrong."""
+    before = [(m.node, m.incarnation) for m in membership.members]
+    change = membership.replacing
+    if change is None:
+        return [before]
+    old, new = change.old, change.new
+    gone = (old.node, old.incarnation)
+    return [before, [(new.node, new.incarnation) if key == gone else key for key in before]]
 
 
 def _holds(image: DiskImage, place: Location) -> bool:

@@ -58,11 +58,7 @@ class Ledger:
     def of(self, node: NodeId, incarnation: str, pg: PgNo) -> Said:
         return self._said.setdefault(((node, incarnation), pg), Said())
 
-    def counted(self, pg: PgNo, value: Callable[[Said], LSN]) -> LSN:
-        """The highest `value` that a write quorum of nodes has reached in the group, now or before."""
-        best: dict[NodeId, LSN] = {}
-        for ((node, _), group), said in self._said.items():
-            if group == pg:
-                best[node] = max(value(said), best.get(node, 0))
-        ordered = sorted(best.values(), reverse=True)
+    def counted_by(self, pg: PgNo, keys: Iterable[Key], value: Callable[[Said], LSN]) -> LSN:
+        """The highest `value` that a write quorum of these has reached in the group, now or before."""
+        ordered = sorted((value(self.of(*key, pg)) for key in keys), reverse=True)
         return ordered[WRITE_QUORUM - 1] if len(ordered) >= WRITE_QUORUM else 0

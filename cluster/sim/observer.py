@@ -19,7 +19,7 @@ from engine.instance.writer import Writer
 from engine.log.frame import index_frame, read_header
 from engine.steps import Step
 from engine.storage.node import StorageNode
-from engine.types import LSN, CommitMark, Epoch, Truncation
+from engine.types import LSN, CommitMark, Epoch, Membership, Truncation
 from engine.volume.links import Batch
 
 
@@ -194,6 +194,10 @@ def _missing(world: World) -> str:
         pool = other.node.pool if other.node is not None else None
         if pool is None or pool.visible.lsn != volume.vdl.lsn:
             return f"{other.name} shows {pool.visible.lsn if pool else 'nothing'}, not {volume.vdl.lsn}"
+    for membership in volume.memberships.values():
+        lacking = _without_segment(world, membership)
+        if lacking:
+            return lacking
     for storage in world.storage:
         if storage.node is None:
             return f"{storage.name} is down"
@@ -201,4 +205,22 @@ def _missing(world: World) -> str:
             tail = volume.tails.at(segment.pg, volume.vdl.lsn)
             if segment.scl < tail or known.epoch != volume.epoch or segment.row.damaged:
                 return f"{storage.name} is at {segment.scl} of group {segment.pg}, not {tail}"
+    return ""
+
+
+def _without_segment(world: World, membership: Membership) -> str:
+    """Whose copy of the group is still missing: after every wipe there must be six again."""
+    if membership.replacing is not None:
+        new = membership.replacing.new.node
+        return f"group {membership.pg} still waits for its new member {new}"
+    for member in membership.members:
+        node = world.processes[member.node].node
+        if node is None:
+            return f"{member.node} is down"
+        for volume in node.state.volumes.values():
+            segment = volume.segments.get(membership.pg)
+            if segment is not None and segment.row.incarnation == member.incarnation:
+                break
+        else:
+            return f"{member.node} has no copy of group {membership.pg} on the disk it has now"
     return ""

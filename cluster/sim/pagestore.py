@@ -63,6 +63,11 @@ class SimPageStore:
         await self._memory.put_segments(rows, truncations)
         await self._pause()
 
+    async def drop_segment(self, segment: SegmentId) -> None:
+        await self._writing()
+        await self._memory.drop_segment(segment)
+        await self._pause()
+
     async def newest(
         self, segment: SegmentId, pages: Sequence[PageNo], upto: LSN
     ) -> dict[PageNo, PageVersion]:

@@ -111,6 +111,7 @@ def check(plan: Plan, where: str) -> None:
     if min(mix.weights.values(), default=0) < 0 or sum(mix.weights.values()) <= 0:
         raise ConfigError(f"{where}: weights must be 0 or more, and one of them above 0")
     known = TARGETS | {f"{CLUSTER}-{n + 1}" for n in range(1 + plan.shape.replicas)}
+    known |= {f"storage-{n + 7}" for n in range(plan.shape.spares)}
     for fault in plan.schedule:
         for target in (fault.target, fault.peer):
             if target and target not in known:

@@ -14,7 +14,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
+from cluster.control.repairing import RepairConfig
 from cluster.faults.catalogue import Fault, Kind
 from cluster.local.layout import AZS
 from cluster.sim.plots import plots
@@ -176,6 +178,7 @@ def draw(seed: int, *, safety_s: float = SAFETY_S) -> Plan:
     shape, mix = _shape(rng, d.replicas), _mix(rng)
     if crowded:
         shape, mix = _crowd(shape)
+    shape = replace(shape, **_fleet(seed))
     return Plan(
         seed=seed,
         shape=shape,
@@ -204,6 +207,13 @@ def _shape(rng: random.Random, replicas: int) -> Shape:
             link_queue_bytes_max=rng.choice((16 * 1024, 1024 * 1024)),
         ),
     )
+
+
+def _fleet(seed: int) -> dict[str, Any]:
+    """Spare nodes, in some runs, and how soon one that is silent is replaced by one of them."""
+    rng = random.Random(f"{seed}/fleet")
+    patience = RepairConfig(check_s=0.4, busy_s=0.1, gone_s=rng.choice((0.5, 2.0, 10.0)))
+    return {"spares": rng.choice((0, 0, 1, 3)), "repair": patience}
 
 
 def _mix(rng: random.Random) -> Mix:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from cluster.control.catalog import Catalog
+from cluster.control.repairing import RepairConfig
 from cluster.control.service import ControlPlane
 from cluster.local.layout import (
     AZS,
@@ -61,6 +62,8 @@ class Shape:
     """What a world consists of, and how its nodes are tuned."""
 
     replicas: int = 2
+    spares: int = 0
+    """Storage nodes beyond six, one AZ after the other."""
     group_pages: int = 64
     """Pages of a protection group: few, so that a run has several of them."""
     max_pages: int = 16 * 64
@@ -78,6 +81,9 @@ class Shape:
     )
     volume: VolumeConfig = field(default_factory=VolumeConfig)
     instance: InstanceConfig = field(default_factory=lambda: InstanceConfig(pool_pages=64))
+    repair: RepairConfig = field(
+        default_factory=lambda: RepairConfig(check_s=0.4, busy_s=0.1, gone_s=10.0)
+    )
     sql: SqlSettings = field(default_factory=lambda: SqlSettings(statement_timeout_s=5.0))
 
 
@@ -212,6 +218,11 @@ class World:
             StorageSpec(f"storage-{n + 1}", AZS[n // STORAGE_PER_AZ], 7001 + n)
             for n in range(STORAGE_PER_AZ * len(AZS))
         )
+        first = len(storage)
+        storage += tuple(
+            StorageSpec(f"storage-{first + n + 1}", AZS[n % len(AZS)], 7001 + first + n)
+            for n in range(self.shape.spares)
+        )
         instances = tuple(
             InstanceSpec(f"{CLUSTER}-{n + 1}", n + 1, AZS[n % len(AZS)], 7101 + n)
             for n in range(1 + self.shape.replicas)
@@ -336,7 +347,9 @@ class World:
             return database
 
         catalog = await Catalog.open(Path("catalog"), connect=connect)
-        control = ControlPlane(runtime, catalog, layout=lambda: self.layout)
+        control = ControlPlane(
+            runtime, catalog, layout=lambda: self.layout, repair=self.shape.repair
+        )
         await control.start()
         await runtime.transport.serve(self.layout.control_address, control.handlers)
         process.node = control

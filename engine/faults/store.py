@@ -54,6 +54,11 @@ class FaultyPageStore:
         await self._inner.put_segments(rows, truncations)
         await self._slowly(begun)
 
+    async def drop_segment(self, segment: SegmentId) -> None:
+        begun = asyncio.get_running_loop().time()  # a full disk lets go of what it has
+        await self._inner.drop_segment(segment)
+        await self._slowly(begun)
+
     async def newest(
         self, segment: SegmentId, pages: Sequence[PageNo], upto: LSN
     ) -> dict[PageNo, PageVersion]:

@@ -36,6 +36,7 @@ from engine.sql.settings import SqlSettings
 from engine.steps import Step
 from engine.tasks import Background, backoff
 from engine.volume.channels import Channels
+from engine.volume.fencing import membership_from_pb
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +187,10 @@ class Instance:
             return
         self.role = own.role
         self._view_known.set()
+        if writer is not None:
+            writer.volume.learn(membership_from_pb(m) for m in view.memberships)
         if self.replica is not None:
+            self.replica.learn(view.memberships)
             self.replica.writer_moved()
 
     def _writer_address(self) -> str | None:
@@ -213,6 +217,8 @@ class Instance:
                 on_fenced=self._runtime.stop_node,
             )
             self._runtime.steps.after(Step.PROMOTE)
+            if self.view is not None:  # what came while it opened
+                self.writer.volume.learn(membership_from_pb(m) for m in self.view.memberships)
         else:
             assert self.view is not None
             self._state = "joining"

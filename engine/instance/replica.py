@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 
 from engine.config import InstanceConfig, VolumeConfig
@@ -21,6 +21,7 @@ from engine.log.frame import decode_frame
 from engine.log.record import Record
 from engine.net.methods import CONFIRMED_COMMIT, FOLLOW
 from engine.net.pb import instance_pb2 as pb
+from engine.net.pb.storage_pb2 import PgMembership
 from engine.ports import Runtime, Stream
 from engine.sql.engine import SqlEngine
 from engine.sql.pool import BufferPool
@@ -31,6 +32,7 @@ from engine.types import LSN, CommitMark, Membership, PgNo
 from engine.volume.channels import Channels
 from engine.volume.fencing import membership_from_pb
 from engine.volume.geometry import pg_of
+from engine.volume.membership import supersedes
 from engine.volume.reader import PageReader
 from engine.volume.tails import PgTails
 
@@ -195,6 +197,17 @@ class Replica:
             lag_us=self.lag_now_us(),
         )
 
+    def learn(self, messages: Iterable[PgMembership]) -> None:
+        """Take over what the catalog says of groups that are known here: whom to ask for their pages."""
+        self._learn(messages, grown=False)
+
+    def _learn(self, messages: Iterable[PgMembership], *, grown: bool) -> None:
+        for message in messages:
+            heard = membership_from_pb(message)
+            known = self.memberships.get(heard.pg)
+            if grown if known is None else supersedes(heard, known):
+                self.memberships[heard.pg] = heard
+
     # -- joining
 
     def _join(self, base: pb.FeedBase) -> None:
@@ -207,9 +220,7 @@ class Replica:
             )
         self._runtime.steps.before(Step.JOIN)
         mark = CommitMark(base.vdl.lsn, base.vdl.time_us, base.vdl.pages)
-        for message in base.memberships:
-            membership = membership_from_pb(message)
-            self.memberships[membership.pg] = membership
+        self._learn(base.memberships, grown=True)
         for tail in base.tails:
             self.tails.note(tail.pg, tail.lsn)
         self._pending.clear()
@@ -254,9 +265,7 @@ class Replica:
 
     def _take(self, item: pb.FeedItem) -> None:
         self._heard_at = self._runtime.clock.monotonic()
-        for message in item.grown:
-            membership = membership_from_pb(message)
-            self.memberships[membership.pg] = membership
+        self._learn(item.grown, grown=True)
         for frame in item.frames:
             records = decode_frame(frame)
             self._pending.extend(records)

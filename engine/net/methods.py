@@ -64,6 +64,7 @@ WATCH_CLUSTER = _method(_C.DESCRIPTOR, "WatchCluster", _C.WatchClusterRequest, _
 OPEN_VOLUME = _method(_C.DESCRIPTOR, "OpenVolume", _C.OpenVolumeRequest, _C.OpenVolumeReply)
 GROW_VOLUME = _method(_C.DESCRIPTOR, "GrowVolume", _C.GrowVolumeRequest, _C.GrowVolumeReply)
 ADOPT_LAYOUT = _method(_C.DESCRIPTOR, "AdoptLayout", _C.AdoptLayoutRequest, _C.AdoptLayoutReply)
+DRAIN_STORAGE = _method(_C.DESCRIPTOR, "DrainStorage", _C.DrainStorageRequest, _C.DrainStorageReply)
 CLUSTER_STATUS = _method(
     _C.DESCRIPTOR, "ClusterStatus", _C.ClusterStatusRequest, _C.ClusterStatusReply
 )

@@ -149,7 +149,7 @@ def _ack(
             ack.refusal = pb.REFUSAL_STALE_MEMBERSHIP
             ack.detail = f"group {segment.pg} has changed its members"
             continue
-        ack.segments.add(pg=segment.pg, scl=scl)
+        ack.segments.add(pg=segment.pg, scl=scl, membership_epoch=segment.members_since)
     state.counters["acks"] += 1
     return ack
 

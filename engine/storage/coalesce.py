@@ -103,7 +103,7 @@ class Coalescer:
         state = self._state
         await state.durable_scls([segment])  # page versions never get ahead of the log
         async with state.rows:
-            if upto <= segment.applied:
+            if upto <= segment.applied or segment.dropped:
                 return  # a page copy has gone further meanwhile
             # A recovery may have come meanwhile. It cannot have annulled anything up to `upto`.
             row = replace(segment.durable_row(epoch=volume.epoch), applied=upto)

@@ -93,7 +93,10 @@ async def truncate(state: NodeState, request: pb.TruncateRequest) -> pb.Truncate
     _check_epoch(state, volume, request.epoch)
     log.info("volume %d is truncated by epoch %d", request.volume, request.epoch)
     return pb.TruncateReply(
-        segments=[pb.SegmentAck(pg=segment.pg, scl=scl) for segment, scl in scls.items()]
+        segments=[
+            pb.SegmentAck(pg=segment.pg, scl=scl, membership_epoch=segment.members_since)
+            for segment, scl in scls.items()
+        ]
     )
 
 

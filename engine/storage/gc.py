@@ -60,6 +60,8 @@ class Collector:
             return
         point, pages = found
         async with state.rows:
+            if segment.dropped:
+                return
             row = replace(segment.durable_row(epoch=volume.epoch), floor=point)
             # Refuse readers below from here on; those who wait for the store ask again afterwards.
             segment.row = replace(segment.row, floor=point)

@@ -33,7 +33,7 @@ from engine.storage.state import NodeState, check_numbers
 from engine.storage.volume import Volume
 from engine.types import LSN, PAGE_SIZE, CommitMark, SegmentId
 from engine.volume.geometry import pg_of
-from engine.volume.quorum import READ
+from engine.volume.membership import is_joining, made_whole
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,11 @@ def describe(state: NodeState, segments: Iterable[SegmentId]) -> pb.GossipReply:
         if segment is not None:
             volumes.add(key.volume)
             reply.segments.add(
-                volume=key.volume, pg=key.pg, scl=segment.scl, damaged=segment.row.damaged
+                volume=key.volume,
+                pg=key.pg,
+                scl=segment.scl,
+                damaged=segment.row.damaged,
+                membership_epoch=segment.members_since,
             )
     for known in [state.volumes[volume_id] for volume_id in sorted(volumes)]:
         reply.volumes.add(
@@ -162,19 +166,36 @@ class Gossiper:
             await self._catch_up(volume, segment, peer)
         self._seen[key] = max(said.scl, self._seen.get(key, 0))
         if segment.row.damaged and not said.damaged and said.scl <= segment.scl:
-            await self._note_caught_up(volume, segment, peer.name)
+            await self._note_caught_up(volume, segment, said, peer.name)
 
-    async def _note_caught_up(self, volume: Volume, segment: Segment, name: str) -> None:
-        if name not in self._state.peers(segment):
+    async def _note_caught_up(
+        self, volume: Volume, segment: Segment, said: pb.GossipSegment, name: str
+    ) -> None:
+        """One more peer of which this segment has all; perhaps it is whole now.
+
+        Who is to replace a member counts only peers that refuse, for good, what is sent under older
+        members: what they say they have is then all that counted (`engine.volume.membership`).
+        """
+        state, membership = self._state, segment.row.membership
+        if name not in state.peers(segment):
+            return
+        if is_joining(membership, state.name) and (
+            said.membership_epoch < membership.epoch or segment.members_since < membership.epoch
+        ):
             return
         segment.caught_up_with.add(name)
-        if len(segment.caught_up_with) >= READ:
-            await self._state.durable_scls([segment])
-            segment.row = replace(segment.row, damaged=False)
-            await self._state.put_rows(volume, [segment])
-            self._state.counters["segments_made_whole"] += 1
-            self._state.runtime.steps.mark(Mark.MADE_WHOLE)
-            log.warning("group %d of volume %d is whole again", segment.pg, volume.id)
+        if not made_whole(membership, state.name, segment.caught_up_with):
+            return
+        await state.durable_scls([segment])
+        if segment.row.membership != membership or not segment.row.damaged:
+            return  # the members changed meanwhile: it begins anew
+        segment.row = replace(segment.row, damaged=False)
+        state.runtime.steps.before(Step.WHOLE)
+        await state.put_rows(volume, [segment])
+        state.counters["segments_made_whole"] += 1
+        state.runtime.steps.mark(Mark.MADE_WHOLE)
+        state.runtime.steps.after(Step.WHOLE)
+        log.warning("group %d of volume %d is whole", segment.pg, volume.id)
 
     async def _catch_up(self, volume: Volume, segment: Segment, peer: _Peer) -> None:
         if await self._fetch_frames(volume, segment, peer.channel):

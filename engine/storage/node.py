@@ -49,7 +49,8 @@ from engine.storage.wal import Wal
 from engine.tasks import Background, backoff
 from engine.types import Membership, SegmentId
 from engine.volume.channels import Channels
-from engine.volume.fencing import membership_from_pb
+from engine.volume.fencing import membership_from_pb, membership_to_pb
+from engine.volume.membership import is_joining, supersedes
 
 log = logging.getLogger(__name__)
 
@@ -172,23 +173,44 @@ class StorageNode:
         check_numbers("assignment", {"epoch": membership.epoch})
         volume = state.volumes.get(assignment.volume)
         segment = volume.segments.get(membership.pg) if volume is not None else None
-        if segment is None:
+        if assignment.drop:
+            if segment is not None and volume is not None:
+                await self._drop(volume, segment, membership)
+            return True
+        if segment is None or volume is None:
             if not assignment.create or assignment.incarnation != state.incarnation:
                 return False
             await self._create(assignment.volume, membership)
             return True
         if segment.row.incarnation != assignment.incarnation:
             return False
-        changed = segment.row.membership != membership
-        if changed and membership.epoch >= segment.row.membership.epoch:
-            before = segment.row.membership
-            segment.row = replace(segment.row, membership=membership)
-            try:
-                await state.put_rows(state.volume(assignment.volume), [segment])
-            except DiskFull:
-                segment.row = replace(segment.row, membership=before)
-                raise
+        if supersedes(membership, segment.row.membership):
+            await self._change_members(volume, segment, membership)
         return True
+
+    async def _change_members(
+        self, volume: Volume, segment: Segment, membership: Membership
+    ) -> None:
+        """In memory first, so that nothing is taken from who knows older members; then on disk; then it
+        is spoken of.
+
+        Who is to replace a member begins anew with every change in which it does so: it may have missed
+        everything since it was given up the last time.
+        """
+        state = self.state
+        before = segment.row
+        anew = membership.epoch > before.membership.epoch and is_joining(membership, state.name)
+        segment.row = replace(before, membership=membership, damaged=before.damaged or anew)
+        segment.caught_up_with.clear()
+        state.runtime.steps.before(Step.MEMBERS)
+        try:
+            await state.put_rows(volume, [segment])
+        except DiskFull:
+            if segment.row.membership == membership:
+                segment.row = replace(segment.row, membership=before.membership)
+            raise
+        segment.members_since = max(segment.members_since, membership.epoch)
+        state.runtime.steps.after(Step.MEMBERS)
 
     async def _create(self, volume_id: int, membership: Membership) -> None:
         """A new, empty segment: durable before it can be seen, so that it acks nothing that a crash
@@ -202,12 +224,39 @@ class StorageNode:
             epoch = -1
             while epoch != volume.epoch:  # a fence may come while the row is written
                 epoch = volume.epoch
-                row = SegmentRow(key, state.incarnation, membership, epoch=epoch)
+                joining = is_joining(membership, state.name)
+                row = SegmentRow(key, state.incarnation, membership, epoch=epoch, damaged=joining)
                 state.runtime.steps.before(Step.CREATE)
                 await state.guarded(state.store.put_segments([row]))
                 state.runtime.steps.after(Step.CREATE)
             state.volumes[volume_id] = volume
             volume.add(Segment(row, volume.points))
+
+    async def _drop(self, volume: Volume, segment: Segment, membership: Membership) -> None:
+        """The group does without this node's segment, unless this is old news."""
+        state = self.state
+        known = segment.row.membership
+        if membership.epoch < known.epoch or membership.voter(state.name) is not None:
+            return
+        async with state.rows:
+            if segment.dropped:
+                return
+            segment.dropped = True
+            del volume.segments[segment.pg]
+            state.runtime.steps.before(Step.DROP)
+            await state.guarded(state.store.drop_segment(segment.row.id))
+            state.runtime.steps.after(Step.DROP)
+        log.info("group %d of volume %d is kept by others now", segment.pg, volume.id)
+
+    def _newer(self, told: Sequence[pb.SegmentAssignment]) -> list[pb.PgMembership]:
+        """Of the groups that this node was told of, those whose members it knows better."""
+        found = []
+        for assignment in told:
+            volume = self.state.volumes.get(assignment.volume)
+            segment = volume.segments.get(assignment.membership.pg) if volume is not None else None
+            if segment is not None and segment.row.membership.epoch > assignment.membership.epoch:
+                found.append(membership_to_pb(segment.row.membership))
+        return found
 
     # -- RPCs
 
@@ -231,7 +280,8 @@ class StorageNode:
             return await gossip.serve_gossip(state, request)
 
         async def assign(request: pb.AssignSegmentsRequest) -> pb.AssignSegmentsReply:
-            return pb.AssignSegmentsReply(refused=await self.assign(request.segments))
+            refused = await self.assign(request.segments)
+            return pb.AssignSegmentsReply(refused=refused, newer=self._newer(request.segments))
 
         async def fetch(request: pb.FetchFramesRequest, stream: serving.FramesOut) -> None:
             await serving.fetch_frames(state, request, stream)
@@ -251,7 +301,7 @@ class StorageNode:
             STORAGE_STATUS: self._status,
         }
 
-    async def _status(self, _request: pb.StorageStatusRequest) -> pb.StorageStatusReply:
+    async def _status(self, request: pb.StorageStatusRequest) -> pb.StorageStatusReply:
         state = self.state
         reply = pb.StorageStatusReply(
             node=state.name,
@@ -261,7 +311,7 @@ class StorageNode:
             incarnation=state.incarnation,
             wal_bytes=state.wal.bytes_kept(),
         )
-        kept = await state.store.counts()
+        kept = {} if request.brief else await state.store.counts()
         for volume, segment in state.segments():
             reply.segments.add(
                 volume=volume.id,
@@ -273,6 +323,8 @@ class StorageNode:
                 pages=kept.get(segment.row.id, 0),
                 pending_frames=segment.chain.pending,
                 damaged=segment.row.damaged,
+                membership_epoch=segment.members_since,
+                incarnation=segment.row.incarnation,
             )
         for name, value in sorted({**state.counters, **state.wal.counters}.items()):
             reply.counters[name] = value

@@ -107,6 +107,9 @@ class PageStore(Protocol):
     ) -> None:
         """Insert or replace segments, and replace the truncations of the volumes given."""
 
+    async def drop_segment(self, segment: SegmentId) -> None:
+        """Forget the segment and its page versions; nothing if it is not there."""
+
     async def newest(
         self, segment: SegmentId, pages: Sequence[PageNo], upto: LSN
     ) -> dict[PageNo, PageVersion]:

@@ -59,6 +59,10 @@ class MemoryPageStore:
         for volume, ranges in (truncations or {}).items():
             self._truncations[volume] = tuple(sorted(ranges))
 
+    async def drop_segment(self, segment: SegmentId) -> None:
+        self._segments.pop(segment, None)
+        self.versions.pop(segment, None)
+
     async def newest(
         self, segment: SegmentId, pages: Sequence[PageNo], upto: LSN
     ) -> dict[PageNo, PageVersion]:

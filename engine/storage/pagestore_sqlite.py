@@ -29,6 +29,7 @@ from engine.types import (
     Member,
     Membership,
     PageNo,
+    Replacement,
     SegmentId,
     Truncation,
     VolumeId,
@@ -174,6 +175,13 @@ class SqlitePageStore:
 
     # -- page versions
 
+    async def drop_segment(self, segment: SegmentId) -> None:
+        key = [(segment.volume, segment.pg)]
+        await self._transact(
+            ("DELETE FROM page_version WHERE volume = ? AND pg = ?", key),
+            ("DELETE FROM segment WHERE volume = ? AND pg = ?", key),
+        )
+
     async def newest(
         self, segment: SegmentId, pages: Sequence[PageNo], upto: LSN
     ) -> dict[PageNo, PageVersion]:
@@ -299,14 +307,13 @@ def _version(segment: SegmentId, v: PageVersion) -> tuple[Any, ...]:
 
 
 def _values(row: SegmentRow) -> tuple[Any, ...]:
-    members = json.dumps([asdict(member) for member in row.membership.members])
     return (
         row.id.volume,
         row.id.pg,
         row.incarnation,
         row.epoch,
         row.membership.epoch,
-        members,
+        _members_to_json(row.membership),
         row.applied,
         row.scl,
         row.known_vdl,
@@ -318,15 +325,28 @@ def _values(row: SegmentRow) -> tuple[Any, ...]:
     )
 
 
+def _members_to_json(membership: Membership) -> str:
+    """A list of the members; while one is being replaced, an object with that list and the two."""
+    members = [asdict(member) for member in membership.members]
+    change = membership.replacing
+    return json.dumps(members if change is None else {"members": members, **asdict(change)})
+
+
+def _membership(pg: int, epoch: int, value: Any) -> Membership:
+    change = None
+    if isinstance(value, dict):
+        change = Replacement(Member(**value["old"]), Member(**value["new"]))
+        value = value["members"]
+    return Membership(pg, epoch, tuple(Member(**member) for member in value), change)
+
+
 def _row(values: Any) -> SegmentRow:
     volume, pg, incarnation, epoch, membership_epoch, members, *rest = values
     applied, scl, known_vdl, floor, commit_lsn, commit_time_us, commit_pages, damaged = rest
     return SegmentRow(
         id=SegmentId(volume, pg),
         incarnation=incarnation,
-        membership=Membership(
-            pg, membership_epoch, tuple(Member(**member) for member in json.loads(members))
-        ),
+        membership=_membership(pg, membership_epoch, json.loads(members)),
         epoch=epoch,
         applied=applied,
         scl=scl,

@@ -79,6 +79,10 @@ class Segment:
         if row.applied > row.floor:
             self.coalesced.append((row.applied, None))
         self.caught_up_with: set[str] = set()
+        self.dropped = False
+        """Others keep the group now: nothing about this segment is written any more."""
+        self.members_since = row.membership.epoch
+        """The membership epoch that is on disk: no newer one is spoken of to others."""
         self.reset()
 
     def reset(self) -> None:

@@ -109,7 +109,7 @@ class NodeState:
         """The group's other members, by name."""
         return {
             m.node: self.channels.to(m.address)
-            for m in sorted(segment.row.membership.members, key=lambda m: m.node)
+            for m in segment.row.membership.voters
             if m.node != self.name
         }
 
@@ -212,7 +212,7 @@ class NodeState:
     ) -> None:
         """Write the segments' rows, and the volume's truncations if told to, as they are now."""
         async with self.rows:
-            rows = [segment.durable_row(epoch=volume.epoch) for segment in segments]
+            rows = [s.durable_row(epoch=volume.epoch) for s in segments if not s.dropped]
             ranges = {volume.id: volume.truncations} if truncations else None
             await self.guarded(self.store.put_segments(rows, ranges))
             if ranges is not None:

@@ -13,7 +13,7 @@ Invariants
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from engine.types import LSN, CommitMark, NodeId, PgNo
 from engine.volume.quorum import QuorumSet
@@ -65,9 +65,17 @@ class DurabilityTracker:
             raise ValueError(f"group {pg} is known already")
         self._groups[pg] = _Group(quorum, tail)
 
-    def set_quorum(self, pg: PgNo, quorum: QuorumSet) -> None:
-        """A membership change: what is durable stays so, what is outstanding needs the new set."""
-        self._groups[pg].quorum = quorum
+    def set_quorum(self, pg: PgNo, quorum: QuorumSet, *, forget: Collection[NodeId] = ()) -> bool:
+        """A membership change: what is durable stays so, what is outstanding needs the new set.
+
+        `forget`: nodes whose name stands for another life of the disk now; what the one before has
+        acknowledged is nothing that this one holds. True if VDL moved: the new set may need less.
+        """
+        group = self._groups[pg]
+        group.quorum = quorum
+        for node in forget:
+            group.scl.pop(node, None)
+        return self._reached(pg, group)
 
     def sent(self, pg: PgNo, *, first: LSN, last: LSN) -> None:
         """A frame went to its group.
@@ -96,6 +104,9 @@ class DurabilityTracker:
         if scl <= group.scl.get(node, -1):
             return False
         group.scl[node] = scl
+        return self._reached(pg, group)
+
+    def _reached(self, pg: PgNo, group: _Group) -> bool:
         reached = group.quorum.reached(group.scl)
         if reached <= group.pgcl:
             return False

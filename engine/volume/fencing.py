@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,13 +37,23 @@ from engine.errors import (
 )
 from engine.log.chain import Chain
 from engine.log.frame import FrameHeader, split_frames
-from engine.net.methods import APPEND, FENCE, FETCH_FRAMES, TRUNCATE
+from engine.net.methods import APPEND, ASSIGN_SEGMENTS, FENCE, FETCH_FRAMES, TRUNCATE
 from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Runtime
 from engine.steps import Mark, Step
 from engine.tasks import backoff
-from engine.types import LSN, CommitMark, Epoch, Member, Membership, NodeId, PgNo, Truncation
+from engine.types import (
+    LSN,
+    CommitMark,
+    Epoch,
+    Member,
+    Membership,
+    NodeId,
+    PgNo,
+    Replacement,
+    Truncation,
+)
 from engine.volume.quorum import QuorumSet, write_quorum
 from engine.volume.recovery import FencedNode, LsnRun, RecoveryPlan, SegmentReport, plan_recovery
 
@@ -72,25 +82,61 @@ class OpenedVolume:
 
 
 def membership_from_pb(message: pb.PgMembership) -> Membership:
+    change = None
+    if message.HasField("new"):
+        change = Replacement(_member(message.old), _member(message.new))
     return Membership(
         pg=message.pg,
         epoch=message.epoch,
-        members=tuple(
-            Member(node=m.node, az=m.az, address=m.address, incarnation=m.incarnation)
-            for m in sorted(message.members, key=lambda m: m.node)
-        ),
+        members=tuple(_member(m) for m in sorted(message.members, key=lambda m: m.node)),
+        replacing=change,
     )
+
+
+def _member(m: pb.MemberInfo) -> Member:
+    return Member(node=m.node, az=m.az, address=m.address, incarnation=m.incarnation)
 
 
 def membership_to_pb(membership: Membership) -> pb.PgMembership:
-    return pb.PgMembership(
+    message = pb.PgMembership(
         pg=membership.pg,
         epoch=membership.epoch,
-        members=[
-            pb.MemberInfo(node=m.node, az=m.az, address=m.address, incarnation=m.incarnation)
-            for m in membership.members
-        ],
+        members=[_member_to_pb(m) for m in membership.members],
     )
+    if membership.replacing is not None:
+        message.old.CopyFrom(_member_to_pb(membership.replacing.old))
+        message.new.CopyFrom(_member_to_pb(membership.replacing.new))
+    return message
+
+
+def _member_to_pb(m: Member) -> pb.MemberInfo:
+    return pb.MemberInfo(node=m.node, az=m.az, address=m.address, incarnation=m.incarnation)
+
+
+async def exchange_memberships(
+    channel: Channel,
+    *,
+    volume: int,
+    node: NodeId,
+    memberships: Iterable[Membership],
+    timeout: float,
+) -> tuple[list[Membership], list[PgNo]]:
+    """Tell a node who keeps its groups. What it knows better comes back, and which segments it has not.
+
+    Memberships come from the catalog only, so it does not matter who passes them on.
+    """
+    told = [(m, voter) for m in memberships if (voter := m.voter(node)) is not None]
+    request = pb.AssignSegmentsRequest(
+        segments=[
+            pb.SegmentAssignment(
+                volume=volume, membership=membership_to_pb(m), incarnation=voter.incarnation
+            )
+            for m, voter in told
+        ]
+    )
+    reply = await channel.call(ASSIGN_SEGMENTS, request, timeout=timeout)
+    newer = [membership_from_pb(m) for m in reply.newer]
+    return newer, [a.membership.pg for a in reply.refused]
 
 
 def truncation_to_pb(truncation: Truncation) -> pb.TruncationRange:
@@ -147,10 +193,12 @@ class _Opening:
             membership_from_pb(m) for m in sorted(reply.memberships, key=lambda m: m.pg)
         )
         self.quorums: dict[PgNo, QuorumSet] = {m.pg: write_quorum(m) for m in self.memberships}
-        members = {m.node: m for ms in self.memberships for m in ms.members}
+        members = {m.node: m for ms in self.memberships for m in ms.voters}
         self.channels = {node: connect(members[node].address) for node in sorted(members)}
         self.scl: dict[tuple[PgNo, NodeId], LSN] = {}
         self.tries: Counter[tuple[PgNo, NodeId]] = Counter()
+        self.behind: set[NodeId] = set()
+        """Nodes that have to be told who keeps their groups now."""
 
     async def run(self) -> OpenedVolume:
         steps = self.runtime.steps
@@ -158,6 +206,7 @@ class _Opening:
         states = await self._fence()
         steps.after(Step.FENCED)
         self._require_all_groups(states)
+        self._require_newest_members(states)
         plan = plan_recovery(groups=self.memberships, states=states)
         # Epoch 1 is the volume's first: nobody wrote before, so there is nothing to annul.
         fresh = self.epoch == 1
@@ -248,7 +297,7 @@ class _Opening:
         for membership in self.memberships:
             fenced = {
                 m.node
-                for m in membership.members
+                for m in membership.voters
                 if m.node in states
                 and membership.pg in states[m.node].segments
                 and states[m.node].segments[membership.pg].incarnation == m.incarnation
@@ -269,10 +318,36 @@ class _Opening:
                     f"it gave epoch {self.epoch}; open the volume again"
                 )
 
+    def _require_newest_members(self, states: Mapping[NodeId, FencedNode]) -> None:
+        """A group's members may have changed after the catalog had made its reply, and a quorum of the
+        new ones have acknowledged. It meets every quorum of those before, so somebody fenced knows.
+        Raises Unavailable: the catalog's next reply has it."""
+        epochs = {m.pg: m.epoch for m in self.memberships}
+        for node in sorted(states):
+            for pg, report in sorted(states[node].segments.items()):
+                if report.membership_epoch < epochs[pg]:
+                    self.behind.add(node)
+                if report.membership_epoch > epochs[pg]:
+                    raise Unavailable(
+                        f"{node} knows membership epoch {report.membership_epoch} of group {pg}, the "
+                        f"catalog's reply had {epochs[pg]}; open the volume again"
+                    )
+
     # -- 3. truncate
 
     async def _truncate(self, nodes: Sequence[NodeId], truncations: Sequence[Truncation]) -> None:
+        epochs = {m.pg: m.epoch for m in self.memberships}
+
         async def one(node: NodeId) -> None:
+            if node in self.behind:
+                await exchange_memberships(
+                    self.channels[node],
+                    volume=self.volume,
+                    node=node,
+                    memberships=self.memberships,
+                    timeout=self.config.call_timeout_s,
+                )
+                self.behind.discard(node)
             reply = await catch_up(
                 self.channels[node],
                 volume=self.volume,
@@ -281,7 +356,7 @@ class _Opening:
                 timeout=self.config.call_timeout_s,
             )
             for segment in reply.segments:
-                if segment.pg in self.quorums:
+                if epochs.get(segment.pg) == segment.membership_epoch:
                     self.scl[segment.pg, node] = segment.scl
 
         done = await self._each(nodes, one, "truncating")
@@ -335,7 +410,7 @@ class _Opening:
             if not self.quorums[membership.pg].satisfied(
                 {
                     m.node
-                    for m in membership.members
+                    for m in membership.voters
                     if self.scl.get((membership.pg, m.node), -1) >= plan.groups[membership.pg].tail
                 }
             )
@@ -422,7 +497,7 @@ class _Opening:
         sender = asyncio.create_task(send_all(), name=f"re-harden {node}")
         try:
             while scl < tail and (ack := await self._within(node, stream.recv())) is not None:
-                scl = _scl_from_ack(node, pg, ack, scl)
+                scl = _scl_from_ack(node, membership, ack, scl)
             if scl < tail:
                 log.warning("re-hardening %s: it stays at %d, %d is needed", node, scl, tail)
         finally:
@@ -440,10 +515,12 @@ class _Opening:
             raise DeadlineExceeded(f"{node} is silent") from None
 
 
-def _scl_from_ack(node: NodeId, pg: PgNo, ack: pb.AppendAck, scl: LSN) -> LSN:
+def _scl_from_ack(node: NodeId, membership: Membership, ack: pb.AppendAck, scl: LSN) -> LSN:
     match ack.refusal:
         case pb.REFUSAL_NONE:
-            return max([scl, *(s.scl for s in ack.segments if s.pg == pg)])
+            counted = (membership.pg, membership.epoch)
+            acked = [s.scl for s in ack.segments if (s.pg, s.membership_epoch) == counted]
+            return max([scl, *acked])
         case pb.REFUSAL_STALE_EPOCH:
             raise StaleEpoch(f"{node} is fenced at epoch {ack.epoch} by a newer recovery")
         case pb.REFUSAL_BEHIND_EPOCH:

@@ -18,13 +18,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.config import VolumeConfig
 from engine.errors import SextetError, StaleEpoch, Unavailable
 from engine.net.methods import APPEND
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Runtime, Stream
+from engine.steps import Mark
 from engine.tasks import backoff
 from engine.types import LSN, NodeId, PgNo
 
@@ -62,6 +63,10 @@ class LinkOwner:
     request: Callable[[Sequence[Batch]], pb.AppendRequest]
     durable: Callable[[], LSN]
     acked: Callable[[NodeId, Sequence[tuple[PgNo, LSN]]], None]
+    members: Callable[[PgNo], int]
+    """A group's membership epoch as this writer knows it; 0 for a group that it does not know."""
+    exchange: Callable[[NodeId, Channel], Awaitable[None]]
+    """Tell a node who keeps its groups, or learn from it."""
     catch_up: Callable[[Channel], Awaitable[None]]
     """Teach a node that missed a recovery this epoch and all truncations."""
     fenced: Callable[[str], None]
@@ -102,6 +107,20 @@ class NodeLink:
         if self._queued_bytes > self._config.link_queue_bytes_max:
             self._drop_durable()
         self._wake.set()
+
+    def leave(self, pg: PgNo) -> None:
+        """This node keeps group `pg` no longer: nothing of it is sent any more, no ack awaited."""
+        for index, batch in enumerate(self._queue):
+            frames = tuple(f for f in batch.frames if f.pg != pg)
+            if len(frames) < len(batch.frames):
+                size = sum(len(f.frame) for f in frames)
+                self._queued_bytes -= batch.size - size
+                self._queue[index] = replace(batch, frames=frames, size=size)
+        self._scl.pop(pg, None)
+
+    def forget(self, pg: PgNo) -> None:
+        """Another life of this node's disk keeps group `pg` now: it has acknowledged nothing yet."""
+        self._scl.pop(pg, None)
 
     def offer_points(self) -> None:
         """Send VDL and PGMRPL soon even if no redo is waiting."""
@@ -229,17 +248,29 @@ class NodeLink:
             case pb.REFUSAL_BEHIND_EPOCH:
                 await self._owner.catch_up(self._channel)
                 raise _Progressed("taught the current epoch; sending again")
+            case pb.REFUSAL_STALE_MEMBERSHIP:
+                await self._exchange()
             case refusal:
                 name = pb.Refusal.Name(refusal)
                 raise _Refused(f"{self.node} refused redo: {name} {ack.detail}")
         if not ack.segments:
             return
-        acked = [(segment.pg, segment.scl) for segment in ack.segments]
+        # What counts is said under the same membership: see `engine.volume.membership`.
+        members = self._owner.members
+        said = [s for s in ack.segments if members(s.pg)]
+        acked = [(s.pg, s.scl) for s in said if s.membership_epoch == members(s.pg)]
         self._scl.update(acked)
         self._owner.acked(self.node, acked)
         scl = self._scl
         while self._queue and all(scl.get(f.pg, 0) >= f.last for f in self._queue[0].frames):
             self._pop()
+        if len(acked) < len(said):
+            await self._exchange()
+
+    async def _exchange(self) -> None:
+        self._runtime.steps.mark(Mark.MEMBERS_LEARNED)
+        await self._owner.exchange(self.node, self._channel)
+        raise _Progressed("the members of a group have changed; sending again")
 
 
 class _Refused(Unavailable):

@@ -103,28 +103,32 @@ WRITE = 4
 READ = 3
 
 
-def _nodes(membership: Membership) -> tuple[NodeId, ...]:
-    return tuple(member.node for member in membership.members)
+def sixes(membership: Membership) -> tuple[tuple[NodeId, ...], ...]:
+    """The group's six; while one is being replaced, the six before and the six afterwards.
+
+    A name stands for whoever may answer under it (`Membership.voters`). A lost life of a disk that is
+    being replaced by the next one of the same node has a name that nobody answers to.
+    """
+    change = membership.replacing
+    if change is None:
+        return (tuple(m.node for m in membership.members),)
+    old = change.old.node
+    lost = f"{old}, lost" if change.new.node == old else old
+    before = tuple(lost if m.node == old else m.node for m in membership.members)
+    after = tuple(change.new.node if m.node == old else m.node for m in membership.members)
+    return before, after
 
 
 def write_quorum(membership: Membership) -> QuorumSet:
-    """4 of the group's 6."""
-    return KOf(WRITE, _nodes(membership))
+    """4 of the group's 6; of both sets while a member is being replaced (P18 §4.1)."""
+    parts = tuple(KOf(WRITE, six) for six in sixes(membership))
+    return parts[0] if len(parts) == 1 else AllOf(parts)
 
 
 def read_quorum(membership: Membership) -> QuorumSet:
-    """3 of the group's 6: overlaps every write quorum."""
-    return KOf(READ, _nodes(membership))
-
-
-def replacing_write(old: Membership, new: Membership) -> QuorumSet:
-    """While one member is being replaced, writes need a quorum of both sets."""
-    return AllOf((write_quorum(old), write_quorum(new)))
-
-
-def replacing_read(old: Membership, new: Membership) -> QuorumSet:
-    """... and reads one of either."""
-    return AnyOf((read_quorum(old), read_quorum(new)))
+    """3 of the group's 6, of either set while a member is being replaced: overlaps every write quorum."""
+    parts = tuple(KOf(READ, six) for six in sixes(membership))
+    return parts[0] if len(parts) == 1 else AnyOf(parts)
 
 
 def full_tail_write(full: tuple[NodeId, ...], tail: tuple[NodeId, ...]) -> QuorumSet:

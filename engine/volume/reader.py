@@ -103,13 +103,13 @@ class PageReader:
         """Ask every member at most once, in the router's order, hedging; the first answer wins."""
         membership = self.memberships[pg]
         order = self.router.rank(
-            membership.members,
+            membership.voters,
             need=request.pg_lsn,
             scl=self._scls(pg),
             az=self._az,
             now=self._runtime.clock.monotonic(),
         )
-        addresses = {m.node: m.address for m in membership.members}
+        addresses = {m.node: m.address for m in membership.voters}
         failures: dict[NodeId, SextetError] = {}
         running: dict[asyncio.Task[pb.ReadPagesReply], NodeId] = {}
         waiting = list(order)
@@ -168,7 +168,7 @@ class PageReader:
         """Errors that asking again cannot mend, once every member has said so."""
         for kind in (SnapshotTooOld, Corrupt):
             said = [e for e in failures.values() if isinstance(e, kind)]
-            if said and len(said) == len(failures) == len(self.memberships[pg].members):
+            if said and len(said) == len(failures) == len(self.memberships[pg].voters):
                 raise kind(
                     f"pages {list(request.pages)} at LSN {request.read_lsn}: every segment of "
                     f"group {pg} says: {said[0]}"

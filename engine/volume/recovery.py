@@ -17,6 +17,8 @@ Pure: reports in, a plan or a refusal out. The argument, step by step:
   of six members must deny ever having held it, since three without it leave at most three with it,
   and four are a write quorum. A member denies only if it was fenced, is of the incarnation that the
   catalog knows, and has lost nothing itself.
+- While a member is being replaced, what was acknowledged stood on four of either six, so three of
+  either are enough; the one that is to replace it has lost, in this sense, whatever it has not got yet.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from dataclasses import dataclass, replace
 
 from engine.errors import QuorumLost, RecoveryBlocked
 from engine.types import LAL, LSN, CommitMark, Epoch, Membership, NodeId, PgNo, Truncation
-from engine.volume.quorum import READ, write_quorum
+from engine.volume.quorum import read_quorum, write_quorum
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ def _counted(
 ) -> dict[NodeId, SegmentReport]:
     """The members' reports that count: of the incarnation that the catalog knows, less the annulled."""
     counted = {}
-    for member in group.members:
+    for member in group.voters:
         state = states.get(member.node)
         report = state.segments.get(group.pg) if state is not None else None
         if report is not None and report.incarnation == member.incarnation:
@@ -161,21 +163,21 @@ def _every(reports: Reports) -> Iterator[SegmentReport]:
 
 def _require_quorum(group: Membership, reports: Mapping[NodeId, SegmentReport]) -> None:
     if not write_quorum(group).satisfied(reports.keys()):
-        missing = sorted({m.node for m in group.members} - reports.keys())
+        missing = sorted({m.node for m in group.voters} - reports.keys())
         raise QuorumLost(
-            f"protection group {group.pg} has only {len(reports)} of {len(group.members)} segments; "
+            f"protection group {group.pg} has only {len(reports)} of {len(group.voters)} segments; "
             f"missing: {', '.join(missing)}. Bring at least one of them back"
         )
 
 
 def _require_denials(group: Membership, reports: Mapping[NodeId, SegmentReport], vcl: LSN) -> None:
     denying = [node for node in sorted(reports) if not reports[node].damaged]
-    if len(denying) < READ:
-        silent = sorted({m.node for m in group.members} - set(denying))
+    if not read_quorum(group).satisfied(denying):
+        silent = sorted({m.node for m in group.voters} - set(denying))
         raise RecoveryBlocked(
             f"the log ends at LSN {vcl}, but what follows may have been acknowledged: in protection "
             f"group {group.pg} only {len(denying)} segments can say that they never held it, "
-            f"{READ} are needed. Repair or bring back: {', '.join(silent)}"
+            f"which are no read quorum. Repair or bring back: {', '.join(silent)}"
         )
 
 

@@ -20,7 +20,7 @@ import asyncio
 import heapq
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from engine.config import VolumeConfig
@@ -41,9 +41,10 @@ from engine.steps import Mark, Step
 from engine.tasks import Background, backoff
 from engine.types import LAL, LSN, CommitMark, Epoch, Membership, NodeId, PageNo, PgNo
 from engine.volume.durability import DurabilityTracker
-from engine.volume.fencing import OpenedVolume, catch_up
+from engine.volume.fencing import OpenedVolume, catch_up, exchange_memberships
 from engine.volume.geometry import first_page, group_pages, pg_of, pgs_for
 from engine.volume.links import Batch, GroupFrame, LinkOwner, NodeLink
+from engine.volume.membership import supersedes
 from engine.volume.quorum import read_quorum, write_quorum
 from engine.volume.tails import PgTails
 
@@ -101,6 +102,7 @@ class VolumeWriter:
         self.tails = PgTails()
         self.memberships: dict[PgNo, Membership] = {}
         self.links: dict[NodeId, NodeLink] = {}
+        self._running: dict[NodeId, asyncio.Task[None]] = {}
         self.counters: dict[str, int] = dict.fromkeys(
             ("commits", "records", "redo_bytes", "dirty_page_bytes", "batches", "frames"), 0
         )
@@ -219,7 +221,7 @@ class VolumeWriter:
 
     def scls(self, pg: PgNo) -> dict[NodeId, LSN]:
         """What each member of the group has acknowledged, as far as this writer knows."""
-        return {m.node: self._tracker.scl(pg, m.node) for m in self.memberships[pg].members}
+        return {m.node: self._tracker.scl(pg, m.node) for m in self.memberships[pg].voters}
 
     def pgcl(self, pg: PgNo) -> LSN:
         return self._tracker.pgcl(pg)
@@ -317,7 +319,7 @@ class VolumeWriter:
 
     def _shares_of(self, batch: Batch) -> Iterator[tuple[NodeLink, Batch]]:
         """Every link that gets some of the batch, with the frames of the groups its node keeps."""
-        keepers = [{m.node for m in self.memberships[f.pg].members} for f in batch.frames]
+        keepers = [{m.node for m in self.memberships[f.pg].voters} for f in batch.frames]
         for node in sorted(set().union(*keepers)):
             if all(node in keeping for keeping in keepers):
                 yield self.links[node], batch  # with six nodes that is everyone
@@ -347,6 +349,10 @@ class VolumeWriter:
         for pg, scl in segments:
             if pg in self.memberships:
                 moved = self._tracker.acked(pg, node, scl) or moved
+        self._settle(moved=moved)
+
+    def _settle(self, *, moved: bool) -> None:
+        """What follows from durability points that may have moved."""
         vcl = self._tracker.vcl
         flight = self._in_flight
         if flight and flight[0].last <= vcl:
@@ -399,7 +405,10 @@ class VolumeWriter:
         self._pg_last[pg] = tail
         if tail:
             self.tails.note(pg, tail)
-        for member in membership.members:
+        self._link(membership)
+
+    def _link(self, membership: Membership) -> None:
+        for member in membership.voters:
             if member.node not in self.links:
                 link = NodeLink(
                     self._runtime,
@@ -409,7 +418,68 @@ class VolumeWriter:
                     channel=self._connect(member.address),
                 )
                 self.links[member.node] = link
-                self._background.spawn(link.run(), name=f"link to {member.node}")
+                self._running[member.node] = self._background.spawn(
+                    link.run(), name=f"link to {member.node}"
+                )
+
+    def learn(self, memberships: Iterable[Membership]) -> None:
+        """Take over who keeps the groups, as the catalog or a segment says; older news are ignored.
+
+        A group that is not known here is: only `reserve` adds one, under this writer's epoch.
+        """
+        if self._dead is not None:
+            return
+        vdl = self._tracker.vdl
+        changed = []
+        for heard in memberships:
+            known = self.memberships.get(heard.pg)
+            if known is not None and supersedes(heard, known):
+                self._change_members(known, heard)
+                changed.append(heard)
+        if not changed:
+            return
+        for listener in self.on_grown:
+            listener(changed)
+        self._drop_idle_links()
+        self._settle(moved=self._tracker.vdl != vdl)
+
+    def _change_members(self, known: Membership, heard: Membership) -> None:
+        pg = heard.pg
+        log.info("group %d has membership epoch %d", pg, heard.epoch)
+        self.memberships[pg] = heard
+        before = {m.node: m.incarnation for m in known.voters}
+        now = {m.node: m.incarnation for m in heard.voters}
+        reborn = [n for n in now if before.get(n, "") not in ("", now[n])]
+        for node in reborn:
+            self.links[node].forget(pg)
+        for node in sorted(before.keys() - now.keys()):
+            self.links[node].leave(pg)
+        self._tracker.set_quorum(pg, write_quorum(heard), forget=reborn)
+        self._link(heard)
+
+    def _drop_idle_links(self) -> None:
+        """To nodes that keep nothing of this volume any more."""
+        needed = {m.node for membership in self.memberships.values() for m in membership.voters}
+        for node in sorted(self.links.keys() - needed):
+            del self.links[node]
+            self._running.pop(node).cancel()
+
+    async def _exchange(self, node: NodeId, channel: Channel) -> None:
+        """Raises Unavailable if that settled nothing: the node's disk is not the one it should be."""
+        newer, refused = await exchange_memberships(
+            channel,
+            volume=self.volume,
+            node=node,
+            memberships=self.memberships.values(),
+            timeout=self._config.call_timeout_s,
+        )
+        self.learn(newer)
+        if refused and not newer:
+            raise Unavailable(f"{node} does not keep groups {refused} as it should")
+
+    def _members(self, pg: PgNo) -> int:
+        known = self.memberships.get(pg)
+        return known.epoch if known is not None else 0
 
     def _link_owner(self) -> LinkOwner:
         return LinkOwner(
@@ -418,6 +488,8 @@ class VolumeWriter:
             request=self._request,
             durable=lambda: self._tracker.vdl.lsn,
             acked=self._acked,
+            members=self._members,
+            exchange=self._exchange,
             catch_up=self._catch_up,
             fenced=self._fenced,
         )

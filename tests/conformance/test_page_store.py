@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,15 @@ from engine.faults.store import FaultyPageStore
 from engine.storage.pagestore import PageStore, PageVersion, SegmentRow
 from engine.storage.pagestore_memory import MemoryPageStore
 from engine.storage.pagestore_sqlite import SqlitePageStore
-from engine.types import PAGE_SIZE, CommitMark, Member, Membership, SegmentId, Truncation
+from engine.types import (
+    PAGE_SIZE,
+    CommitMark,
+    Member,
+    Membership,
+    Replacement,
+    SegmentId,
+    Truncation,
+)
 from tests.support.faulty import Faults
 
 VOLUME = 3
@@ -114,6 +123,26 @@ async def test_rows_are_kept_whole_and_sorted(world: World) -> None:
     assert await store.segments() == [rows[1], rows[0]]
     await store.put_segments([row(KEY, applied=6)])
     assert await store.segments() == [row(KEY, applied=6), rows[0]]
+
+
+async def test_a_change_of_members_is_kept(world: World) -> None:
+    new = Member("storage-7", "az1", "127.0.0.1:7", "second")
+    stable = row().membership
+    during = Membership(0, 2, stable.members, Replacement(stable.members[0], new))
+    await world.store.put_segments([replace(row(), membership=during)])
+    store = await world.restart()
+    assert [r.membership for r in await store.segments()] == [during]
+
+
+async def test_a_dropped_segment_leaves_nothing_and_others_alone(world: World) -> None:
+    await world.store.put_segments([row(KEY), row(OTHER)])
+    await world.store.put_versions(KEY, [version(0, 3)])
+    await world.store.drop_segment(KEY)
+    await world.store.drop_segment(KEY)
+    store = await world.restart()
+    assert await store.segments() == [row(OTHER)]
+    assert await store.newest(KEY, [0], 9) == {}
+    assert await store.counts() == {}
 
 
 async def test_truncations_are_replaced_as_one_list(world: World) -> None:

@@ -153,9 +153,9 @@ STORAGE = (
             ),
             Edit(
                 "engine.storage.node",
-                "SegmentRow(key, state.incarnation, membership, epoch=epoch)",
-                "SegmentRow(key, next(m.incarnation for m in membership.members"
-                " if m.node == state.name), membership, epoch=epoch)",
+                "key, state.incarnation, membership, epoch=epoch, damaged=joining",
+                "key, next(m.incarnation for m in membership.members"
+                " if m.node == state.name), membership, epoch=epoch",
             ),
         ),
     ),
@@ -222,8 +222,8 @@ VOLUME = (
             ),
             Edit(
                 "engine.volume.recovery",
-                "import READ, write_quorum",
-                "import READ, read_quorum as write_quorum",
+                "import read_quorum, write_quorum",
+                "import read_quorum, read_quorum as write_quorum",
             ),
         ),
     ),
@@ -342,6 +342,41 @@ CONTROL = (
     ),
 )
 
+MEMBERSHIP = (
+    _one(
+        "joins-at-once",
+        "G1",
+        "a segment that is to replace another counts as whole before it has anything",
+        "engine.storage.node",
+        "key, state.incarnation, membership, epoch=epoch, damaged=joining",
+        "key, state.incarnation, membership, epoch=epoch",
+    ),
+    _one(
+        "single-quorum",
+        "G1",
+        "while a member is being replaced, four of the six afterwards are enough",
+        "engine.volume.quorum",
+        "return parts[0] if len(parts) == 1 else AllOf(parts)",
+        "return parts[-1]",
+    ),
+    _one(
+        "commit-unseen",
+        "G1",
+        "a segment takes its predecessor's place as soon as it is there",
+        "cluster.control.repairs",
+        "        and not seen.damaged\n",
+        "",
+    ),
+    _one(
+        "foreign-members-count",
+        "G1",
+        "an ack counts whatever members the segment knows",
+        "engine.volume.links",
+        "for s in said if s.membership_epoch == members(s.pg)]",
+        "for s in said]",
+    ),
+)
+
 OURS = (
     _one(
         "closed-file-torn",
@@ -370,7 +405,7 @@ OURS = (
 )
 """Bugs that the simulator found in this code, planted again so that it keeps finding them."""
 
-MUTANTS = (*STORAGE, *VOLUME, *INSTANCES, *CONTROL, *OURS)
+MUTANTS = (*STORAGE, *VOLUME, *INSTANCES, *CONTROL, *MEMBERSHIP, *OURS)
 
 
 def by_name(name: str) -> Mutant:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.types import Member, Membership
+from engine.volume.membership import begin
 from engine.volume.quorum import (
     AllOf,
     AnyOf,
@@ -16,8 +17,6 @@ from engine.volume.quorum import (
     full_tail_write,
     overlaps,
     read_quorum,
-    replacing_read,
-    replacing_write,
     write_quorum,
 )
 
@@ -27,18 +26,26 @@ def group(names: str, epoch: int = 1) -> Membership:
     return Membership(0, epoch, members)
 
 
-OLD, NEW, NEWER = group("ABCDEF"), group("ABCDEG", 2), group("ABCDHG", 3)
+def replacing(names: str, old: str, new: str) -> Membership:
+    before = group(names)
+    member = next(m for m in before.members if m.node == old)
+    return begin(before, old=member, new=Member(new, "az3", "", new))
+
+
+OLD, NEW = group("ABCDEF"), group("ABCDEG", 2)
+DURING, AGAIN = replacing("ABCDEF", "F", "G"), replacing("ABCDEG", "E", "H")
 FULL, TAIL = ("A", "C", "E"), ("B", "D", "F")
 
 PAIRS = {
     "write and write": (write_quorum(OLD), write_quorum(OLD)),
     "write and read": (write_quorum(OLD), read_quorum(OLD)),
-    "while replacing: write and write": (replacing_write(OLD, NEW), replacing_write(OLD, NEW)),
-    "while replacing: write and read": (replacing_write(OLD, NEW), replacing_read(OLD, NEW)),
-    "while replacing: write and the old read": (replacing_write(OLD, NEW), read_quorum(OLD)),
-    "while replacing: write and the new read": (replacing_write(OLD, NEW), read_quorum(NEW)),
-    "the old write and reads while replacing": (write_quorum(OLD), AllOf((read_quorum(OLD),))),
-    "a second replacement": (replacing_write(NEW, NEWER), replacing_read(NEW, NEWER)),
+    "while replacing: write and write": (write_quorum(DURING), write_quorum(DURING)),
+    "while replacing: write and read": (write_quorum(DURING), read_quorum(DURING)),
+    "while replacing: write and the old write": (write_quorum(DURING), write_quorum(OLD)),
+    "while replacing: write and the new write": (write_quorum(DURING), write_quorum(NEW)),
+    "while replacing: write and the old read": (write_quorum(DURING), read_quorum(OLD)),
+    "while replacing: write and the new read": (write_quorum(DURING), read_quorum(NEW)),
+    "a second replacement": (write_quorum(AGAIN), read_quorum(AGAIN)),
     "full and tail: write and write": (full_tail_write(FULL, TAIL), full_tail_write(FULL, TAIL)),
     "full and tail: write and read": (full_tail_write(FULL, TAIL), full_tail_read(FULL, TAIL)),
 }
@@ -79,8 +86,8 @@ def test_a_senseless_quorum_is_refused(k: int, nodes: str) -> None:
 EXPRESSIONS: list[QuorumSet] = [
     write_quorum(OLD),
     read_quorum(OLD),
-    replacing_write(OLD, NEW),
-    replacing_read(OLD, NEW),
+    write_quorum(DURING),
+    read_quorum(DURING),
     full_tail_write(FULL, TAIL),
     full_tail_read(FULL, TAIL),
     AnyOf((KOf(1, ("A",)), AllOf((KOf(1, ("B",)), KOf(2, ("C", "D")))))),

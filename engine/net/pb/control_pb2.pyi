@@ -133,18 +133,20 @@ class InstanceReport(_message.Message):
     def __init__(self, view: _Optional[_Union[InstanceView, _Mapping]] = ..., status: _Optional[_Union[_instance_pb2.InstanceStatusReply, _Mapping]] = ..., error: _Optional[str] = ...) -> None: ...
 
 class StorageReport(_message.Message):
-    __slots__ = ("node", "az", "address", "status", "error")
+    __slots__ = ("node", "az", "address", "status", "error", "drained")
     NODE_FIELD_NUMBER: _ClassVar[int]
     AZ_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    DRAINED_FIELD_NUMBER: _ClassVar[int]
     node: str
     az: str
     address: str
     status: _storage_pb2.StorageStatusReply
     error: str
-    def __init__(self, node: _Optional[str] = ..., az: _Optional[str] = ..., address: _Optional[str] = ..., status: _Optional[_Union[_storage_pb2.StorageStatusReply, _Mapping]] = ..., error: _Optional[str] = ...) -> None: ...
+    drained: bool
+    def __init__(self, node: _Optional[str] = ..., az: _Optional[str] = ..., address: _Optional[str] = ..., status: _Optional[_Union[_storage_pb2.StorageStatusReply, _Mapping]] = ..., error: _Optional[str] = ..., drained: _Optional[bool] = ...) -> None: ...
 
 class ClusterStatusReply(_message.Message):
     __slots__ = ("cluster", "instances", "storage")
@@ -197,3 +199,15 @@ class ListEventsReply(_message.Message):
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[Event]
     def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...
+
+class DrainStorageRequest(_message.Message):
+    __slots__ = ("node", "undo")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    UNDO_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    undo: bool
+    def __init__(self, node: _Optional[str] = ..., undo: _Optional[bool] = ...) -> None: ...
+
+class DrainStorageReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

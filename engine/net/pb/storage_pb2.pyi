@@ -51,12 +51,14 @@ class AppendRequest(_message.Message):
     def __init__(self, volume: _Optional[int] = ..., epoch: _Optional[int] = ..., pgs: _Optional[_Iterable[_Union[PgFrames, _Mapping]]] = ..., vdl: _Optional[int] = ..., pgmrpl: _Optional[int] = ...) -> None: ...
 
 class SegmentAck(_message.Message):
-    __slots__ = ("pg", "scl")
+    __slots__ = ("pg", "scl", "membership_epoch")
     PG_FIELD_NUMBER: _ClassVar[int]
     SCL_FIELD_NUMBER: _ClassVar[int]
+    MEMBERSHIP_EPOCH_FIELD_NUMBER: _ClassVar[int]
     pg: int
     scl: int
-    def __init__(self, pg: _Optional[int] = ..., scl: _Optional[int] = ...) -> None: ...
+    membership_epoch: int
+    def __init__(self, pg: _Optional[int] = ..., scl: _Optional[int] = ..., membership_epoch: _Optional[int] = ...) -> None: ...
 
 class AppendAck(_message.Message):
     __slots__ = ("segments", "refusal", "epoch", "detail")
@@ -243,16 +245,18 @@ class PagesChunk(_message.Message):
     def __init__(self, as_of: _Optional[int] = ..., pages: _Optional[_Iterable[_Union[PageImage, _Mapping]]] = ..., commits: _Optional[_Iterable[_Union[CommitPoint, _Mapping]]] = ..., last: _Optional[bool] = ...) -> None: ...
 
 class GossipSegment(_message.Message):
-    __slots__ = ("volume", "pg", "scl", "damaged")
+    __slots__ = ("volume", "pg", "scl", "damaged", "membership_epoch")
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     PG_FIELD_NUMBER: _ClassVar[int]
     SCL_FIELD_NUMBER: _ClassVar[int]
     DAMAGED_FIELD_NUMBER: _ClassVar[int]
+    MEMBERSHIP_EPOCH_FIELD_NUMBER: _ClassVar[int]
     volume: int
     pg: int
     scl: int
     damaged: bool
-    def __init__(self, volume: _Optional[int] = ..., pg: _Optional[int] = ..., scl: _Optional[int] = ..., damaged: _Optional[bool] = ...) -> None: ...
+    membership_epoch: int
+    def __init__(self, volume: _Optional[int] = ..., pg: _Optional[int] = ..., scl: _Optional[int] = ..., damaged: _Optional[bool] = ..., membership_epoch: _Optional[int] = ...) -> None: ...
 
 class GossipVolume(_message.Message):
     __slots__ = ("volume", "epoch", "vdl", "pgmrpl", "truncations")
@@ -299,26 +303,32 @@ class MemberInfo(_message.Message):
     def __init__(self, node: _Optional[str] = ..., az: _Optional[str] = ..., address: _Optional[str] = ..., incarnation: _Optional[str] = ...) -> None: ...
 
 class PgMembership(_message.Message):
-    __slots__ = ("pg", "epoch", "members")
+    __slots__ = ("pg", "epoch", "members", "old", "new")
     PG_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    OLD_FIELD_NUMBER: _ClassVar[int]
+    NEW_FIELD_NUMBER: _ClassVar[int]
     pg: int
     epoch: int
     members: _containers.RepeatedCompositeFieldContainer[MemberInfo]
-    def __init__(self, pg: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberInfo, _Mapping]]] = ...) -> None: ...
+    old: MemberInfo
+    new: MemberInfo
+    def __init__(self, pg: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberInfo, _Mapping]]] = ..., old: _Optional[_Union[MemberInfo, _Mapping]] = ..., new: _Optional[_Union[MemberInfo, _Mapping]] = ...) -> None: ...
 
 class SegmentAssignment(_message.Message):
-    __slots__ = ("volume", "membership", "incarnation", "create")
+    __slots__ = ("volume", "membership", "incarnation", "create", "drop")
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     MEMBERSHIP_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     CREATE_FIELD_NUMBER: _ClassVar[int]
+    DROP_FIELD_NUMBER: _ClassVar[int]
     volume: int
     membership: PgMembership
     incarnation: str
     create: bool
-    def __init__(self, volume: _Optional[int] = ..., membership: _Optional[_Union[PgMembership, _Mapping]] = ..., incarnation: _Optional[str] = ..., create: _Optional[bool] = ...) -> None: ...
+    drop: bool
+    def __init__(self, volume: _Optional[int] = ..., membership: _Optional[_Union[PgMembership, _Mapping]] = ..., incarnation: _Optional[str] = ..., create: _Optional[bool] = ..., drop: _Optional[bool] = ...) -> None: ...
 
 class AssignSegmentsRequest(_message.Message):
     __slots__ = ("segments",)
@@ -327,17 +337,21 @@ class AssignSegmentsRequest(_message.Message):
     def __init__(self, segments: _Optional[_Iterable[_Union[SegmentAssignment, _Mapping]]] = ...) -> None: ...
 
 class AssignSegmentsReply(_message.Message):
-    __slots__ = ("refused",)
+    __slots__ = ("refused", "newer")
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    NEWER_FIELD_NUMBER: _ClassVar[int]
     refused: _containers.RepeatedCompositeFieldContainer[SegmentAssignment]
-    def __init__(self, refused: _Optional[_Iterable[_Union[SegmentAssignment, _Mapping]]] = ...) -> None: ...
+    newer: _containers.RepeatedCompositeFieldContainer[PgMembership]
+    def __init__(self, refused: _Optional[_Iterable[_Union[SegmentAssignment, _Mapping]]] = ..., newer: _Optional[_Iterable[_Union[PgMembership, _Mapping]]] = ...) -> None: ...
 
 class StorageStatusRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("brief",)
+    BRIEF_FIELD_NUMBER: _ClassVar[int]
+    brief: bool
+    def __init__(self, brief: _Optional[bool] = ...) -> None: ...
 
 class SegmentStatus(_message.Message):
-    __slots__ = ("volume", "pg", "scl", "epoch", "applied", "hot_from", "pages", "pending_frames", "damaged")
+    __slots__ = ("volume", "pg", "scl", "epoch", "applied", "hot_from", "pages", "pending_frames", "damaged", "membership_epoch", "incarnation")
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     PG_FIELD_NUMBER: _ClassVar[int]
     SCL_FIELD_NUMBER: _ClassVar[int]
@@ -347,6 +361,8 @@ class SegmentStatus(_message.Message):
     PAGES_FIELD_NUMBER: _ClassVar[int]
     PENDING_FRAMES_FIELD_NUMBER: _ClassVar[int]
     DAMAGED_FIELD_NUMBER: _ClassVar[int]
+    MEMBERSHIP_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     volume: int
     pg: int
     scl: int
@@ -356,7 +372,9 @@ class SegmentStatus(_message.Message):
     pages: int
     pending_frames: int
     damaged: bool
-    def __init__(self, volume: _Optional[int] = ..., pg: _Optional[int] = ..., scl: _Optional[int] = ..., epoch: _Optional[int] = ..., applied: _Optional[int] = ..., hot_from: _Optional[int] = ..., pages: _Optional[int] = ..., pending_frames: _Optional[int] = ..., damaged: _Optional[bool] = ...) -> None: ...
+    membership_epoch: int
+    incarnation: str
+    def __init__(self, volume: _Optional[int] = ..., pg: _Optional[int] = ..., scl: _Optional[int] = ..., epoch: _Optional[int] = ..., applied: _Optional[int] = ..., hot_from: _Optional[int] = ..., pages: _Optional[int] = ..., pending_frames: _Optional[int] = ..., damaged: _Optional[bool] = ..., membership_epoch: _Optional[int] = ..., incarnation: _Optional[str] = ...) -> None: ...
 
 class StorageStatusReply(_message.Message):
     __slots__ = ("node", "az", "pid", "state", "incarnation", "segments", "counters", "wal_bytes")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from cluster.local.layout import Layout, StorageSpec
 from engine.errors import ConfigError, StaleEpoch, Unavailable, VolumeFull
 from engine.net.methods import (
     CLUSTER_STATUS,
+    FENCE,
     GROW_VOLUME,
     OPEN_VOLUME,
     REGISTER,
@@ -81,6 +82,17 @@ class World:
             node.register_with(self.address, address=server.address)
             self._nodes[name] = (node, server)
 
+    async def cut_off(self, name: str) -> Callable[[], Awaitable[None]]:
+        """The node goes on and nobody reaches it, until what is returned is called."""
+        node, server = self._nodes[name]
+        await server.stop(0)
+
+        async def back() -> None:
+            again = await self.runtime.transport.serve(server.address, node.handlers)
+            self._nodes[name] = (node, again)
+
+        return back
+
     async def stop(self, *names: str) -> None:
         for name in names:
             node, server = self._nodes.pop(name)
@@ -126,6 +138,24 @@ class World:
         return await self.channel.call(
             CLUSTER_STATUS, pb.ClusterStatusRequest(cluster="main"), timeout=5
         )
+
+    async def statuses(self, *names: str) -> list[spb.StorageStatusReply]:
+        """What nodes say of themselves."""
+        replies = []
+        for name in names:
+            channel = self.runtime.transport.connect(self._nodes[name][1].address)
+            replies.append(
+                await channel.call(STORAGE_STATUS, spb.StorageStatusRequest(), timeout=5)
+            )
+            await channel.close()
+        return replies
+
+    async def fence(self, epoch: int = 1) -> None:
+        """Have every node know the volume's epoch, as its writer's recovery does."""
+        for _, server in self._nodes.values():
+            channel = self.runtime.transport.connect(server.address)
+            await channel.call(FENCE, spb.FenceRequest(volume=1, epoch=epoch), timeout=5)
+            await channel.close()
 
     async def segments(self, name: str) -> list[int]:
         """The groups that the node itself says it keeps."""
@@ -240,21 +270,55 @@ async def test_growing_while_two_nodes_are_away_catches_up_by_retry(world):
     await world.until_created(1, NODES)
 
 
+async def test_who_was_not_there_when_a_group_was_made_is_asked_until_it_is(world):
+    """It need not register again: it was cut off for a moment, not restarted."""
+    await world.start(*NODES)
+    await world.open()
+    back = await world.cut_off("storage-6")
+    await world.grow(1)
+    assert await world.created(1) == set(NODES[:5])
+    await back()
+    await world.until_created(1, NODES)
+
+
 # -- a wiped node
 
 
-async def test_wiped_node_does_not_get_its_segments_back(world):
+async def test_wiped_node_gets_a_new_segment_that_replaces_the_lost_one(world):
+    """Not the old one again: under dual quorums, and only once it has all that the others have."""
     await world.start(*NODES)
-    await world.open()
+    before = (await world.open()).memberships[0]
     await world.wipe("storage-3")
     await world.start("storage-3")
     await world.registered("storage-3")
-    assert await world.segments("storage-3") == []
-    reply = await world.open()
-    (member,) = (m for m in reply.memberships[0].members if m.node == "storage-3")
-    assert member.incarnation != (await world.status()).storage[2].status.incarnation
-    report = (await world.status()).storage[2]
-    assert report.error.startswith("wiped: its disk is another one than the 1 segments")
+
+    async def begun() -> bool:
+        (membership,) = await world.catalog.memberships(1)
+        return membership.replacing is not None
+
+    async def joined() -> bool:
+        (membership,) = await world.catalog.memberships(1)
+        return membership.epoch == 3 and membership.replacing is None
+
+    async def created() -> bool:
+        return bool(await world.segments("storage-3"))
+
+    await until(begun)
+    await until(created)
+    (during,) = await world.catalog.memberships(1)
+    assert [m.incarnation for m in during.members] == [m.incarnation for m in before.members]
+    (status,) = await world.statuses("storage-3")
+    assert during.replacing.new.incarnation == status.incarnation
+    assert status.segments[0].damaged, (
+        "it has not been told of epoch 1 by a writer: it knows nothing"
+    )
+    await world.fence()  # as a writer does that meets a node which missed its recovery
+    await until(joined)
+    (after,) = await world.catalog.memberships(1)
+    assert {m.node for m in after.members} == set(NODES)
+    assert during.replacing.new in after.members
+    (status,) = await world.statuses("storage-3")
+    assert not status.segments[0].damaged
 
 
 async def test_wiped_node_keeps_groups_that_are_made_afterwards(world):
@@ -264,7 +328,7 @@ async def test_wiped_node_keeps_groups_that_are_made_afterwards(world):
     await world.start("storage-3")
     await world.registered("storage-3")
     await world.grow(1)
-    assert await world.segments("storage-3") == [1]
+    assert 1 in await world.segments("storage-3")
 
 
 # -- registering, watching, status

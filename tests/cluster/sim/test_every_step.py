@@ -8,9 +8,11 @@ time is killed, and so is the writer that recovers from it, half-way.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from cluster.control.repairing import RepairConfig
 from cluster.faults.catalogue import Fault, Kind
 from cluster.sim.run import Plan, Result, run
 from cluster.sim.workload import Mix
@@ -37,6 +39,9 @@ LONG_AWAY = (
 )
 """A page copy needs peers that have dropped their logs, which they do only some time after an opening."""
 
+SLOW = {Step.COPY, Step.COLLECT, Step.DROP_LOG}
+"""Steps that are reached only where no writer opens for a while."""
+
 MUCH_ROT = tuple(
     Fault(Kind.ROT_PAGE, node, 4.4 + 0.2 * n)
     for node in ("storage-1", "storage-6")
@@ -44,9 +49,33 @@ MUCH_ROT = tuple(
 )
 
 
+REPLACED = (
+    Fault(Kind.WIPE, "storage-4", 1.5, 0.3),
+    Fault(Kind.KILL, "storage-1", 3.0, 5.0),
+    Fault(Kind.WIPE, "storage-6", 5.0, 0.3),
+    Fault(Kind.WIPE, "storage-4", 6.5, 0.3),
+)
+"""New disks, and a node that is away for so long that another one takes its place."""
+
+GIVEN_UP = (
+    Fault(Kind.SLOW_DISK, "storage-7", 0.5, 7.0, params=(("factor", 2000.0),)),
+    Fault(Kind.SLOW_DISK, "storage-8", 0.5, 7.0, params=(("factor", 2000.0),)),
+    Fault(Kind.KILL, "storage-1", 1.5, 1.2),
+    Fault(Kind.KILL, "storage-2", 3.5, 1.2),
+    Fault(Kind.KILL, "storage-1", 5.5, 1.2),
+)
+"""Whoever is to replace them is slow, and they come back."""
+
+MEMBERS = {Step.MEMBERS, Step.WHOLE, Step.DROP, Step.BEGIN_CHANGE, Step.COMMIT_CHANGE}
+
+
 def provocation(step: Step) -> tuple[Fault, ...]:
     match step:
-        case Step.COPY:
+        case _ if step in MEMBERS:
+            return REPLACED
+        case Step.CANCEL_CHANGE:
+            return GIVEN_UP
+        case _ if step in SLOW:
             return LONG_AWAY
         case Step.REPAIR:
             return (*PROVOCATION, *MUCH_ROT)
@@ -62,6 +91,9 @@ def plan(step: Step, when: str, *, seed: int = 1) -> Plan:
         Fault(Kind.KILL, "all", 3.3, 0.2, step=Step.TRUNCATED, when=when),
         Fault(Kind.KILL, "all", 3.3, 0.2, step=Step.REHARDENED, when=when, nth=2),
     )
+    fleet: dict[str, Any] = {}
+    if step in MEMBERS or step is Step.CANCEL_CHANGE:
+        fleet = {"spares": 2, "repair": RepairConfig(check_s=0.2, busy_s=0.1, gone_s=0.8)}
     return Plan(
         seed=seed,
         shape=Shape(
@@ -70,10 +102,11 @@ def plan(step: Step, when: str, *, seed: int = 1) -> Plan:
             storage=replace(Shape().storage, wal_file_bytes=4096, frame_cache_bytes=4096),
             instance=InstanceConfig(pool_pages=16),
             volume=VolumeConfig(frame_bytes_max=4096),
+            **fleet,
         ),
         mix=Mix(clients=2, think_s=0.03, big_rows=40),
         schedule=(*provocation(step), *crashes),
-        safety_s=16.0 if step is Step.COPY else SAFETY_S,
+        safety_s=16.0 if step in SLOW else SAFETY_S,
     )
 
 

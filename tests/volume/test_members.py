@@ -1,0 +1,153 @@
+"""An open writer, and a recovery, while a group changes its members: over six real storage nodes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import pytest
+
+from engine.errors import Unavailable
+from engine.net.pb import storage_pb2 as pb
+from engine.types import Member, Membership
+from engine.volume.fencing import membership_to_pb
+from engine.volume.membership import begin, forward
+from tests.support.fleet import NODES, VOLUME, Fleet
+from tests.support.until import until
+from tests.volume.test_volume_over_storage import Model, check
+
+FIVE = [name for name in NODES if name != "storage-6"]
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
+    fleet = Fleet(tmp_path)
+    await fleet.start()
+    yield fleet
+    await fleet.stop()
+
+
+async def tell(fleet: Fleet, membership: Membership, names: Iterable[str]) -> None:
+    """What the control plane does: have these nodes take the membership over."""
+    for name in names:
+        voter = membership.voter(name)
+        assert voter is not None
+        assignment = pb.SegmentAssignment(
+            volume=VOLUME,
+            membership=membership_to_pb(membership),
+            incarnation=voter.incarnation,
+            create=True,
+        )
+        assert not await fleet.node(name).assign([assignment])
+
+
+async def wiped(fleet: Fleet) -> Membership:
+    """storage-6 has another disk, which is to replace the lost one; nobody has been told yet."""
+    await fleet.wipe("storage-6")
+    await fleet.start("storage-6")
+    (before,) = fleet.memberships
+    old = before.voter("storage-6")
+    assert old is not None
+    new = Member(old.node, old.az, old.address, fleet.node("storage-6").state.incarnation)
+    return begin(before, old=old, new=new)
+
+
+def is_whole(fleet: Fleet) -> bool:
+    segments = [segment for _, segment in fleet.node("storage-6").state.segments()]
+    return bool(segments) and not any(segment.row.damaged for segment in segments)
+
+
+async def test_an_open_writer_learns_the_members_from_segments_and_goes_on(fleet: Fleet) -> None:
+    writer = await fleet.open_writer()
+    model = Model()
+    for _ in range(5):
+        await model.commit(writer)
+    during = await wiped(fleet)
+    await tell(fleet, during, NODES)
+    for _ in range(5):
+        await model.commit(writer)
+    assert writer.volume.memberships[0] == during
+    await until(lambda: is_whole(fleet))
+    after = forward(during)
+    await tell(fleet, after, ["storage-1", "storage-6"])
+    for _ in range(5):
+        await model.commit(writer)
+    assert writer.volume.memberships[0] == after
+
+    def told() -> bool:
+        every = [s.row.membership for name in NODES for _, s in fleet.node(name).state.segments()]
+        return every == [after] * 6
+
+    await until(told)  # by the writer: nobody else has told four of them
+    await fleet.stop("storage-1", "storage-2")  # now four are enough, the new one among them
+    await model.commit(writer)
+    await check(writer, model.pages)
+    await writer.close()
+
+
+async def test_a_new_disk_does_not_count_while_it_copies(fleet: Fleet) -> None:
+    writer = await fleet.open_writer()
+    model = Model()
+    await model.commit(writer)
+    during = await wiped(fleet)
+    await fleet.stop("storage-1", "storage-2")
+    writer.volume.learn([during])
+    await tell(fleet, during, ["storage-3", "storage-4", "storage-5", "storage-6"])
+    commit = asyncio.create_task(model.commit(writer))
+    await until(lambda: is_whole(fleet))
+    await until(lambda: writer.volume.scls(0)["storage-6"] >= 1)
+    assert not commit.done(), "three members and who joins are no quorum"
+    assert writer.volume.quorums(0) == (False, True)
+    writer.volume.learn([forward(during)])
+    await commit
+    await writer.close()
+
+
+async def test_recovery_in_the_middle_of_a_change(fleet: Fleet) -> None:
+    writer = await fleet.open_writer()
+    model = Model()
+    for _ in range(5):
+        last = await model.commit(writer)
+    await writer.close()
+    during = await wiped(fleet)
+    await tell(fleet, during, ["storage-1", "storage-2"])  # and the others are not told
+    again = await fleet.open_writer(memberships=[during])
+    assert again.volume.vdl.lsn == last
+    await model.commit(again)
+    await check(again, model.pages)
+    await again.close()
+
+
+async def test_recovery_with_members_of_yesterday_gives_up(fleet: Fleet) -> None:
+    """The newer ones may have acknowledged something without any of those it would ask."""
+    during = await wiped(fleet)
+    await tell(fleet, during, ["storage-1", "storage-2", "storage-3"])
+    with pytest.raises(Unavailable, match="open the volume again"):
+        await fleet.open_writer()
+
+
+async def test_what_segments_of_other_members_hold_does_not_count(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have the record, by gossip, and say so in every greeting: but no longer for this writer, which
+    hears of no change. What they say now is not what whoever joins has caught up with."""
+    writer = await fleet.open_writer()
+    model = Model()
+    await model.commit(writer)
+    monkeypatch.setattr(writer.volume, "learn", lambda _: None)
+    during = await wiped(fleet)
+    await fleet.stop("storage-6")
+    moved = ["storage-1", "storage-2", "storage-3"]
+    await tell(fleet, during, moved)
+    mark, _ = writer.volume.commit(model.change(), max(model.pages) + 1)
+
+    def filled() -> bool:
+        held = [s.scl for name in moved for _, s in fleet.node(name).state.segments()]
+        return min(held) >= mark.lsn
+
+    await until(filled)
+    asked = {name: fleet.node(name).state.counters["appends"] for name in moved}
+    await until(lambda: all(fleet.node(n).state.counters["appends"] >= asked[n] + 3 for n in moved))
+    assert writer.volume.vdl.lsn < mark.lsn, "counted for members that have changed"
+    await writer.close()
