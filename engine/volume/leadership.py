@@ -40,7 +40,7 @@ async def confirm_epoch(
     wanted = read_quorum(membership)
     asked = {
         asyncio.create_task(_ask(connect(m.address), question), name=f"epoch of {m.node}"): m.node
-        for m in membership.members
+        for m in membership.voters
     }
     running = dict(asked)
     agreed: set[NodeId] = set()

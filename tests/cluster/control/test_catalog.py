@@ -241,13 +241,16 @@ PRAGMA user_version = 1;
 
 
 async def _of_format_1(path: Path) -> None:
-    """A catalog as the code before tiers left it: it has been a writer's already."""
+    """A catalog as the code before tiers and repair left it: it has been a writer's already."""
     made = await Catalog.open(path)
     await made.adopt(make_layout())
     assert await made.advance_epoch(await made.cluster("main"), time_us=1)
     await made.close()
     with sqlite3.connect(path) as database:
-        database.executescript(f"ALTER TABLE instances RENAME TO newer; {OLD_INSTANCES}")
+        database.executescript(
+            "DROP TABLE replacements; DROP TABLE drained;"
+            f"ALTER TABLE instances RENAME TO newer; {OLD_INSTANCES}"
+        )
     database.close()
 
 
@@ -266,6 +269,7 @@ async def test_catalog_of_format_1_is_brought_up_to_date_in_place(tmp_path):
             await opened.close()
     with sqlite3.connect(path) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+        assert database.execute("SELECT count(*) FROM replacements").fetchone() == (0,)
     database.close()
 
 
@@ -341,7 +345,7 @@ async def test_instance_that_the_layout_has_no_longer_is_forgotten(catalog):
     assert (await catalog.cluster("main")).writer == "main-1"
     assert not await catalog.adopt(make_layout().without_instance("main-3"))
     with pytest.raises(ConfigError, match="no instance main-3"):
-        await catalog.register_instance("main-3", address="127.0.0.1:1", pid=1)
+        await catalog.register_instance("main-3", address="127.0.0.1:1", pid=1, time_us=8)
 
 
 async def test_removed_writer_is_followed_by_the_lowest_tier(catalog):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from contextlib import closing
 
 import pytest
 
@@ -130,15 +128,3 @@ async def test_drained_is_remembered_until_it_is_undone(catalog):
     assert await catalog.drained() == set()
     with pytest.raises(ConfigError, match="no storage node"):
         await catalog.drain("storage-99", wanted=True, time_us=1)
-
-
-async def test_a_catalog_of_before_gets_the_tables_that_it_lacks(catalog, tmp_path):
-    await catalog.close()
-    with closing(sqlite3.connect(tmp_path / "catalog.db")) as db:
-        db.executescript("DROP TABLE replacements; DROP TABLE drained")
-    again = await Catalog.open(tmp_path / "catalog.db")
-    try:
-        assert (await members(again)).replacing is None
-        assert await again.drained() == set()
-    finally:
-        await again.close()
