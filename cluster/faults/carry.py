@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 
 from cluster.faults.catalogue import Kind
-from cluster.faults.rot import Rotten, rot_log, rot_page
+from cluster.faults.rot import Rotten, lock_pages, rot_log, rot_page
 from cluster.local.folder import Folder
 from cluster.local.processes import ProcessId, wait_until_gone
 from cluster.local.state import SupervisorState, running_state
@@ -115,15 +117,29 @@ class Carrier:
                 self._tell_supervisor()
 
     def _rot(self, fault: ActiveFault) -> ActiveFault:
-        """On the nodes that have the page; which page is settled by the first of them."""
+        """On the nodes that have the page; which page is settled by the first of them.
+
+        They stand still meanwhile: or the first would be repaired from one whose turn is yet to come.
+        Nobody is stopped inside a transaction of his own, for then we have the lock.
+        """
         wanted = fault.param("page", -1.0)
         page = None if wanted < 0 else int(wanted)
-        rot = rot_log if fault.kind == Kind.ROT_LOG else rot_page
         hit: dict[str, Rotten] = {}
-        for name in fault.names:
-            found = rot(self._folder.storage(name), page)
-            if found is not None:
-                hit[name], page = found, found.page
+        with ExitStack() as stack:
+            stores: dict[str, sqlite3.Connection] = {}
+            if fault.kind == Kind.ROT_PAGE:
+                for name in fault.names:
+                    store = lock_pages(self._folder.storage(name))
+                    if store is not None:
+                        stores[name] = stack.enter_context(closing(store))
+            stack.enter_context(self._still(fault.names))
+            for name in fault.names:
+                if fault.kind == Kind.ROT_LOG:
+                    found = rot_log(self._folder.storage(name), page)
+                else:
+                    found = rot_page(stores[name], page) if name in stores else None
+                if found is not None:
+                    hit[name], page = found, found.page
         if not hit:
             what = "the log" if fault.kind == Kind.ROT_LOG else "a page version"
             raise ConfigError(
@@ -133,6 +149,19 @@ class Carrier:
         lsn = max(rotten.lsn for rotten in hit.values())
         params = (("lsn", float(lsn)), ("page", float(page or 0)))
         return replace(fault, names=tuple(hit), params=params)
+
+    @contextmanager
+    def _still(self, names: Collection[str]) -> Iterator[None]:
+        """The processes are stopped for a moment; whom somebody else has stopped stays so."""
+        going = [p for p in self.processes(names) if not _stopped(p.pid)]
+        try:
+            for process in going:
+                process.send(signal.SIGSTOP)
+            _until_stopped(going)
+            yield
+        finally:
+            for process in going:
+                process.send(signal.SIGCONT)
 
     # -- who knows
 

@@ -101,6 +101,8 @@ class FaultKit:
     ) -> list[ActiveFault]:
         """End an active fault by its id, every fault on the nodes of a target, or all; what has ended.
 
+        A target also means the faults that were begun by that name: of `pause("writer")`
+        `resume("writer")` ends the pause, whoever is writer by now.
         `kinds` narrows it down. A fault on several nodes of which some are healed goes on for the others.
         """
         targets = self._targets()
@@ -111,7 +113,8 @@ class FaultKit:
             for fault in change.file.faults:
                 rest: ActiveFault | None = fault
                 if not kinds or fault.kind in kinds:
-                    rest = None if which in (None, fault.id) else _without(fault, names)
+                    whole = which in (None, fault.id, fault.target)
+                    rest = None if whole else _without(fault, names)
                 if rest != fault:
                     ended.append(fault)
                 if rest is not None:

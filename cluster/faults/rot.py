@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,25 +26,30 @@ class Rotten:
     lsn: LSN
 
 
-def rot_page(folder: Path, page: PageNo | None) -> Rotten | None:
-    """Flip a bit in the newest stored version of `page`, or of all pages; None if there is none."""
+def lock_pages(folder: Path) -> sqlite3.Connection | None:
+    """The node's page store with its write lock taken; the caller closes it. None if there is none."""
     path = folder / "node.db"
     if not path.exists():
         return None
-    with closing(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)) as db:
-        db.execute("BEGIN IMMEDIATE")
-        found = db.execute(
-            "SELECT rowid, page, lsn, image FROM page_version WHERE ?1 IS NULL OR page = ?1"
-            " ORDER BY lsn DESC LIMIT 1",
-            (page,),
-        ).fetchone()
-        if found is None:
-            return None
-        row, number, lsn, image = found
-        rotten = bytearray(image)
-        rotten[len(rotten) // 2] ^= 1
-        db.execute("UPDATE page_version SET image = ? WHERE rowid = ?", (bytes(rotten), row))
-        db.execute("COMMIT")
+    db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")
+    return db
+
+
+def rot_page(db: sqlite3.Connection, page: PageNo | None) -> Rotten | None:
+    """Flip a bit in the newest stored version of `page`, or of all pages; None if there is none."""
+    found = db.execute(
+        "SELECT rowid, page, lsn, image FROM page_version WHERE ?1 IS NULL OR page = ?1"
+        " ORDER BY lsn DESC LIMIT 1",
+        (page,),
+    ).fetchone()
+    if found is None:
+        return None
+    row, number, lsn, image = found
+    rotten = bytearray(image)
+    rotten[len(rotten) // 2] ^= 1
+    db.execute("UPDATE page_version SET image = ? WHERE rowid = ?", (bytes(rotten), row))
+    db.execute("COMMIT")
     return Rotten(number, lsn)
 
 

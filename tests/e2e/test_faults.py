@@ -22,6 +22,7 @@ from cluster.faults.catalogue import Fault, Kind
 from cluster.faults.kit import FaultKit
 from cluster.local.layout import address
 from engine.errors import ConfigError
+from engine.faults.file import ActiveFault, changing
 from engine.net.grpc_transport import GrpcTransport
 from engine.net.methods import STORAGE_STATUS
 from engine.net.pb import storage_pb2 as pb
@@ -178,6 +179,16 @@ def test_paused_it_hangs_and_goes_on_where_it_was(cluster, kit, writer):
     cluster.until(lambda: not _stopped(process.pid), "it goes on")
     assert process.alive
     assert cluster.sextet("fault", "resume", "storage-2", check=False).returncode == 1
+
+
+def test_a_fault_is_ended_by_the_name_it_was_begun_by_whoever_has_the_role_now(cluster, kit):
+    (name,) = kit.resolve("writer")
+    other = next(n for n in kit.resolve("replica") if n != name)
+    with changing(cluster.folder.faults) as change:  # as after a failover from `other` to `name`
+        fault = ActiveFault(change.file.next_id, "pause", "writer", (other,), 0.0)
+        change.file = change.file.adding(fault)
+    assert kit.resume("writer") == [fault]
+    assert kit.active() == []
 
 
 def test_a_pause_ends_by_itself(cluster, kit, writer):
