@@ -90,6 +90,8 @@ class Catalog:
                 await self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
                 await self._db.commit()
+            except GeneratorExit:
+                raise  # dropped, not cancelled: this process is no more, and with it the connection
             except BaseException:
                 # The caller may have been cancelled at any of these awaits, and may be again. What it
                 # asked for is in the database's queue all the same: only a rollback behind it ends it.

@@ -108,10 +108,10 @@ def shipped() -> dict[str, Scenario]:
     folder = resources.files("cluster.sim") / "scenarios"
     found = [
         parse(entry.read_text(encoding="utf-8"), entry.name)
-        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+        for entry in folder.iterdir()
         if entry.name.endswith(SUFFIX)
     ]
-    return {scenario.name: scenario for scenario in found}
+    return {scenario.name: scenario for scenario in sorted(found, key=lambda s: s.name)}
 
 
 def find(name: str) -> Scenario:
