@@ -13,6 +13,7 @@ from cluster.local.layout import MAIN, Layout
 from cluster.local.ports import answers
 from cluster.local.state import running_state
 from engine.errors import SextetError
+from engine.volume.quorum import COPIES, WRITE
 
 Show = Callable[[int, int, str], None]
 """Told how many of how many steps are done, and what is waited for."""
@@ -124,9 +125,16 @@ def _what_next(ports: Mapping[str, int], listening: set[str]) -> str:
 
 def _raise_if_hopeless(folder: Folder, listening: set[str]) -> None:
     state = running_state(folder)  # of this start, not what an earlier one left behind
-    for child in state.children if state is not None else ():
-        if child.name not in listening and child.restarts >= RESTARTS_MAX:
-            raise Readiness(f"{child.name} keeps ending", child.name)
+    ending = [
+        child.name
+        for child in (state.children if state is not None else ())
+        if child.name not in listening and child.restarts >= RESTARTS_MAX
+    ]
+    # A write quorum does without two storage nodes, and so does a start.
+    nodes = [name for name in ending if name.startswith("storage-")]
+    for name in ending:
+        if name not in nodes or len(nodes) > COPIES - WRITE:
+            raise Readiness(f"{name} keeps ending", name)
 
 
 def _too_late(

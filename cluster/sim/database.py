@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
-from collections.abc import Generator, Iterable
+from collections.abc import Coroutine, Generator, Iterable
 from typing import Any
 
 from cluster.sim.process import Life
@@ -102,7 +102,11 @@ class SimDatabase:
         self.db.commit()
         await self.turn()
 
-    async def rollback(self) -> None:
+    def rollback(self) -> Coroutine[Any, Any, None]:
+        self._life.check()  # here, or whoever has just died would leave a coroutine that nobody awaits
+        return self._rollback()
+
+    async def _rollback(self) -> None:
         await self.turn()
         self.db.rollback()
 

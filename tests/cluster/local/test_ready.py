@@ -13,9 +13,9 @@ from cluster.local.ready import RESTARTS_MAX, Readiness, _raise_if_hopeless
 from cluster.local.state import ChildState, SupervisorState, save_state
 
 
-def _save(folder: Folder, supervisor: ProcessId, restarts: int) -> None:
-    child = ChildState("main-1", None, restarts, exit_status=1)
-    save_state(folder, SupervisorState(supervisor, stopping=False, children=(child,)))
+def _save(folder: Folder, supervisor: ProcessId, restarts: int, *names: str) -> None:
+    children = tuple(ChildState(n, None, restarts, exit_status=1) for n in names or ("main-1",))
+    save_state(folder, SupervisorState(supervisor, stopping=False, children=children))
 
 
 @pytest.fixture
@@ -35,6 +35,16 @@ def test_component_that_keeps_ending_is_named(folder):
     with pytest.raises(Readiness, match="main-1 keeps ending") as raised:
         _raise_if_hopeless(folder, set())
     assert raised.value.component == "main-1"
+
+
+def test_start_does_without_two_storage_nodes_and_not_without_three(folder):
+    me = ProcessId.of(os.getpid())
+    assert me is not None
+    _save(folder, me, RESTARTS_MAX, "storage-1", "storage-4")
+    _raise_if_hopeless(folder, set())
+    _save(folder, me, RESTARTS_MAX, "storage-1", "storage-4", "storage-6")
+    with pytest.raises(Readiness, match="storage-1 keeps ending"):
+        _raise_if_hopeless(folder, set())
 
 
 def test_restarts_under_an_earlier_supervisor_do_not_count(folder):
