@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import sys
 import time
 from collections.abc import Callable
@@ -78,6 +79,10 @@ def run_shell(folder: Folder, cluster: str, *, reader: bool) -> None:
     shell.run()
 
 
+SETTLE_S = 5.0
+"""How long the answer to a cancel may take."""
+
+
 class _Shell:
     def __init__(self, folder: Folder, url: str, name: str) -> None:
         self._folder = folder
@@ -95,8 +100,26 @@ class _Shell:
             try:
                 going_on = self._turn(ask)
             except KeyboardInterrupt:
+                self._settle()
                 err.print("[red]cancelled[/red]")
         self._connection.close()
+
+    def _settle(self) -> None:
+        """Take in the rest of what a cancelled statement answers: psycopg may have been interrupted just
+        when it was reading that, and then the connection would seem busy for ever."""
+        pgconn = self._connection.pgconn
+        deadline = time.monotonic() + SETTLE_S
+        try:
+            while pgconn.transaction_status == TransactionStatus.ACTIVE:
+                if time.monotonic() > deadline:
+                    self._connection.close()  # the next statement connects again
+                    return
+                if select.select([pgconn.socket], [], [], 0.1)[0]:
+                    pgconn.consume_input()
+                while not pgconn.is_busy() and pgconn.get_result() is not None:
+                    pass  # its error is what we have asked for
+        except (psycopg.Error, OSError, ValueError):  # it is gone
+            self._connection.close()
 
     def _turn(self, ask: Callable[[str], str]) -> bool:
         """Read and run once; False at the end. KeyboardInterrupt has cancelled what was running."""
