@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import shutil
@@ -22,7 +21,7 @@ from cluster.cli.console import err, out, size
 from cluster.cli.errors import CommandFailed
 from cluster.faults.directory import prepare
 from cluster.local.create import move_endpoints, new_layout, with_free_ports
-from cluster.local.files import tail_of
+from cluster.local.files import in_turn, tail_of
 from cluster.local.folder import Folder
 from cluster.local.layout import (
     DEFAULT_MAX_STORAGE,
@@ -44,7 +43,6 @@ from engine.faults.file import read
 ANOTHER_UP_S = READY_S + STOP_S
 """How long another `sextet up` on this folder may take, a failing one included."""
 
-POLL_S = 0.05
 LOG_LINES = 15
 
 
@@ -74,22 +72,14 @@ def bring_up(folder: Folder, options: UpOptions) -> None:
 def _alone(folder: Folder) -> Iterator[None]:
     """No two `up` on one folder at once: the second waits and then finds the cluster running.
 
-    Raises CommandFailed if the other one takes too long.
+    Raises ConfigError if the other one takes too long.
     """
     folder.make()
-    deadline = time.monotonic() + ANOTHER_UP_S
-    with (folder.run / "starting").open("w") as file:  # closed, and so unlocked, however we end
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise CommandFailed(
-                        f"another `sextet up` has been at work in {folder.data} for "
-                        f"{ANOTHER_UP_S:.0f} s; end it, then try again"
-                    ) from None
-            time.sleep(POLL_S)
+    busy = (
+        f"another `sextet up` has been at work in {folder.data} for {ANOTHER_UP_S:.0f} s; "
+        "end it, then try again"
+    )
+    with in_turn(folder.run / "starting", ANOTHER_UP_S, busy):
         yield
 
 

@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from cluster.local.files import in_turn
 from cluster.local.folder import Folder
 from cluster.local.layout import Layout, load, save
 from cluster.local.state import running_state
 from engine.errors import ConfigError
 
 LOCK_WAIT_S = 60.0
-POLL_S = 0.05
 
 
 @contextmanager
 def layout_turn(folder: Folder, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     """The right to change the layout, in turn with other processes. Raises ConfigError after `wait_s`."""
-    handle = os.open(folder.layout_lock, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        deadline = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ConfigError(
-                        f"another command has been changing the installation for {wait_s:.0f} s; "
-                        f"find it with `fuser {folder.layout_lock}`"
-                    ) from None
-                time.sleep(POLL_S)
+    busy = (
+        f"another command has been changing the installation for {wait_s:.0f} s; "
+        f"find it with `fuser {folder.layout_lock}`"
+    )
+    with in_turn(folder.layout_lock, wait_s, busy):
         yield
-    finally:
-        os.close(handle)
 
 
 def change_layout(folder: Folder, change: Callable[[Layout], Layout]) -> Layout:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
+
+LOCK_POLL_S = 0.05
 
 
 def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
@@ -55,3 +61,22 @@ def tail_of(path: Path, lines: int = 20, bytes_max: int = 64 * 1024) -> list[str
     except FileNotFoundError:
         return []
     return text.splitlines()[-lines:]
+
+
+@contextmanager
+def in_turn(path: Path, wait_s: float, busy: str) -> Iterator[None]:
+    """Hold the lock file `path`, in turn with other processes; let go however we end.
+
+    Raises ConfigError saying `busy` if another holds it for `wait_s`.
+    """
+    deadline = time.monotonic() + wait_s
+    with path.open("a") as file:  # closed, and so unlocked
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ConfigError(busy) from None
+            time.sleep(LOCK_POLL_S)
+        yield

@@ -256,15 +256,20 @@ class NodeLink:
         if not ack.segments:
             return
         # What counts is said under the same membership: see `engine.volume.membership`.
-        members = self._owner.members
-        said = [s for s in ack.segments if members(s.pg)]
-        acked = [(s.pg, s.scl) for s in said if s.membership_epoch == members(s.pg)]
+        acked: list[tuple[PgNo, LSN]] = []
+        foreign = False
+        for said in ack.segments:
+            known = self._owner.members(said.pg)
+            if known and said.membership_epoch == known:
+                acked.append((said.pg, said.scl))
+            elif known:
+                foreign = True
         self._scl.update(acked)
         self._owner.acked(self.node, acked)
         scl = self._scl
         while self._queue and all(scl.get(f.pg, 0) >= f.last for f in self._queue[0].frames):
             self._pop()
-        if len(acked) < len(said):
+        if foreign:
             await self._exchange()
 
     async def _exchange(self) -> None:
