@@ -13,6 +13,7 @@ import typer
 from cluster.cli import endpoint, instance
 from cluster.cli.errors import EXIT_FAILED, EXIT_NOT_RUNNING, NotRunning
 from cluster.cli.fault import fault_app
+from cluster.cli.options import DEFAULT_DATA, Cluster, Data, Json
 from cluster.local.folder import Folder
 from cluster.local.layout import DEFAULT_PORT, DEFAULT_READERS, READERS_MAX
 from engine.errors import SextetError
@@ -28,20 +29,7 @@ app = typer.Typer(
 app.add_typer(instance.app, name="instance")
 app.add_typer(endpoint.app, name="endpoint")
 
-Data = Annotated[
-    Path,
-    typer.Option(
-        "--data",
-        envvar="SEXTET_DATA",
-        metavar="DIR",
-        help="Folder of the installation.",
-        show_default=True,
-    ),
-]
-Cluster = Annotated[str, typer.Option("--cluster", metavar="NAME", help="Which cluster.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
 
-DEFAULT_DATA = Path(".sextet")
 LSN_MAX = 2**63 - 1
 
 app.add_typer(fault_app, name="fault")

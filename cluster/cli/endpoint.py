@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cluster.cli.options import DEFAULT_DATA, Cluster, Data, Json
 from cluster.local.folder import Folder
 from cluster.local.layout import MAIN
 
 app = typer.Typer(help="Add, remove and list endpoints of a running cluster.", no_args_is_help=True)
 
-_Data = Annotated[
-    Path,
-    typer.Option("--data", envvar="SEXTET_DATA", metavar="DIR", help="Folder of the installation."),
-]
-_Cluster = Annotated[str, typer.Option("--cluster", metavar="NAME", help="Which cluster.")]
-_DEFAULT_DATA = Path(".sextet")
-
 
 @app.command()
 def add(
     name: Annotated[str, typer.Argument(help="What to call it.")],
-    data: _Data = _DEFAULT_DATA,
-    cluster: _Cluster = MAIN,
+    data: Data = DEFAULT_DATA,
+    cluster: Cluster = MAIN,
     members: Annotated[
         str, typer.Option(metavar="A,B", help="The instances that get its clients.")
     ] = "",
@@ -49,8 +42,8 @@ def add(
 @app.command()
 def remove(
     name: Annotated[str, typer.Argument(help="A custom endpoint.")],
-    data: _Data = _DEFAULT_DATA,
-    cluster: _Cluster = MAIN,
+    data: Data = DEFAULT_DATA,
+    cluster: Cluster = MAIN,
 ) -> None:
     """Close a custom endpoint's port. Clients that came by it go on."""
     from cluster.cli.custom import remove_endpoint
@@ -60,11 +53,9 @@ def remove(
 
 @app.command(name="list")
 def list_(
-    data: _Data = _DEFAULT_DATA,
-    cluster: _Cluster = MAIN,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON for programs instead of a table.")
-    ] = False,
+    data: Data = DEFAULT_DATA,
+    cluster: Cluster = MAIN,
+    as_json: Json = False,
 ) -> None:
     """Show all endpoints and whom their clients are given to."""
     from cluster.cli.custom import list_endpoints

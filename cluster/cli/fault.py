@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.cli.options import DEFAULT_DATA, Data
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,10 +22,6 @@ fault_app = typer.Typer(
     no_args_is_help=True,
 )
 
-Data = Annotated[
-    Path,
-    typer.Option("--data", envvar="SEXTET_DATA", metavar="DIR", help="Folder of the installation."),
-]
 Targets = Annotated[list[str], typer.Argument(metavar="TARGET...", show_default=False)]
 For = Annotated[
     str | None,
@@ -32,7 +29,6 @@ For = Annotated[
         "--for", metavar="TIME", help="End it after 30s, 500ms, 2m; otherwise when it is healed."
     ),
 ]
-DATA = Path(".sextet")
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
@@ -84,20 +80,20 @@ def kill(
     targets: Targets,
     for_: For = None,
     hold: Annotated[bool, typer.Option("--hold", help="Keep it down until it is healed.")] = False,
-    data: Data = DATA,
+    data: Data = DEFAULT_DATA,
 ) -> None:
     """kill -9. It is started again at once, after --for, or with --hold when it is healed."""
     _each(data, targets, lambda kit, t: kit.kill(t, for_s=seconds(for_), hold=hold))
 
 
 @fault_app.command()
-def pause(targets: Targets, for_: For = None, data: Data = DATA) -> None:
+def pause(targets: Targets, for_: For = None, data: Data = DEFAULT_DATA) -> None:
     """Stop a process (SIGSTOP): it hangs, connections stay open."""
     _each(data, targets, lambda kit, t: kit.pause(t, for_s=seconds(for_)))
 
 
 @fault_app.command()
-def resume(targets: Targets, data: Data = DATA) -> None:
+def resume(targets: Targets, data: Data = DEFAULT_DATA) -> None:
     """Let a paused process go on."""
     kit = _kit(data)
     for target in targets:
@@ -106,7 +102,7 @@ def resume(targets: Targets, data: Data = DATA) -> None:
 
 
 @fault_app.command()
-def wipe(targets: Targets, for_: For = None, data: Data = DATA) -> None:
+def wipe(targets: Targets, for_: For = None, data: Data = DEFAULT_DATA) -> None:
     """kill -9 a storage node and delete its folder: it comes back with an empty disk."""
     _each(data, targets, lambda kit, t: kit.wipe(t, for_s=seconds(for_)))
 
@@ -116,7 +112,7 @@ def az(
     name: Annotated[str, typer.Argument(metavar="AZ", help="az1, az2 or az3.")],
     state: Annotated[str, typer.Argument(metavar="down|up")],
     for_: For = None,
-    data: Data = DATA,
+    data: Data = DEFAULT_DATA,
 ) -> None:
     """Take a whole availability zone down (kill -9, and it stays down), or let it come back."""
     kit = _kit(data)
@@ -139,7 +135,7 @@ def crash_at(
     ] = False,
     nth: Annotated[int, typer.Option(min=1, help="The N-th time from now.")] = 1,
     for_: For = None,
-    data: Data = DATA,
+    data: Data = DEFAULT_DATA,
 ) -> None:
     """Let a process kill itself at a step of the protocol, once; with --for it stays down."""
     from engine.steps import Step
@@ -168,14 +164,14 @@ def partition(
         bool, typer.Option("--one-way", help="Only what A sends to B is cut.")
     ] = False,
     for_: For = None,
-    data: Data = DATA,
+    data: Data = DEFAULT_DATA,
 ) -> None:
     """Let nothing pass between two targets: silence, no refused connection."""
     _say(_kit(data).partition(one, other, one_way=one_way, for_s=seconds(for_)))
 
 
 @fault_app.command()
-def isolate(targets: Targets, for_: For = None, data: Data = DATA) -> None:
+def isolate(targets: Targets, for_: For = None, data: Data = DEFAULT_DATA) -> None:
     """Let nothing pass between a target and anybody else, its SQL clients included."""
     _each(data, targets, lambda kit, t: kit.isolate(t, for_s=seconds(for_)))
 
@@ -185,7 +181,7 @@ def slow_net(
     targets: Targets,
     latency: Annotated[str, typer.Option(metavar="TIME", help="Added, one way.")] = "50ms",
     for_: For = None,
-    data: Data = DATA,
+    data: Data = DEFAULT_DATA,
 ) -> None:
     """Delay every message from and to a target."""
     _each(
@@ -200,7 +196,7 @@ def drop(
     targets: Targets,
     share: Annotated[float, typer.Option(min=0, max=0.95, help="Of all messages.")] = 0.1,
     for_: For = None,
-    data: Data = DATA,
+    data: Data = DEFAULT_DATA,
 ) -> None:
     """Let a share of the messages from and to a target be lost and sent again 0.2 s later."""
     _each(data, targets, lambda kit, t: kit.drop(t, share=share, for_s=seconds(for_)))
@@ -214,20 +210,20 @@ def slow_disk(
     targets: Targets,
     factor: Annotated[float, typer.Option(min=1, help="So many times as slow.")] = 50.0,
     for_: For = None,
-    data: Data = DATA,
+    data: Data = DEFAULT_DATA,
 ) -> None:
     """Let a storage node's disk take longer."""
     _each(data, targets, lambda kit, t: kit.slow_disk(t, factor=factor, for_s=seconds(for_)))
 
 
 @fault_app.command("fail-fsync")
-def fail_fsync(targets: Targets, data: Data = DATA) -> None:
+def fail_fsync(targets: Targets, data: Data = DEFAULT_DATA) -> None:
     """Let a storage node's next fsync fail: it ends itself and starts from what the disk holds."""
     _each(data, targets, lambda kit, t: kit.fail_fsync(t))
 
 
 @fault_app.command("fill-disk")
-def fill_disk(targets: Targets, for_: For = None, data: Data = DATA) -> None:
+def fill_disk(targets: Targets, for_: For = None, data: Data = DEFAULT_DATA) -> None:
     """Let no file on a storage node's disk grow."""
     _each(data, targets, lambda kit, t: kit.fill_disk(t, for_s=seconds(for_)))
 
@@ -239,7 +235,7 @@ def corrupt(
     page: Annotated[
         int | None, typer.Option(min=0, help="Which page (0-based); the newest by default.")
     ] = None,
-    data: Data = DATA,
+    data: Data = DEFAULT_DATA,
 ) -> None:
     """Flip a bit in what storage nodes keep of a page: in the log, or in a page version."""
     _each(data, targets, lambda kit, t: kit.corrupt(t, what=what, page=page))
@@ -250,7 +246,7 @@ def clock_skew(
     targets: Targets,
     by: Annotated[str, typer.Option(metavar="TIME", help="As in 1h or -10m.")] = "1h",
     for_: For = None,
-    data: Data = DATA,
+    data: Data = DEFAULT_DATA,
 ) -> None:
     """Let a process's wall clock be wrong."""
     skew = -seconds(by[1:]) if by.startswith("-") else seconds(by)
@@ -263,7 +259,7 @@ def clock_skew(
 @fault_app.command("list")
 def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    data: Data = DATA,
+    data: Data = DEFAULT_DATA,
 ) -> None:
     """Show the faults in effect, how long they last, and how often they changed something."""
     from cluster.cli.faultlist import show
@@ -277,7 +273,7 @@ def heal(
         list[str] | None,
         typer.Argument(metavar="[ID|TARGET]...", help="All, if none is given.", show_default=False),
     ] = None,
-    data: Data = DATA,
+    data: Data = DEFAULT_DATA,
 ) -> None:
     """End faults: one by its id, those on a target, or all."""
     kit = _kit(data)

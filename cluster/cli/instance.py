@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cluster.cli.options import DEFAULT_DATA, Cluster, Data, Json
 from cluster.local.folder import Folder
 from cluster.local.layout import AZS, DEFAULT_TIER, MAIN, READERS_MAX, TIER_MAX
 from engine.config import DEFAULT_SIZE, SIZES
 
 app = typer.Typer(help="Add, remove and list instances of a running cluster.", no_args_is_help=True)
 
-_Data = Annotated[
-    Path,
-    typer.Option("--data", envvar="SEXTET_DATA", metavar="DIR", help="Folder of the installation."),
-]
-_Cluster = Annotated[str, typer.Option("--cluster", metavar="NAME", help="Which cluster.")]
-_DEFAULT_DATA = Path(".sextet")
-
 
 @app.command()
 def add(
-    data: _Data = _DEFAULT_DATA,
-    cluster: _Cluster = MAIN,
+    data: Data = DEFAULT_DATA,
+    cluster: Cluster = MAIN,
     az: Annotated[
         str | None,
         typer.Option(metavar="AZ", help=f"{', '.join(AZS)}; the one with the fewest by default."),
@@ -46,7 +39,7 @@ def add(
 @app.command()
 def remove(
     name: Annotated[str, typer.Argument(help="An instance, e.g. main-3.")],
-    data: _Data = _DEFAULT_DATA,
+    data: Data = DEFAULT_DATA,
     force: Annotated[
         bool, typer.Option("--force", help="Even the writer: another instance takes its place.")
     ] = False,
@@ -59,11 +52,9 @@ def remove(
 
 @app.command(name="list", help=f"Show the instances, {READERS_MAX + 1} at most.")
 def list_(
-    data: _Data = _DEFAULT_DATA,
-    cluster: _Cluster = MAIN,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON for programs instead of a table.")
-    ] = False,
+    data: Data = DEFAULT_DATA,
+    cluster: Cluster = MAIN,
+    as_json: Json = False,
 ) -> None:
     from cluster.cli.scaling import list_instances
 
