@@ -5,7 +5,8 @@ Life of a write
 `UPDATE account SET balance = balance + 1 WHERE id = 7`, from the client to six disks and back.
 
  1. The endpoint accepted the client's socket and handed it to the writer instance
-    (`engine.pgwire.handoff`); the server reads Bind and Execute off it (`engine.pgwire.server`).
+    (`engine.pgwire.handoff`); the server reads Bind and Execute off it (`engine.pgwire.server`). The
+    endpoint keeps a descriptor, to cut the client off if another instance becomes the writer.
  2. `engine.sql.session.Session.execute` sees a statement that writes: it takes the write lock, in
     arrival order, after `engine.volume.writer.VolumeWriter.ready` has let it past back-pressure.
  3. SQLite runs in a greenlet (`engine.sql.bridge.run_sync`). At `engine.sql.vfs.VolumeFile.xLock` its
@@ -27,8 +28,10 @@ Life of a write
     (`engine.log.chain.Chain.offer`).
 10. One fdatasync covers whatever gathered (`engine.storage.wal.Wal.sync`); only then is the SCL
     acknowledged (`engine.storage.appending.serve_append`).
-11. `engine.volume.durability.DurabilityTracker.acked` takes the ack in. With the fourth of six the
-    group's PGCL moves, VCL follows, and VDL becomes the newest CPL at or below it.
+11. An ack counts if it names the membership epoch that the writer knows (`engine.volume.links.NodeLink`);
+    `engine.volume.durability.DurabilityTracker.acked` takes it in. With the fourth of six (of both sixes
+    while a member is replaced, `engine.volume.quorum.write_quorum`) the group's PGCL moves, VCL follows,
+    and VDL becomes the newest CPL at or below it.
 12. Everyone waiting at or below VDL is released (`engine.volume.writer.VolumeWriter.wait_durable`); readers
     that begin now see the commit (`engine.sql.pool.BufferPool.set_visible`); the client gets its answer.
 13. Later, in the background: gossip fills gaps (`engine.storage.gossip.Gossiper`), redo becomes page
@@ -42,7 +45,9 @@ Life of a read
  1. The replica has applied every MTR up to some VDL (`engine.instance.replica.Replica`), and only to
     pages it has cached.
  2. `engine.sql.session.Session.execute` runs SQLite in a greenlet; at `engine.sql.vfs.VolumeFile.xLock` the
-    read point is pinned there (`engine.sql.pool.BufferPool.pin`). It holds back garbage collection.
+    read point is pinned there (`engine.sql.pool.BufferPool.pin`). It holds back garbage collection. A
+    session that wants strong reads first waits for what the writer confirms
+    (`engine.instance.commitpoint.CommitPoint`).
  3. `engine.sql.vfs.VolumeFile.xRead` asks the pool for the page as of the read point. Cached: done.
  4. Not cached: `engine.sql.bridge.await_sync` switches to the event loop, which awaits
     `engine.sql.pool.BufferPool.get`; other sessions run meanwhile.
