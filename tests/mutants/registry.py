@@ -372,8 +372,8 @@ MEMBERSHIP = (
         "G1",
         "an ack counts whatever members the segment knows",
         "engine.volume.links",
-        "for s in said if s.membership_epoch == members(s.pg)]",
-        "for s in said]",
+        "if known and said.membership_epoch == known:",
+        "if known:",
     ),
 )
 
