@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import Unavailable
+from engine.errors import SextetError, Unavailable
+from engine.net.methods import APPEND
 from engine.net.pb import storage_pb2 as pb
 from engine.types import Member, Membership
 from engine.volume.fencing import membership_to_pb
 from engine.volume.membership import begin, forward
-from tests.support.fleet import NODES, VOLUME, Fleet
+from tests.support.fleet import NODES, VOLUME, Fleet, OpenedWriter
 from tests.support.until import until
 from tests.volume.test_volume_over_storage import Model, check
 
@@ -149,5 +150,22 @@ async def test_what_segments_of_other_members_hold_does_not_count(
     await until(filled)
     asked = {name: fleet.node(name).state.counters["appends"] for name in moved}
     await until(lambda: all(fleet.node(n).state.counters["appends"] >= asked[n] + 3 for n in moved))
+    for name in moved:  # and a greeting that was on its way when they changed over
+        greeting = await _greeting(writer, name)
+        assert [s.scl >= mark.lsn for s in greeting.segments] == [True]
+        with pytest.raises(SextetError, match="the members of a group have changed"):
+            await writer.volume.links[name]._take(greeting)
     assert writer.volume.vdl.lsn < mark.lsn, "counted for members that have changed"
     await writer.close()
+
+
+async def _greeting(writer: OpenedWriter, name: str) -> pb.AppendAck:
+    """What the node answers to a writer that sends it nothing."""
+    member = writer.volume.memberships[0].voter(name)
+    assert member is not None
+    stream = writer.channels.to(member.address).stream(APPEND)
+    await stream.send(pb.AppendRequest(volume=VOLUME, epoch=writer.volume.epoch))
+    ack = await stream.recv()
+    stream.close()
+    assert ack is not None
+    return ack
