@@ -293,6 +293,9 @@ class Invariants:
                 self._joined_whole(process, node)
             elif step in (Step.CREATE, Step.MEMBERS) and when == "after":
                 self._joins(process, node)
+            elif step is Step.DROP and when == "before":
+                kept = {segment.pg for _, segment in node.state.segments()}
+                self._ledger.forget((process.name, node.state.incarnation), kept)
             if node.state.counters["segments_made_whole"]:
                 for _, segment in node.state.segments():
                     self._healed.add((process.name, segment.row.incarnation))

@@ -6,7 +6,7 @@ Nothing of the node's own state is in it, so it can be held against the node.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 from engine.types import LSN, Epoch, NodeId, PgNo, Truncation
@@ -57,6 +57,12 @@ class Ledger:
 
     def of(self, node: NodeId, incarnation: str, pg: PgNo) -> Said:
         return self._said.setdefault(((node, incarnation), pg), Said())
+
+    def forget(self, key: Key, kept: Container[PgNo]) -> None:
+        """Of all groups but those `kept`: the segments were dropped, on purpose. If the node is to keep
+        one of them again, it begins it anew and owes nothing of what the earlier one said."""
+        for who, pg in [said for said in self._said if said[0] == key and said[1] not in kept]:
+            del self._said[who, pg]
 
     def counted_by(self, pg: PgNo, keys: Iterable[Key], value: Callable[[Said], LSN]) -> LSN:
         """The highest `value` that a write quorum of these has reached in the group, now or before."""
