@@ -25,7 +25,7 @@ class Injector:
         self.effective: dict[Kind, int] = {}
         self._world = world
         self._timed = [f for f in schedule if f.step is None]
-        self._stepped: list[list[Fault | int]] = []
+        self._stepped: dict[tuple[str, Step | None], list[list[Fault | int]]] = {}
         self._to_arm = [f for f in schedule if f.step is not None]
         self._cuts: list[tuple[str, str]] = []
         self._rng = world.rng("faults")
@@ -47,18 +47,19 @@ class Injector:
         """Let the fault begin when its step is taken."""
         if not self._stepped:
             self._world.on_step.append(self._on_step)
-        self._stepped.append([fault, fault.nth])
+        self._stepped.setdefault((fault.when, fault.step), []).append([fault, fault.nth])
 
     def _on_step(self, when: str, step: Step, process: SimProcess) -> None:
-        if self.quiet:
+        armed = self._stepped.get((when, step))
+        if armed is None or self.quiet:
             return
-        for entry in self._stepped:
+        for entry in armed:
             fault, left = entry
             assert isinstance(fault, Fault)
             assert isinstance(left, int)
-            if left <= 0 or (fault.step, fault.when) != (step, when):
+            if left <= 0 or self._world.loop.time() < fault.at:
                 continue
-            if self._world.loop.time() < fault.at or process not in self.resolve(fault.target):
+            if process not in self.resolve(fault.target):
                 continue
             entry[1] = left - 1
             if entry[1] == 0:

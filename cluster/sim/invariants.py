@@ -262,7 +262,7 @@ class Invariants:
         told = told or self._of(process, segment)
         truncations = process.node.state.volumes[segment.row.id.volume].truncations
         owed = told.reached(truncations)
-        if (process.name, segment.row.incarnation) in self._healed:
+        if scl < owed and (process.name, segment.row.incarnation) in self._healed:
             owed = min(owed, self._counted(segment.pg, lambda s: s.reached(truncations)))
         if scl < owed:
             self._add(

@@ -54,8 +54,9 @@ class Trace:
         """One event, now. `fields` must be plain values in a fixed order."""
         now = round(self._clock(), 6)
         self.count += 1
-        self.recent.append((now, kind, node, fields))
-        self._hash.update(repr((now, kind, node, fields)).encode())
+        event = (now, kind, node, fields)
+        self.recent.append(event)
+        self._hash.update(repr(event).encode())
         if self._out is not None:
             line = self._encode({"t": now, "kind": kind, "node": node, **fields})
             self._out.write(line + "\n")
