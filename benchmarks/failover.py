@@ -1,11 +1,14 @@
 """What clients notice of a failover: the writer is killed, stopped, cut off or moved, in turn, under load.
 
     python -m benchmarks.failover [--rounds N] [--kinds kill,pause,cut,move] [--readers N]
+                                  [--kill-control]
 
 kill   SIGKILL; mostly its supervisor has it back before anybody else is named
 pause  SIGSTOP until another writer has committed, then SIGCONT
 cut    nothing passes between it and anybody else, until another writer has committed (`sextet fault`)
 move   `sextet failover`
+
+With `--kill-control` the control plane gets SIGKILL together with every fault.
 
 Two pools work all the time, psycopg's and asyncpg's, four connections each, one small insert after the
 other. Prints for each kind and pool the longest time without an acknowledged commit from the fault on;
@@ -24,6 +27,7 @@ import statistics
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,6 +56,7 @@ class Acks:
         self.at: dict[str, list[float]] = {PSYCOPG: [], ASYNCPG: []}
         self.keys: set[int] = set()
         self.errors = 0
+        self.states: Counter[str] = Counter()
         self.stop = threading.Event()
         self._next = itertools.count(1)
 
@@ -61,6 +66,14 @@ class Acks:
     def acked(self, client: str, key: int) -> None:
         self.keys.add(key)
         self.at[client].append(time.perf_counter())
+
+    def failed(self, error: Exception) -> None:
+        self.errors += 1
+        self.states[getattr(error, "sqlstate", None) or type(error).__name__] += 1
+
+    def last(self) -> float:
+        """The moment of the newest ack of all."""
+        return max(times[-1] for times in self.at.values() if times)
 
     def gap(self, client: str, since: float) -> float:
         """The longest time without an ack from `since` to now, seconds."""
@@ -74,8 +87,8 @@ def psycopg_worker(pool: ConnectionPool[Any], acks: Acks) -> None:
         try:
             with pool.connection() as connection:
                 connection.execute("INSERT INTO beat VALUES (%s)", (key,))
-        except (psycopg.Error, PoolTimeout):
-            acks.errors += 1
+        except (psycopg.Error, PoolTimeout) as error:
+            acks.failed(error)
         else:
             acks.acked(PSYCOPG, key)
         time.sleep(PAUSE_S)
@@ -90,8 +103,8 @@ async def asyncpg_workers(url: str, acks: Acks) -> None:
             try:
                 async with pool.acquire() as connection:
                     await connection.execute("INSERT INTO beat VALUES ($1)", key)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                acks.errors += 1
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                acks.failed(error)
             else:
                 acks.acked(ASYNCPG, key)
             await asyncio.sleep(PAUSE_S)
@@ -168,9 +181,13 @@ def break_writer(made: Cluster, kind: str) -> tuple[float, Callable[[], None]]:
             return began, lambda: None
 
 
-def one_round(made: Cluster, acks: Acks, kind: str) -> dict[str, float]:
+def one_round(
+    made: Cluster, acks: Acks, kind: str, *, kill_control: bool = False
+) -> dict[str, float]:
     """Each pool's gap, seconds."""
     began, end = break_writer(made, kind)
+    if kill_control:
+        made.sextet("fault", "kill", "control")
     end()
     before = {client: len(times) for client, times in acks.at.items()}
     until(
@@ -193,6 +210,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="faults, of each kind in turn")
     parser.add_argument("--kinds", default="kill,pause,move")
     parser.add_argument("--readers", type=int, default=2)
+    parser.add_argument("--kill-control", action="store_true")
     arguments = parser.parse_args()
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # lost connections are what we want
     kinds = arguments.kinds.split(",")
@@ -207,7 +225,9 @@ def main() -> None:
                 until_all_well(made, arguments.readers)
                 time.sleep(SETTLE_S)
                 kind = kinds[n % len(kinds)]
-                for client, gap in one_round(made, acks, kind).items():
+                for client, gap in one_round(
+                    made, acks, kind, kill_control=arguments.kill_control
+                ).items():
                     gaps.setdefault((kind, client), []).append(gap)
                 shown = ", ".join(f"{client} {gaps[kind, client][-1]:.2f} s" for client in acks.at)
                 print(f"{n + 1:4d} {kind:6s} {shown}", flush=True)
@@ -236,12 +256,13 @@ def main() -> None:
         f"{status['volume']['epoch']}; storage refused {refused} requests of old writers"
     )
     save(
-        "failover",
+        "failover-control-killed" if arguments.kill_control else "failover",
         {
             "gaps": result,
             "acknowledged": len(acks.keys),
             "lost": lost,
             "errors": acks.errors,
+            "sqlstates": dict(acks.states),
             "epochs": status["volume"]["epoch"],
             "refused_of_old_writers": refused,
         },
