@@ -16,10 +16,10 @@ from tests.mutants.mutant import Edit, Mutant, NotApplicable, install, mutated, 
 from tests.mutants.registry import MUTANTS, by_name
 
 QUICK = {
-    "commit-before-vdl": 3,
+    "commit-before-vdl": 4,
     "failed-fsync-retried": 1,
-    "stale-writer": 1,
-    "vdl-rounded-up": 1,
+    "stale-writer": 2,
+    "vdl-rounded-up": 3,
 }
 """Each with a seed that shows it."""
 
