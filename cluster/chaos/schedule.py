@@ -13,7 +13,7 @@ itself may hit anybody. Rounds do not overlap, and repair is waited for between 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,9 @@ CALM_S = 2.0
 ROUND_S = (8.0, 13.0)
 SETTLE_S = 4.0
 """From one round to the next, at least; clients work on meanwhile."""
+
+VERSIONS_S = 15.0
+"""Before that a new cluster's storage nodes may have no page version that could rot, only log."""
 
 SHORTEST_S = 0.5
 """No fault is shorter: processes look at the faults every 50 ms."""
@@ -146,7 +149,8 @@ def _round(
     if plot:
         faults = _PLOTS[plot](d)
     else:
-        faults = [_SINGLE[cards.next()](d) for _ in range(rng.randint(1, TOGETHER_MAX))]
+        but = ("rot-page",) if begins < VERSIONS_S else ()
+        faults = [_SINGLE[cards.next(but)](d) for _ in range(rng.randint(1, TOGETHER_MAX))]
     faults = [d.within(fault) for fault in faults]
     faults.sort(key=lambda f: (f.at, f.kind, f.target, f.peer))
     return Round(number, begins, ends, tuple(faults), d.victim, plot)
@@ -160,10 +164,12 @@ class _Deck:
         self._cards = list(cards)
         self._left: list[str] = []
 
-    def next(self) -> str:
-        if not self._left:
-            self._left = self._rng.sample(self._cards, len(self._cards))
-        return self._left.pop()
+    def next(self, but: Collection[str] = ()) -> str:
+        """The next card that is not among `but`; those stay for later."""
+        if not set(self._left) - set(but):
+            self._left += self._rng.sample(self._cards, len(self._cards))
+        index = next(n for n, card in enumerate(self._left) if card not in but)
+        return self._left.pop(index)
 
 
 @dataclass(frozen=True, slots=True)
