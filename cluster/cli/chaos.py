@@ -91,7 +91,12 @@ def _on(folder: Folder, seed: int, seconds: float, options: ChaosOptions) -> int
         result = _attempt(Run(folder, layout, schedule), options)
     finally:
         _heal(folder, kit)
-    command = again(seed, options)
+    return conclude(result, folder, options)
+
+
+def conclude(result: Result, folder: Folder, options: ChaosOptions) -> int:
+    """Print what the run showed, and keep what a violation needs; the exit status. Raises OSError."""
+    command = again(result.schedule.seed, options)
     kept = _keep(result, folder, options) if result.violations else None
     if options.as_json:
         print_json(report.to_json(result, command, kept))

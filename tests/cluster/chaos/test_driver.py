@@ -1,4 +1,4 @@
-"""The driver: faults begin, their effects are noted, all is healed after each round, and it knows when to stop."""
+"""The driver: faults begin, their effects are noted, all is healed after each round, and it can stop."""
 
 from __future__ import annotations
 
