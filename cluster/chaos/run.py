@@ -131,7 +131,8 @@ class Run:
         await self._end()
         result.happened = _new(before, await self._events_at_end())
         self._tell("judging")
-        verdict = judge(
+        verdict = await asyncio.to_thread(
+            judge,
             list(result.recorder.history),
             result.finals,
             total=TOTAL,
