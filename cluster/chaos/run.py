@@ -129,7 +129,7 @@ class Run:
         self._start = time.monotonic()
         await self._disturb()
         await self._end()
-        result.happened = _new(before, await self._events_at_end())
+        result.happened = new_events(before, await self._events_at_end())
         self._tell("judging")
         verdict = await asyncio.to_thread(
             judge,
@@ -168,6 +168,8 @@ class Run:
                 finally:
                     stop.set()
                     result.worked_s = self.clock() - result.began_s
+        except ExceptionGroup as group:
+            raise plainly(group) from group
         finally:
             await asyncio.to_thread(kit.heal)
         result.rounds = driver.rounds
@@ -275,6 +277,15 @@ class Run:
             raise ConfigError(f"the tables could not be made or dropped: {why[0]}")
 
 
+def plainly(group: ExceptionGroup) -> Exception:
+    """The first error of a group of only those that a command explains in one line; or else the group.
+
+    Somebody stopped the cluster under us, say: then all tasks fail, and one of them says why.
+    """
+    known, others = group.split((SextetError, OSError))
+    return group if known is None or others is not None else known.exceptions[0]
+
+
 async def _until_none(look: Callable[[], Awaitable[list[str]]], within_s: float) -> list[str]:
     """What `look` still finds after that time; empty as soon as it finds nothing."""
     deadline = time.monotonic() + within_s
@@ -285,7 +296,7 @@ async def _until_none(look: Callable[[], Awaitable[list[str]]], within_s: float)
         await asyncio.sleep(POLL_S)
 
 
-def _new(before: Sequence[Happened], after: Sequence[Happened]) -> list[Happened]:
+def new_events(before: Sequence[Happened], after: Sequence[Happened]) -> list[Happened]:
     """Events of `after` that are not in `before`, in the order in which they were written down: clocks
     may have been wrong meanwhile."""
     known = Counter(before)

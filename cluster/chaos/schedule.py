@@ -215,7 +215,9 @@ class _Draw:
     def two(self) -> tuple[str, str]:
         """Two that talk with each other and are never the same node."""
         pairs = [("writer", self.node()), ("writer", "control"), ("control", self.node())]
-        pairs.append((*self.nodes(2),) if len(self.shape.storage) > 1 else pairs[0])  # type: ignore[arg-type]
+        if len(self.shape.storage) > 1:
+            one, other = self.nodes(2)
+            pairs.append((one, other))
         if len(self.shape.instances) > 1:
             pairs.append(("writer", "replica"))
         return self.rng.choice(pairs)
