@@ -41,6 +41,8 @@ class Wire:
         self.name = name
         """The session's, unique in a run."""
         self.strong = False
+        self.instance_number = connection.info.backend_pid >> 16
+        """Which instance of its cluster serves it: the upper half of what cancel requests name."""
 
     @classmethod
     async def open(cls, url: str, name: str, *, strong: bool = False) -> Wire:
@@ -61,11 +63,6 @@ class Wire:
             wire.strong = True
         return wire
 
-    @property
-    def instance_number(self) -> int:
-        """Which instance of its cluster serves it: the upper half of what cancel requests name."""
-        return self._connection.info.backend_pid >> 16
-
     async def run(self, sql: str, params: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """The rows. Raises Failed, after STATEMENT_S at the latest."""
         watch = asyncio.get_running_loop().call_later(STATEMENT_S, self._cut)
@@ -83,10 +80,9 @@ class Wire:
         return int((await self.run(f"SHOW {name}"))[0][0])
 
     def _cut(self) -> None:
-        handle = self._connection.pgconn.socket
-        if handle < 0:
+        if self._connection.closed:
             return
-        with socket.socket(fileno=os.dup(handle)) as copy:
+        with socket.socket(fileno=os.dup(self._connection.pgconn.socket)) as copy:
             try:
                 copy.shutdown(socket.SHUT_RDWR)
             except OSError:
