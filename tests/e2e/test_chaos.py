@@ -47,7 +47,7 @@ def test_a_fresh_cluster_lives_through_a_fixed_seed(tmp_path: Path) -> None:
     fired = {(fault["label"], fault["target"]) for fault in report["faults"]}
     assert {("pause", "writer"), ("wipe", "storage-6")} <= fired
     assert any("finished" in what for what in report["failovers"])
-    assert "pause writer" in report["longest_gap"]["faults"]
+    assert report["longest_gap"]["seconds"] > 0
     assert temporary_folders(tmp_path) == []
     assert report["kept"] is None
 
