@@ -19,6 +19,9 @@ from cluster.local.folder import Folder
 
 VIOLATIONS_SHOWN = 5
 MESSAGE_LINES = 8
+LINE_MAX = 240
+"""Lists are long; the whole history is in a file."""
+
 HONEST = (
     "real processes never repeat exactly: the same faults come at the same times, what they meet"
     " differs. `sextet sim` repeats exactly."
@@ -88,7 +91,8 @@ def print_result(result: Result, command: str, kept: Path | None) -> None:
         told = str(violation).splitlines()
         out.print(f"[red]{escape(told[0])}[/red]", soft_wrap=True)
         for line in told[1:MESSAGE_LINES]:
-            out.print(escape(line), soft_wrap=True)
+            shown = line if len(line) <= LINE_MAX else f"{line[:LINE_MAX]} …"
+            out.print(escape(shown), soft_wrap=True)
     more = len(result.violations) - VIOLATIONS_SHOWN
     if more > 0:
         out.print(f"[red]and {more} more[/red]")
