@@ -268,6 +268,50 @@ def sim(
     )
 
 
+@app.command()
+def chaos(
+    minutes: Annotated[
+        float,
+        typer.Option(metavar="M", help="How long clients work and faults come, 0.25 to 20."),
+    ] = 1.0,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Draw these faults; random ones by default.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start a cluster for this run and throw it away.")
+    ] = False,
+    replicas: Annotated[
+        int | None,
+        typer.Option(help=f"With --fresh: its read replicas, 0 to {READERS_MAX}; 2 by default."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show the schedule of faults.")
+    ] = False,
+    evidence: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where history and logs are kept if something was violated; chaos-SEED by default.",
+        ),
+    ] = None,
+    data: Data = DEFAULT_DATA,
+    as_json: Json = False,
+) -> None:
+    """Break a real cluster at random under a checked workload. Exit status 1: a violation."""
+    from cluster.cli.chaos import ChaosOptions, make_chaos
+
+    options = ChaosOptions(
+        minutes=minutes,
+        seed=seed,
+        fresh=fresh,
+        replicas=replicas,
+        dry_run=dry_run,
+        evidence=evidence,
+        as_json=as_json,
+    )
+    sys.exit(make_chaos(Folder.at(data), options))
+
+
 storage = typer.Typer(
     name="storage",
     help="Storage nodes: which there are, one more, one less, and whether all copies are equal.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rich.markup import escape
@@ -37,12 +38,26 @@ def fail_over(folder: Folder, cluster: str, to: str | None) -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """One event of the control plane; `time_us` is Unix microseconds by its clock."""
+
+    time_us: int
+    subject: str
+    what: str
+
+
+async def events(folder: Folder, limit: int) -> list[Happened]:
+    """The newest `limit`, oldest first. Raises NotRunning."""
+    request = pb.ListEventsRequest(limit=limit)
+    reply = await _ask(folder, LIST_EVENTS, request, EVENTS_TIMEOUT_S)
+    return [Happened(event.time_us, event.subject, event.what) for event in reply.events]
+
+
 def show_events(folder: Folder, limit: int, *, as_json: bool) -> None:
     """Raises NotRunning."""
     running_layout(folder)
-    reply = asyncio.run(
-        _ask(folder, LIST_EVENTS, pb.ListEventsRequest(limit=limit), EVENTS_TIMEOUT_S)
-    )
+    found = asyncio.run(events(folder, limit))
     if as_json:
         print_json(
             [
@@ -51,12 +66,12 @@ def show_events(folder: Folder, limit: int, *, as_json: bool) -> None:
                     "subject": event.subject,
                     "what": event.what,
                 }
-                for event in reply.events
+                for event in found
             ]
         )
         return
     table = narrow_table(("time", "subject", "what"), right=())
-    for event in reply.events:
+    for event in found:
         when = _time(event.time_us).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
         table.add_row(when, escape(event.subject), escape(event.what))
     out.print(table)

@@ -202,7 +202,7 @@ async def _drain(layout: Layout, node: str, *, undo: bool) -> None:
 
 def verify_storage(folder: Folder, cluster: str, *, as_json: bool) -> int:
     """Compare all copies; the exit status. Raises NotRunning."""
-    verdicts = asyncio.run(_verify(folder, cluster))
+    verdicts = asyncio.run(compare_copies(folder, cluster))
     equal = all(verdict.equal for verdict in verdicts)
     if as_json:
         print_json({"equal": equal, "groups": [verdict_to_json(v) for v in verdicts]})
@@ -224,7 +224,8 @@ def verify_storage(folder: Folder, cluster: str, *, as_json: bool) -> int:
     return 0 if equal else EXIT_FAILED
 
 
-async def _verify(folder: Folder, cluster: str) -> list[GroupVerdict]:
+async def compare_copies(folder: Folder, cluster: str) -> list[GroupVerdict]:
+    """One verdict for each protection group, in order. Raises NotRunning."""
     status = await cluster_status(folder, running_layout(folder), cluster)
     view = status.cluster
     return [

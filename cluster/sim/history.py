@@ -36,7 +36,7 @@ class Endpoint(StrEnum):
     WRITER = "writer"
     READER = "reader"
     STRONG = "strong"
-    """The reader endpoint's, in a session whose reads are strong: they must be of the newest state."""
+    """Either endpoint's, in a session whose reads are strong: they must be of the newest state."""
     SUPERSEDED = "superseded"
     """The writer endpoint's, but when the transaction ended a newer writer had opened the volume
     already. An instance that is cut off cannot know, so its reads promise one state, not the newest;
