@@ -315,6 +315,24 @@ def storage_drain(
     drain_storage(Folder.at(data), cluster, node, undo=undo, wait=wait)
 
 
+@storage.command(name="limit")
+def storage_limit(
+    size: Annotated[
+        str | None, typer.Argument(metavar="[SIZE]", help="The new one, e.g. 20G.")
+    ] = None,
+    data: Data = DEFAULT_DATA,
+    cluster: Cluster = "main",
+    as_json: Json = False,
+) -> None:
+    """Show or change how large the volume may become, while it runs."""
+    from cluster.cli.limit import set_limit, show_limit
+
+    if size is not None:
+        set_limit(Folder.at(data), cluster, size)
+    if size is None or as_json:
+        show_limit(Folder.at(data), cluster, as_json=as_json)
+
+
 @storage.command(name="verify")
 def storage_verify(
     data: Data = DEFAULT_DATA, cluster: Cluster = "main", as_json: Json = False

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cluster.cli.client import channel_to, cluster_status, running_layout
-from cluster.cli.console import err, out, print_json
-from cluster.cli.errors import CommandFailed, NotRunning
+from cluster.cli.client import adopt_layout, cluster_status, running_layout
+from cluster.cli.console import out, print_json
+from cluster.cli.errors import CommandFailed
 from cluster.cli.status import gather, instance_table
 from cluster.local.change import change_layout, layout_turn, tell_supervisor
 from cluster.local.folder import Folder
@@ -21,14 +21,11 @@ from cluster.local.layout import Layout
 from cluster.local.ports import free_ports
 from cluster.local.state import running_state
 from engine.errors import SextetError
-from engine.net.methods import ADOPT_LAYOUT
-from engine.net.pb import control_pb2 as pb
 
 START_S = 30.0
 """How long a new instance may take until it serves; about a second is usual."""
 
 STOP_S = 20.0
-ADOPT_S = 5.0
 POLL_S = 0.05
 
 
@@ -45,10 +42,8 @@ def add_instance(
             return layout.with_instance(cluster, port=port, az=az, tier=tier, size=size, name=name)
 
         new = change_layout(folder, grown).cluster(cluster).instances[-1]
-        adopted = _adopt(folder)
+        adopt_layout(folder)
         tell_supervisor(folder)
-    if not adopted:
-        err.print("[yellow]![/yellow] the control plane is away; it hears of this when it is back")
     _until(
         lambda: _state_of(folder, cluster, new.name) == "available",
         START_S,
@@ -71,10 +66,7 @@ def remove_instance(folder: Folder, name: str, *, force: bool) -> None:
             _refuse_the_writer(folder, layout, name)
         change_layout(folder, lambda current: current.without_instance(name))
         # The catalog first: then nobody is sent there any more when the process ends.
-        if not _adopt(folder):
-            err.print(
-                "[yellow]![/yellow] the control plane is away; it hears of this when it is back"
-            )
+        adopt_layout(folder)
         tell_supervisor(folder)
     _until(
         lambda: _has_ended(folder, name),
@@ -104,22 +96,6 @@ def list_instances(folder: Folder, cluster: str, *, as_json: bool) -> None:
 
 
 # -- telling, and seeing it done
-
-
-def _adopt(folder: Folder) -> bool:
-    """Have the control plane take over the layout; False if it does not answer."""
-
-    async def call() -> None:
-        async with channel_to(running_layout(folder).control_address) as control:
-            await control.call(ADOPT_LAYOUT, pb.AdoptLayoutRequest(), timeout=ADOPT_S)
-
-    try:
-        asyncio.run(call())
-    except NotRunning:
-        raise
-    except SextetError:
-        return False
-    return True
 
 
 def _state_of(folder: Folder, cluster: str, name: str) -> str:

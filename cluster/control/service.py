@@ -257,6 +257,7 @@ class ControlPlane:
                     volume=row.volume,
                     epoch=row.epoch + 1,
                     max_pages=row.max_pages,
+                    storage_full=row.storage_full,
                     memberships=[membership_to_pb(m) for m in memberships],
                 )
         raise Overloaded(f"the catalog entry of {request.cluster} keeps changing; try again")

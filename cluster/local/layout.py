@@ -22,7 +22,6 @@ from typing import Any
 from cluster.local.files import read_json, write_json
 from engine.config import DEFAULT_SIZE, size_class
 from engine.errors import ConfigError
-from engine.types import PAGE_SIZE
 from engine.volume.geometry import max_pages_for
 
 FORMAT = 1
@@ -335,23 +334,3 @@ def load(data: Path) -> Layout | None:
 def save(data: Path, layout: Layout) -> None:
     """Durably, in one step."""
     write_json(data / FILE, to_json(layout), durable=True)
-
-
-# -- sizes as users write them
-
-_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
-
-
-def parse_size(text: str) -> int:
-    """Bytes of "512M", "10GiB", "1073741824"; units are powers of 1024. Raises ConfigError."""
-    cleaned = text.strip().upper().removesuffix("B").removesuffix("I")
-    number = cleaned.rstrip("KMGT")
-    unit = cleaned[len(number) :]
-    try:
-        value = int(float(number) * _UNITS[unit])
-    except (ValueError, KeyError, OverflowError):
-        raise ConfigError(f"{text!r} is no size; write it like 512M or 10G") from None
-    smallest = max_pages_for(0) * PAGE_SIZE
-    if value < smallest:
-        raise ConfigError(f"{text} is too small; the least is {smallest // 1024**2}M")
-    return value

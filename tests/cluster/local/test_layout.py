@@ -180,20 +180,6 @@ def test_unknown_names_are_answered_with_the_known_ones():
         _layout().storage_node("storage-9")
 
 
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("512M", 512 * 1024**2), ("10GiB", 10 * 1024**3), ("1.5gb", 1536 * 1024**2)],
-)
-def test_sizes_as_users_write_them(text, size):
-    assert layout.parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "many", "12Q", "-5M", "1M", "infG"])
-def test_size_that_cannot_be_is_refused(text):
-    with pytest.raises(ConfigError):
-        layout.parse_size(text)
-
-
 # -- making one
 
 
