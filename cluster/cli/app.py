@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cluster.cli import endpoint, instance
+from cluster.cli import autoscale, endpoint, instance
 from cluster.cli.errors import EXIT_FAILED, EXIT_NOT_RUNNING, NotRunning
 from cluster.cli.fault import fault_app
 from cluster.cli.options import DEFAULT_DATA, Cluster, Data, Json
@@ -28,6 +28,7 @@ app = typer.Typer(
 
 app.add_typer(instance.app, name="instance")
 app.add_typer(endpoint.app, name="endpoint")
+app.add_typer(autoscale.app, name="autoscale")
 
 
 LSN_MAX = 2**63 - 1

@@ -61,8 +61,12 @@ def adopt_layout(folder: Folder) -> bool:
     """
     if asyncio.run(adopt(running_layout(folder))):
         return True
-    err.print("[yellow]![/yellow] the control plane is away; it hears of this when it is back")
+    say_control_is_away()
     return False
+
+
+def say_control_is_away() -> None:
+    err.print("[yellow]![/yellow] the control plane is away; it hears of this when it is back")
 
 
 def writer_of(status: pb.ClusterStatusReply) -> pb.InstanceReport:

@@ -139,7 +139,7 @@ def _refuse_other_faults(folder: Folder, options: UpOptions) -> None:
 def _refuse_changes(layout: Layout, options: UpOptions) -> None:
     """What is decided when a cluster is made cannot be had by starting it differently."""
     main = layout.cluster(MAIN)
-    readers = len(main.instances) - 1
+    readers = sum(not instance.auto for instance in main.instances) - 1
     if options.readers not in (None, readers):
         raise CommandFailed(
             f"this cluster has {readers} readers; --readers counts only when a cluster is made"

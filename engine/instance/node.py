@@ -299,6 +299,8 @@ class Instance:
             reply.read_lsn = self.pool.visible.lsn
             reply.volume_pages = self.pool.visible.pages
             reply.vdl = self.pool.visible.lsn
+        if self.engine is not None:
+            reply.counters["statements"] = self.engine.statements
         if self.writer is not None:
             self._writer_status(self.writer, reply)
         elif self.replica is not None:

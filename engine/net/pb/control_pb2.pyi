@@ -202,6 +202,18 @@ class ListEventsReply(_message.Message):
     events: _containers.RepeatedCompositeFieldContainer[Event]
     def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...
 
+class RecordEventRequest(_message.Message):
+    __slots__ = ("subject", "what")
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    subject: str
+    what: str
+    def __init__(self, subject: _Optional[str] = ..., what: _Optional[str] = ...) -> None: ...
+
+class RecordEventReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class DrainStorageRequest(_message.Message):
     __slots__ = ("node", "undo")
     NODE_FIELD_NUMBER: _ClassVar[int]
