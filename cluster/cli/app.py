@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cluster.cli import endpoint, instance
+from cluster.cli import autoscale, endpoint, instance
 from cluster.cli.errors import EXIT_FAILED, EXIT_NOT_RUNNING, NotRunning
 from cluster.cli.fault import fault_app
 from cluster.cli.options import DEFAULT_DATA, Cluster, Data, Json
@@ -28,6 +28,7 @@ app = typer.Typer(
 
 app.add_typer(instance.app, name="instance")
 app.add_typer(endpoint.app, name="endpoint")
+app.add_typer(autoscale.app, name="autoscale")
 
 
 LSN_MAX = 2**63 - 1
@@ -357,6 +358,24 @@ def storage_drain(
     from cluster.cli.storage import drain_storage
 
     drain_storage(Folder.at(data), cluster, node, undo=undo, wait=wait)
+
+
+@storage.command(name="limit")
+def storage_limit(
+    size: Annotated[
+        str | None, typer.Argument(metavar="[SIZE]", help="The new one, e.g. 20G.")
+    ] = None,
+    data: Data = DEFAULT_DATA,
+    cluster: Cluster = "main",
+    as_json: Json = False,
+) -> None:
+    """Show or change how large the volume may become, while it runs."""
+    from cluster.cli.limit import set_limit, show_limit
+
+    if size is not None:
+        set_limit(Folder.at(data), cluster, size)
+    if size is None or as_json:
+        show_limit(Folder.at(data), cluster, as_json=as_json)
 
 
 @storage.command(name="verify")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from cluster.cli.console import err
 from cluster.cli.errors import CommandFailed, NotRunning, not_running
+from cluster.local.adopt import adopt
 from cluster.local.folder import Folder
 from cluster.local.layout import Layout, load
 from cluster.local.state import running_state
@@ -49,6 +52,21 @@ async def cluster_status(folder: Folder, layout: Layout, cluster: str) -> pb.Clu
         raise NotRunning(
             f"the control plane does not answer ({error}); look at {folder.log('control')}"
         ) from error
+
+
+def adopt_layout(folder: Folder) -> bool:
+    """Have the control plane take over the layout. If it is away: False, and a word about it.
+
+    Raises NotRunning.
+    """
+    if asyncio.run(adopt(running_layout(folder))):
+        return True
+    say_control_is_away()
+    return False
+
+
+def say_control_is_away() -> None:
+    err.print("[yellow]![/yellow] the control plane is away; it hears of this when it is back")
 
 
 def writer_of(status: pb.ClusterStatusReply) -> pb.InstanceReport:

@@ -11,8 +11,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from cluster.local.sizes import format_size
+
 PIPE_WIDTH = 250
 """Columns where there is no terminal: nothing is cut short for a program or a file."""
+
+size = format_size
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False)
@@ -30,12 +34,3 @@ def print_json(value: Any) -> None:
     """Stable: keys in the order given, two spaces, one final newline."""
     json.dump(value, sys.stdout, indent=2)
     sys.stdout.write("\n")
-
-
-def size(value: float) -> str:
-    """Bytes as people read them, powers of 1024."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"

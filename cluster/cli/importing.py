@@ -44,7 +44,7 @@ def import_file(folder: Folder, cluster: str, path: Path) -> None:
         if total > spec.max_pages * PAGE_SIZE:
             raise CommandFailed(
                 f"{path} has {size(total)}, the cluster may have {size(spec.max_pages * PAGE_SIZE)}; "
-                "make one with a larger --max-storage"
+                "raise that with `sextet storage limit`"
             )
         reply = asyncio.run(_send(folder, layout, cluster, database, total))
     out.print(

@@ -66,8 +66,16 @@ def _volume(status: pb.ClusterStatusReply, groups: int) -> dict[str, Any]:
         "pages": pages,
         "bytes": None if pages is None else pages * PAGE_SIZE,
         "max_bytes": view.max_pages * PAGE_SIZE,
+        "state": _volume_state(writer),
         "groups": groups,
     }
+
+
+def _volume_state(writer: pb.InstanceReport | None) -> str | None:
+    """As the writer says; nobody else knows."""
+    if writer is None:
+        return None
+    return "storage-full" if writer.status.storage_full else "available"
 
 
 def _redo(status: pb.ClusterStatusReply) -> dict[str, int | None]:

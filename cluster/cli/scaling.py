@@ -1,8 +1,4 @@
-"""Adding and removing instances: the layout is changed, the control plane and the supervisor are told.
-
-Whatever fails or is interrupted after the layout was saved comes true later: the supervisor reads the
-layout when it is told or starts again, the control plane when a stranger registers or it starts again.
-"""
+"""`sextet instance`: adding and removing instances, and seeing it done."""
 
 from __future__ import annotations
 
@@ -11,24 +7,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cluster.cli.client import channel_to, cluster_status, running_layout
-from cluster.cli.console import err, out, print_json
-from cluster.cli.errors import CommandFailed, NotRunning
+from cluster.cli.client import cluster_status, running_layout, say_control_is_away
+from cluster.cli.console import out, print_json
+from cluster.cli.errors import CommandFailed
 from cluster.cli.status import gather, instance_table
-from cluster.local.change import change_layout, layout_turn, tell_supervisor
+from cluster.local import scaling
 from cluster.local.folder import Folder
 from cluster.local.layout import Layout
-from cluster.local.ports import free_ports
 from cluster.local.state import running_state
 from engine.errors import SextetError
-from engine.net.methods import ADOPT_LAYOUT
-from engine.net.pb import control_pb2 as pb
 
 START_S = 30.0
 """How long a new instance may take until it serves; about a second is usual."""
 
 STOP_S = 20.0
-ADOPT_S = 5.0
 POLL_S = 0.05
 
 
@@ -38,17 +30,11 @@ def add_instance(
     """Returns the new one's name once it is available. Raises NotRunning, ConfigError, CommandFailed."""
     running_layout(folder)
     began = time.monotonic()
-    with layout_turn(folder):
-
-        def grown(layout: Layout) -> Layout:
-            port = next(free_ports(max(layout.ports), taken=layout.ports))
-            return layout.with_instance(cluster, port=port, az=az, tier=tier, size=size, name=name)
-
-        new = change_layout(folder, grown).cluster(cluster).instances[-1]
-        adopted = _adopt(folder)
-        tell_supervisor(folder)
+    new, adopted = asyncio.run(
+        scaling.add_instance(folder, cluster, az=az, tier=tier, size=size, name=name)
+    )
     if not adopted:
-        err.print("[yellow]![/yellow] the control plane is away; it hears of this when it is back")
+        say_control_is_away()
     _until(
         lambda: _state_of(folder, cluster, new.name) == "available",
         START_S,
@@ -63,19 +49,14 @@ def add_instance(
 
 def remove_instance(folder: Folder, name: str, *, force: bool) -> None:
     """Returns once its process has ended. Raises NotRunning, ConfigError, CommandFailed."""
-    layout = running_layout(folder)
-    with layout_turn(folder):
-        layout = running_layout(folder)
-        layout.without_instance(name)  # raises unless it can be removed at all
+    running_layout(folder)
+
+    async def allow(layout: Layout) -> None:
         if not force:
-            _refuse_the_writer(folder, layout, name)
-        change_layout(folder, lambda current: current.without_instance(name))
-        # The catalog first: then nobody is sent there any more when the process ends.
-        if not _adopt(folder):
-            err.print(
-                "[yellow]![/yellow] the control plane is away; it hears of this when it is back"
-            )
-        tell_supervisor(folder)
+            await _refuse_the_writer(folder, layout, name)
+
+    if not asyncio.run(scaling.remove_instance(folder, name, allow=allow)):
+        say_control_is_away()
     _until(
         lambda: _has_ended(folder, name),
         STOP_S,
@@ -84,9 +65,9 @@ def remove_instance(folder: Folder, name: str, *, force: bool) -> None:
     out.print(f"{name} is removed")
 
 
-def _refuse_the_writer(folder: Folder, layout: Layout, name: str) -> None:
+async def _refuse_the_writer(folder: Folder, layout: Layout, name: str) -> None:
     cluster = next(c.name for c in layout.clusters if any(i.name == name for i in c.instances))
-    status = asyncio.run(cluster_status(folder, layout, cluster))
+    status = await cluster_status(folder, layout, cluster)
     if any(i.name == name and i.role == "writer" for i in status.cluster.instances):
         raise CommandFailed(
             f"{name} is the writer of {cluster}; with --force it is removed all the same, and the "
@@ -104,22 +85,6 @@ def list_instances(folder: Folder, cluster: str, *, as_json: bool) -> None:
 
 
 # -- telling, and seeing it done
-
-
-def _adopt(folder: Folder) -> bool:
-    """Have the control plane take over the layout; False if it does not answer."""
-
-    async def call() -> None:
-        async with channel_to(running_layout(folder).control_address) as control:
-            await control.call(ADOPT_LAYOUT, pb.AdoptLayoutRequest(), timeout=ADOPT_S)
-
-    try:
-        asyncio.run(call())
-    except NotRunning:
-        raise
-    except SextetError:
-        return False
-    return True
 
 
 def _state_of(folder: Folder, cluster: str, name: str) -> str:

@@ -58,7 +58,8 @@ def _print_head(report: Row) -> None:
     out.print(f"  reader  {endpoints['reader']}", soft_wrap=True)
     out.print(
         f"  volume  epoch {volume['epoch']}, VCL {_text(volume['vcl'])}, VDL {_text(volume['vdl'])}, "
-        f"{size(volume['bytes'] or 0)} of {size(volume['max_bytes'])} in {volume['groups']} groups",
+        f"{size(volume['bytes'] or 0)} of {size(volume['max_bytes'])} in {volume['groups']} groups"
+        f"{', [red]storage-full[/red]' if volume['state'] == 'storage-full' else ''}",
         soft_wrap=True,
     )
     if redo["redo_bytes"] is not None:

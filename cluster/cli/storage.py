@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,11 +13,11 @@ from cluster.cli.client import STATUS_TIMEOUT_S, channel_to, cluster_status, run
 from cluster.cli.console import err, narrow_table, out, print_json
 from cluster.cli.errors import EXIT_FAILED, CommandFailed, not_running
 from cluster.cli.verify import GroupVerdict, verify_group
+from cluster.local.change import change_layout, layout_turn, tell_supervisor
 from cluster.local.files import tail_of
 from cluster.local.folder import Folder
-from cluster.local.layout import AZS, Layout, StorageSpec, save
+from cluster.local.layout import AZS, Layout, StorageSpec
 from cluster.local.ports import free_ports
-from cluster.local.state import running_state
 from engine.errors import SextetError
 from engine.net.methods import DRAIN_STORAGE
 from engine.net.pb import control_pb2 as pb
@@ -119,17 +118,12 @@ def _state(report: pb.StorageReport) -> str:
 
 def add_storage(folder: Folder, cluster: str, az: str | None) -> None:
     """Start one more node and wait until it serves. Raises NotRunning, CommandFailed."""
-    layout = running_layout(folder)
-    azs = sorted({*AZS, *(node.az for node in layout.storage)})
-    if az is None:
-        az = min(azs, key=lambda name: sum(node.az == name for node in layout.storage))
-    elif az not in azs:
-        raise CommandFailed(f"there is no AZ {az}; there are {', '.join(azs)}")
-    number = 1 + max(int(node.name.rpartition("-")[2]) for node in layout.storage)
-    port = next(free_ports(max(layout.ports), taken=layout.ports))
-    node = StorageSpec(f"storage-{number}", az, port)
-    save(folder.data, layout.with_storage(node))
-    _reload(folder)
+    with layout_turn(folder):
+        layout = running_layout(folder)
+        node = _new_node(layout, az)
+        change_layout(folder, lambda current: current.with_storage(node))
+        if not tell_supervisor(folder):
+            raise not_running(folder)
 
     def serves(status: pb.ClusterStatusReply) -> bool:
         return any(r.node == node.name and r.HasField("status") for r in status.storage)
@@ -139,14 +133,18 @@ def add_storage(folder: Folder, cluster: str, az: str | None) -> None:
             f"{node.name} does not serve after {UP_WAIT_S:.0f} s:\n"
             + "\n".join(tail_of(folder.log(node.name), 5))
         )
-    out.print(f"{node.name} serves in {az}; new protection groups use it")
+    out.print(f"{node.name} serves in {node.az}; new protection groups use it")
 
 
-def _reload(folder: Folder) -> None:
-    """Have the supervisor start what is new in the layout. Raises NotRunning."""
-    state = running_state(folder)
-    if state is None or not state.process.send(signal.SIGHUP):
-        raise not_running(folder)
+def _new_node(layout: Layout, az: str | None) -> StorageSpec:
+    azs = sorted({*AZS, *(node.az for node in layout.storage)})
+    if az is None:
+        az = min(azs, key=lambda name: sum(node.az == name for node in layout.storage))
+    elif az not in azs:
+        raise CommandFailed(f"there is no AZ {az}; there are {', '.join(azs)}")
+    number = 1 + max(int(node.name.rpartition("-")[2]) for node in layout.storage)
+    port = next(free_ports(max(layout.ports), taken=layout.ports))
+    return StorageSpec(f"storage-{number}", az, port)
 
 
 def _wait(

@@ -30,10 +30,10 @@ from cluster.local.layout import (
     MAIN,
     Layout,
     load,
-    parse_size,
     save,
 )
 from cluster.local.ready import READY_S, Readiness, Show, wait_ready
+from cluster.local.sizes import parse_size
 from cluster.local.starting import start_supervisor, stop_started, wait_for_leftovers
 from cluster.local.state import running_state
 from cluster.local.stopping import STOP_S
@@ -139,7 +139,7 @@ def _refuse_other_faults(folder: Folder, options: UpOptions) -> None:
 def _refuse_changes(layout: Layout, options: UpOptions) -> None:
     """What is decided when a cluster is made cannot be had by starting it differently."""
     main = layout.cluster(MAIN)
-    readers = len(main.instances) - 1
+    readers = sum(not instance.auto for instance in main.instances) - 1
     if options.readers not in (None, readers):
         raise CommandFailed(
             f"this cluster has {readers} readers; --readers counts only when a cluster is made"
@@ -150,7 +150,7 @@ def _refuse_changes(layout: Layout, options: UpOptions) -> None:
     ):
         raise CommandFailed(
             f"this cluster's maximum storage is {size(main.max_storage_bytes)}; --max-storage "
-            "counts only when a cluster is made"
+            "counts only when a cluster is made; `sextet storage limit` changes it"
         )
 
 

@@ -26,8 +26,10 @@ from cluster.control.rows import Assignment, ClusterRow, InstanceRow, StorageRow
 from cluster.control.schema import FORMAT, MIGRATIONS, SCHEMA
 from cluster.local.folder import socket_name
 from cluster.local.layout import ClusterSpec, Layout, address
+from cluster.local.sizes import format_size
 from engine.errors import ConfigError
-from engine.types import Epoch, Member, Membership, NodeId, PgNo, Replacement, VolumeId
+from engine.types import PAGE_SIZE, Epoch, Member, Membership, NodeId, PgNo, Replacement, VolumeId
+from engine.volume.geometry import first_page
 from engine.volume.membership import back, begin, forward
 
 if TYPE_CHECKING:
@@ -115,13 +117,14 @@ class Catalog:
     async def cluster(self, name: str) -> ClusterRow:
         """Raises ConfigError if there is none of that name."""
         rows = await self._all(
-            "SELECT name, volume, writer, epoch, max_pages FROM clusters JOIN volumes USING (volume)"
-            " WHERE name = ?",
+            "SELECT name, volume, writer, epoch, max_pages, storage_full FROM clusters"
+            " JOIN volumes USING (volume) WHERE name = ?",
             name,
         )
         if not rows:
             raise ConfigError(f"there is no cluster {name}")
-        return ClusterRow(*rows[0])
+        _, volume, writer, epoch, max_pages, full = rows[0]
+        return ClusterRow(name, volume, writer, epoch, max_pages, bool(full))
 
     async def instances(self, cluster: str) -> list[InstanceRow]:
         """By number."""
@@ -223,7 +226,8 @@ class Catalog:
     async def adopt(self, layout: Layout, *, time_us: int = 0) -> bool:
         """Add what the layout has and the catalog has not; take over changed addresses and limits.
 
-        Whatever the catalog knows better (writer, epochs, members) stays. Instances that the layout
+        Whatever the catalog knows better (writer, epochs, members) stays, and a volume's maximum is
+        never less than the protection groups that it has. Instances that the layout
         has no longer are forgotten; if the writer is among them, the one of the lowest tier is named
         in its place. Returns whether anything changed.
         """
@@ -236,7 +240,7 @@ class Catalog:
                 [(node.name, node.az, address(node.port)) for node in layout.storage],
             )
             for spec in layout.clusters:
-                await _adopt_cluster(db, spec)
+                await _adopt_cluster(db, spec, time_us)
                 await _forget_instances(db, spec, time_us)
             changed = db.total_changes != before
             if changed:
@@ -355,8 +359,32 @@ class Catalog:
                 " WHERE name = ?",
                 [(volume, pg, node) for node in nodes],
             )
-            await _event(db, time_us, f"volume {volume}", f"protection group {pg} added")
+            (limit,) = await _row(db, "SELECT max_pages FROM volumes WHERE volume = ?", volume)
+            what = (
+                f"protection group {pg} added: room for {_bytes(first_page(pg + 1))} now, "
+                f"the limit is {_bytes(limit)}"
+            )
+            await _event(db, time_us, f"volume {volume}", what)
             await _bump(db)
+            return True
+
+    async def note_full(self, volume: VolumeId, *, full: bool, time_us: int) -> bool:
+        """The writer meets the volume's maximum, or does so no more; whether that is news."""
+        async with self._transaction() as db:
+            done = await db.execute(
+                "UPDATE volumes SET storage_full = ? WHERE volume = ? AND storage_full != ?",
+                (full, volume, full),
+            )
+            if done.rowcount != 1:
+                return False
+            (limit,) = await _row(db, "SELECT max_pages FROM volumes WHERE volume = ?", volume)
+            what = f"storage-full is over, the limit is {_bytes(limit)}"
+            if full:
+                what = (
+                    f"storage-full: a statement was refused at the limit of {_bytes(limit)}; delete "
+                    "data or raise it with `sextet storage limit`"
+                )
+            await _event(db, time_us, f"volume {volume}", what)
             return True
 
     async def confirm(
@@ -518,7 +546,7 @@ async def _event(db: aiosqlite.Connection, time_us: int, subject: str, what: str
     await db.execute("DELETE FROM events WHERE id <= ?", (done.lastrowid - EVENTS_KEPT,))
 
 
-async def _adopt_cluster(db: aiosqlite.Connection, spec: ClusterSpec) -> None:
+async def _adopt_cluster(db: aiosqlite.Connection, spec: ClusterSpec, time_us: int) -> None:
     known = await _one_or_none(db, "SELECT volume FROM clusters WHERE name = ?", spec.name)
     if known is None:
         made = await db.execute(
@@ -528,10 +556,7 @@ async def _adopt_cluster(db: aiosqlite.Connection, spec: ClusterSpec) -> None:
             "INSERT INTO clusters VALUES (?, ?, ?)", (spec.name, made.lastrowid, spec.writer_first)
         )
     else:
-        await db.execute(
-            "UPDATE volumes SET max_pages = ? WHERE volume = ? AND max_pages != ?",
-            (spec.max_pages, known[0], spec.max_pages),
-        )
+        await _adopt_limit(db, known[0], spec.max_pages, time_us)
     await db.executemany(
         "INSERT INTO instances (name, cluster, number, az, address, socket, tier, size)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE"
@@ -551,6 +576,24 @@ async def _adopt_cluster(db: aiosqlite.Connection, spec: ClusterSpec) -> None:
             for i in spec.instances
         ],
     )
+
+
+async def _adopt_limit(
+    db: aiosqlite.Connection, volume: VolumeId, wanted: int, time_us: int
+) -> None:
+    """A group may have been added since the wish was checked: it stays, and so does its room."""
+    (old,) = await _row(db, "SELECT max_pages FROM volumes WHERE volume = ?", volume)
+    (groups,) = await _row(db, "SELECT count(*) FROM groups WHERE volume = ?", volume)
+    limit = max(wanted, first_page(groups))
+    if limit == old:
+        return
+    await db.execute("UPDATE volumes SET max_pages = ? WHERE volume = ?", (limit, volume))
+    what = f"the limit is {_bytes(limit)} now, it was {_bytes(old)}"
+    await _event(db, time_us, f"volume {volume}", what)
+
+
+def _bytes(pages: int) -> str:
+    return format_size(pages * PAGE_SIZE)
 
 
 async def _forget_instances(db: aiosqlite.Connection, spec: ClusterSpec, time_us: int) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from cluster.control.catalog import Catalog
+from cluster.control.fullness import FullnessWatch
 from cluster.control.health import Rest, Seen, Sight, WriterHealth
 from cluster.control.looks import IMPORTING, Look, Looker
 from cluster.control.nominate import Candidate, successor
@@ -91,6 +92,7 @@ class FailoverWatch:
         self._runtime = runtime
         self._catalog = catalog
         self._looker = Looker(runtime, channels)
+        self._fullness = FullnessWatch(catalog, runtime.clock)
         self._background = background
         self._notify = notify
         self._wake = asyncio.Event()
@@ -144,6 +146,8 @@ class FailoverWatch:
             ward.established = ward.established or look.established
             if name == ward.row.writer:
                 await self._judge(ward, look)
+                if look.status is not None:
+                    await self._fullness.look(ward.row, look.status)
             looked, self._looked = self._looked, asyncio.Event()
             looked.set()
             moving = ward.moving is not None and ward.moving.to == name

@@ -16,6 +16,8 @@ class ClusterRow:
     writer: str
     epoch: Epoch
     max_pages: int
+    storage_full: bool
+    """The writer has said so, and not taken it back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FORMAT = 2
+FORMAT = 3
 """PRAGMA user_version of the catalog file."""
 
 _CHANGES = """
@@ -29,6 +29,7 @@ MIGRATIONS = {
 ALTER TABLE instances ADD COLUMN tier INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE instances ADD COLUMN size TEXT NOT NULL DEFAULT 'medium';
 {_CHANGES}""",
+    2: "ALTER TABLE volumes ADD COLUMN storage_full INTEGER NOT NULL DEFAULT 0;",
 }
 """From each older format to the next one, in place. The result is what SCHEMA makes."""
 
@@ -40,7 +41,8 @@ INSERT INTO revision VALUES (0);
 CREATE TABLE volumes (
     volume INTEGER PRIMARY KEY,
     epoch INTEGER NOT NULL,               -- of the last writer that was let in; 0: none yet
-    max_pages INTEGER NOT NULL
+    max_pages INTEGER NOT NULL,
+    storage_full INTEGER NOT NULL DEFAULT 0 -- 1: its writer meets the maximum
 );
 CREATE TABLE clusters (
     name TEXT PRIMARY KEY,

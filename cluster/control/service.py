@@ -30,6 +30,7 @@ from engine.net.methods import (
     GROW_VOLUME,
     LIST_EVENTS,
     OPEN_VOLUME,
+    RECORD_EVENT,
     REGISTER,
     WATCH_CLUSTER,
 )
@@ -103,6 +104,7 @@ class ControlPlane:
             CLUSTER_STATUS: self.cluster_status,
             FAILOVER: self._failover.failover,
             LIST_EVENTS: self.list_events,
+            RECORD_EVENT: self.record_event,
             DRAIN_STORAGE: self.drain_storage,
         }
 
@@ -257,6 +259,7 @@ class ControlPlane:
                     volume=row.volume,
                     epoch=row.epoch + 1,
                     max_pages=row.max_pages,
+                    storage_full=row.storage_full,
                     memberships=[membership_to_pb(m) for m in memberships],
                 )
         raise Overloaded(f"the catalog entry of {request.cluster} keeps changing; try again")
@@ -378,6 +381,11 @@ class ControlPlane:
                 )
             ]
         )
+
+    async def record_event(self, request: pb.RecordEventRequest) -> pb.RecordEventReply:
+        now = self._runtime.clock.wall_us()
+        await self._catalog.record(request.subject, request.what, time_us=now)
+        return pb.RecordEventReply()
 
     # -- storage nodes
 

@@ -32,6 +32,8 @@ def components_of(folder: Folder, layout: Layout) -> tuple[Component, ...]:
     for cluster in layout.clusters:
         found += [_instance(layout, cluster, instance) for instance in cluster.instances]
         found.append(_endpoint(folder, cluster))
+        if cluster.autoscale is not None:
+            found.append(_autoscale(folder, cluster))
     return tuple(found)
 
 
@@ -59,6 +61,11 @@ def _instance(layout: Layout, cluster: ClusterSpec, instance: InstanceSpec) -> C
         *("--socket", socket_name(instance.name), "--size", instance.size),
     )
     return Component(instance.name, INSTANCE_STAGE, command)
+
+
+def _autoscale(folder: Folder, cluster: ClusterSpec) -> Component:
+    command = _python("cluster.autoscale", "--data", str(folder.data), "--cluster", cluster.name)
+    return Component(f"autoscale-{cluster.name}", CONTROL_STAGE, command)
 
 
 def endpoint_name(cluster: str) -> str:

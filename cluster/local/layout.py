@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.local.files import read_json, write_json
+from cluster.local.policy import REPLICAS_MAX, AutoscalePolicy
 from engine.config import DEFAULT_SIZE, size_class
 from engine.errors import ConfigError
-from engine.types import PAGE_SIZE
 from engine.volume.geometry import max_pages_for
 
 FORMAT = 1
@@ -32,7 +32,7 @@ MAIN = "main"
 AZS = ("az1", "az2", "az3")
 STORAGE_PER_AZ = 2
 ENDPOINTS_MAX = 16
-READERS_MAX = 15
+READERS_MAX = REPLICAS_MAX
 """As many replicas as Aurora allows."""
 
 TIER_MAX = 15
@@ -70,6 +70,8 @@ class InstanceSpec:
     port: int
     tier: int = DEFAULT_TIER
     size: str = DEFAULT_SIZE
+    auto: bool = False
+    """Auto-scaling added it, and may remove it."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.tier <= TIER_MAX:
@@ -111,6 +113,7 @@ class ClusterSpec:
     """The reader endpoint gives no clients to a replica that lags by more."""
     endpoints: tuple[EndpointSpec, ...] = ()
     """Custom ones, besides the writer's and the reader's."""
+    autoscale: AutoscalePolicy | None = None
 
     @property
     def max_pages(self) -> int:
@@ -201,6 +204,7 @@ class Layout:
         tier: int = DEFAULT_TIER,
         size: str = DEFAULT_SIZE,
         name: str | None = None,
+        auto: bool = False,
     ) -> Layout:
         """With one more instance in `cluster`, by default in the AZ that has the fewest.
 
@@ -216,7 +220,8 @@ class Layout:
             az = min(AZS, key=lambda name: sum(i.az == name for i in old.instances))
         elif az not in AZS:
             raise ConfigError(f"there is no AZ {az}; choose one of {', '.join(AZS)}")
-        instance = InstanceSpec(self._new_name(cluster, number, name), number, az, port, tier, size)
+        name = self._new_name(cluster, number, name)
+        instance = InstanceSpec(name, number, az, port, tier, size, auto)
         return self.with_cluster(replace(old, instances=(*old.instances, instance)))
 
     def with_endpoint(self, cluster: str, endpoint: EndpointSpec) -> Layout:
@@ -270,7 +275,7 @@ NAME_MAX = 40
 """Characters of an instance's name, which is part of its socket's path."""
 
 _NAME = re.compile(rf"[a-z][a-z0-9-]{{0,{NAME_MAX - 1}}}")
-_RESERVED = ("control", "endpoint", "storage", "supervisor")
+_RESERVED = ("autoscale", "control", "endpoint", "storage", "supervisor")
 """What other components' names, log files and folders begin with."""
 
 
@@ -310,6 +315,7 @@ def from_json(value: Any, *, source: str = FILE) -> Layout:
                         **cluster,
                         "instances": tuple(InstanceSpec(**i) for i in cluster["instances"]),
                         "endpoints": tuple(_endpoint(e) for e in cluster.get("endpoints", ())),
+                        "autoscale": _autoscale(cluster.get("autoscale")),
                     }
                 )
                 for cluster in value["clusters"]
@@ -325,6 +331,10 @@ def _endpoint(value: dict[str, Any]) -> EndpointSpec:
     )
 
 
+def _autoscale(value: dict[str, Any] | None) -> AutoscalePolicy | None:
+    return None if value is None else AutoscalePolicy(**value)
+
+
 def load(data: Path) -> Layout | None:
     """The layout of folder `data`, None if there is none yet. Raises ConfigError."""
     path = data / FILE
@@ -335,23 +345,3 @@ def load(data: Path) -> Layout | None:
 def save(data: Path, layout: Layout) -> None:
     """Durably, in one step."""
     write_json(data / FILE, to_json(layout), durable=True)
-
-
-# -- sizes as users write them
-
-_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
-
-
-def parse_size(text: str) -> int:
-    """Bytes of "512M", "10GiB", "1073741824"; units are powers of 1024. Raises ConfigError."""
-    cleaned = text.strip().upper().removesuffix("B").removesuffix("I")
-    number = cleaned.rstrip("KMGT")
-    unit = cleaned[len(number) :]
-    try:
-        value = int(float(number) * _UNITS[unit])
-    except (ValueError, KeyError, OverflowError):
-        raise ConfigError(f"{text!r} is no size; write it like 512M or 10G") from None
-    smallest = max_pages_for(0) * PAGE_SIZE
-    if value < smallest:
-        raise ConfigError(f"{text} is too small; the least is {smallest // 1024**2}M")
-    return value

@@ -22,10 +22,11 @@ from cluster.faults.kit import FaultKit
 from cluster.local.create import new_layout, with_free_ports
 from cluster.local.files import tail_of
 from cluster.local.folder import Folder
-from cluster.local.layout import MAIN, READERS_MAX, Layout, load, parse_size, save
+from cluster.local.layout import MAIN, READERS_MAX, Layout, load, save
 from cluster.local.ports import is_free
 from cluster.local.processes import ProcessId, wait_until_gone
 from cluster.local.ready import Readiness, wait_ready
+from cluster.local.sizes import parse_size
 from cluster.local.starting import start_supervisor, stop_started, wait_for_leftovers
 from cluster.local.state import load_state, running_state
 from cluster.local.stopping import StillRunning, stop_installation

@@ -188,10 +188,17 @@ class Instance:
         self.role = own.role
         self._view_known.set()
         if writer is not None:
-            writer.volume.learn(membership_from_pb(m) for m in view.memberships)
+            self._teach(writer, view)
         if self.replica is not None:
             self.replica.learn(view.memberships)
             self.replica.writer_moved()
+
+    def _teach(self, writer: Writer, view: cpb.ClusterView) -> None:
+        """What the catalog knows of an open volume and may change."""
+        writer.volume.learn(membership_from_pb(m) for m in view.memberships)
+        if view.max_pages != writer.volume.limit.max_pages:
+            log.info("the volume's maximum is %d pages now", view.max_pages)
+            writer.volume.limit.change(view.max_pages)
 
     def _writer_address(self) -> str | None:
         if self.view is None:
@@ -218,7 +225,7 @@ class Instance:
             )
             self._runtime.steps.after(Step.PROMOTE)
             if self.view is not None:  # what came while it opened
-                self.writer.volume.learn(membership_from_pb(m) for m in self.view.memberships)
+                self._teach(self.writer, self.view)
         else:
             assert self.view is not None
             self._state = "joining"
@@ -292,6 +299,8 @@ class Instance:
             reply.read_lsn = self.pool.visible.lsn
             reply.volume_pages = self.pool.visible.pages
             reply.vdl = self.pool.visible.lsn
+        if self.engine is not None:
+            reply.counters["statements"] = self.engine.statements
         if self.writer is not None:
             self._writer_status(self.writer, reply)
         elif self.replica is not None:
@@ -305,6 +314,9 @@ class Instance:
         reply.vdl = volume.vdl.lsn
         reply.recovery_us = writer.recovery_us
         reply.stalled_us = int(volume.stalled_s * 1e6)
+        reply.max_pages = volume.limit.max_pages
+        reply.storage_full = volume.limit.full
+        reply.full_meetings = volume.limit.meetings
         for name, value in sorted(writer.counters().items()):
             reply.counters[name] = value
         reply.replicas.extend(writer.feed.reports())

@@ -69,4 +69,5 @@ CLUSTER_STATUS = _method(
     _C.DESCRIPTOR, "ClusterStatus", _C.ClusterStatusRequest, _C.ClusterStatusReply
 )
 FAILOVER = _method(_C.DESCRIPTOR, "Failover", _C.FailoverRequest, _C.FailoverReply)
+RECORD_EVENT = _method(_C.DESCRIPTOR, "RecordEvent", _C.RecordEventRequest, _C.RecordEventReply)
 LIST_EVENTS = _method(_C.DESCRIPTOR, "ListEvents", _C.ListEventsRequest, _C.ListEventsReply)

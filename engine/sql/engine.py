@@ -38,6 +38,8 @@ class SqlEngine:
         self.settings = settings or SqlSettings()
         self.commit_point: Callable[[], Awaitable[LSN]] | None = None
         """The newest commit that anybody was told of, for strong reads; None: what is visible here."""
+        self.statements = 0
+        """Executed since the start, whatever came of them."""
         self.lock = WriteLock()
         self.vfs = VolumeVfs(clock)
         self._sessions: dict[Session, None] = {}  # in the order they were made

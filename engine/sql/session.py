@@ -94,6 +94,7 @@ class Session:
 
     async def execute(self, statement: Statement, params: Sequence[SqlValue] = ()) -> Cursor:
         """Run it. A statement that writes has run to its end, and is durable if it committed."""
+        self._engine.statements += 1
         return await self._call(statement.text, self._execute, statement, params)
 
     async def column_types(self, table: str) -> dict[str, str | None] | None:

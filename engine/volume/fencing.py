@@ -79,6 +79,8 @@ class OpenedVolume:
     scls: tuple[tuple[PgNo, NodeId, LSN], ...]
     truncations: tuple[Truncation, ...]
     """All that were ever made, this epoch's included."""
+    storage_full: bool = False
+    """The writer before left it storage-full."""
 
 
 def membership_from_pb(message: pb.PgMembership) -> Membership:
@@ -189,6 +191,7 @@ class _Opening:
         self.volume = reply.volume
         self.epoch = reply.epoch
         self.max_pages = reply.max_pages
+        self.storage_full = reply.storage_full
         self.memberships = tuple(
             membership_from_pb(m) for m in sorted(reply.memberships, key=lambda m: m.pg)
         )
@@ -231,6 +234,7 @@ class _Opening:
             tails={pg: group.tail for pg, group in plan.groups.items()},
             scls=tuple((pg, node, scl) for (pg, node), scl in sorted(self.scl.items())),
             truncations=truncations,
+            storage_full=self.storage_full,
         )
 
     # -- 1. fence

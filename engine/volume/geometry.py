@@ -9,6 +9,9 @@ from engine.types import PAGE_SIZE, PAGES_PER_PG, PageNo, PgNo
 
 _pages = PAGES_PER_PG
 
+PAGES_MAX = (2**32 - 2) // PAGES_PER_PG * PAGES_PER_PG
+"""Of a volume: as many as SQLite can number, in whole protection groups."""
+
 
 def resize_groups(pages: int = PAGES_PER_PG) -> None:
     """Groups of another size, in this whole process: for simulations, before a volume is made."""

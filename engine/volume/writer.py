@@ -43,6 +43,7 @@ from engine.types import LAL, LSN, CommitMark, Epoch, Membership, NodeId, PageNo
 from engine.volume.durability import DurabilityTracker
 from engine.volume.fencing import OpenedVolume, catch_up, exchange_memberships
 from engine.volume.geometry import first_page, group_pages, pg_of, pgs_for
+from engine.volume.limit import StorageLimit, free_pages
 from engine.volume.links import Batch, GroupFrame, LinkOwner, NodeLink
 from engine.volume.membership import supersedes
 from engine.volume.quorum import read_quorum, write_quorum
@@ -99,6 +100,7 @@ class VolumeWriter:
         self._on_fenced = on_fenced
         self.volume = opened.volume
         self.epoch: Epoch = opened.epoch
+        self.limit = StorageLimit(opened.max_pages, opened.vdl.pages, full=opened.storage_full)
         self.tails = PgTails()
         self.memberships: dict[PgNo, Membership] = {}
         self.links: dict[NodeId, NodeLink] = {}
@@ -144,13 +146,20 @@ class VolumeWriter:
 
     async def reserve(self, pages: int) -> None:
         """Make the volume hold `pages` pages. Raises VolumeFull at the configured maximum."""
-        if pages > self.opened.max_pages:
-            raise VolumeFull(
-                f"the volume is full: {pages} pages wanted, the maximum is "
-                f"{self.opened.max_pages}; delete data or raise the cluster's maximum storage"
-            )
-        while len(self.memberships) < pgs_for(pages):
-            await self._grow_to(len(self.memberships))
+        try:
+            if pages > self.limit.max_pages:
+                raise VolumeFull(
+                    f"the volume is full: {pages} pages wanted, the maximum is "
+                    f"{self.limit.max_pages}; delete data or raise the maximum with "
+                    "`sextet storage limit`"
+                )
+            while len(self.memberships) < pgs_for(pages):
+                await self._grow_to(len(self.memberships))
+        except VolumeFull:  # the catalog's maximum may be lower than what we know of it
+            if not self.limit.full:
+                log.warning("the volume is full: a statement wanted %d pages", pages)
+            self.limit.refuse(pages)
+            raise
         self._raise_if_dead()
 
     def commit(
@@ -168,6 +177,7 @@ class VolumeWriter:
             lsns[change.page] = lsn
             self._record(lsn, change, mark if lsn == mark.lsn else None)
         self._tracker.committed(mark)
+        self.limit.committed(pages, free_pages(changes))
         counters = self.counters
         counters["commits"] += 1
         counters["records"] += len(changes)
@@ -527,7 +537,7 @@ class VolumeWriter:
 
     def _grow_ahead(self, pages: int) -> None:
         pg = len(self.memberships)
-        room = self.opened.max_pages > first_page(pg)
+        room = self.limit.max_pages > first_page(pg)
         if room and not self._grow_lock.locked() and pgs_for(pages) <= pg:
             self._background.spawn(self._try_to_grow(pg), name=f"grow to group {pg}")
 

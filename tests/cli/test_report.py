@@ -97,6 +97,7 @@ def test_everything_an_operator_wants_is_there():
         "pages": 10,
         "bytes": 40960,
         "max_bytes": 7680 * 4096,
+        "state": "available",
         "groups": 2,
     }
     assert report["redo"] == {
@@ -156,6 +157,14 @@ def test_writer_that_cannot_reach_a_quorum_is_believed():
     status = _status()
     status.instances[0].status.quorums[0].write = False
     assert not _report(status)["groups"][0]["write_quorum"]
+
+
+def test_storage_full_is_what_the_writer_says():
+    status = _status()
+    status.instances[0].status.storage_full = True
+    assert _report(status)["volume"]["state"] == "storage-full"
+    status.instances[0].ClearField("status")
+    assert _report(status)["volume"]["state"] is None
 
 
 def test_nulls_while_nobody_answers():

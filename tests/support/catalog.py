@@ -59,6 +59,7 @@ class Catalog:
         return cpb.ClusterView(
             cluster="main",
             volume=VOLUME,
+            max_pages=self.fleet.max_pages,
             instances=[
                 cpb.InstanceView(
                     name=name,

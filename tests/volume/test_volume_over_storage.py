@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engine.config import VolumeConfig
-from engine.errors import QuorumLost, StaleEpoch, Unavailable
+from engine.errors import QuorumLost, StaleEpoch, Unavailable, VolumeFull
 from engine.log.record import PageChange
 from engine.net.methods import APPEND
 from engine.ports import Channel
@@ -187,6 +187,34 @@ async def test_volume_grows_by_groups(fleet: Fleet) -> None:
     await writer.close()
     writer = await fleet.open_writer()
     await check(writer, model.pages)
+    await writer.close()
+
+
+async def test_a_full_volume_refuses_until_its_maximum_is_another_one(fleet: Fleet) -> None:
+    fleet.max_pages = 2560
+    writer = await fleet.open_writer()
+    await writer.volume.reserve(2560)
+    for _ in range(3):
+        with pytest.raises(VolumeFull, match="2561 pages wanted, the maximum is 2560"):
+            await writer.volume.reserve(2561)
+    assert (writer.volume.limit.full, writer.volume.limit.meetings) == (True, 1)
+    writer.volume.limit.change(5120)
+    await writer.volume.reserve(2561)
+    assert len(writer.volume.memberships) == 2
+    await writer.close()
+
+
+async def test_a_catalog_that_knows_a_lower_maximum_is_right(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_args: object) -> None:
+        raise VolumeFull("the volume of main is at its maximum of 2560 pages")
+
+    monkeypatch.setattr(fleet, "add_group", refuse)
+    writer = await fleet.open_writer()
+    with pytest.raises(VolumeFull, match="at its maximum of 2560 pages"):
+        await writer.volume.reserve(2561)
+    assert writer.volume.limit.full
     await writer.close()
 
 

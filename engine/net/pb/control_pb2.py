@@ -26,7 +26,7 @@ from engine.net.pb import storage_pb2 as sextet_dot_v1_dot_storage__pb2
 from engine.net.pb import instance_pb2 as sextet_dot_v1_dot_instance__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sextet/v1/control.proto\x12\tsextet.v1\x1a\x17sextet/v1/storage.proto\x1a\x18sextet/v1/instance.proto\"l\n\x0fRegisterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\n\n\x02\x61z\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\x03\x12\x13\n\x0bincarnation\x18\x06 \x01(\t\"?\n\rRegisterReply\x12.\n\x08segments\x18\x01 \x03(\x0b\x32\x1c.sextet.v1.SegmentAssignment\"&\n\x13WatchClusterRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\"s\n\x0cInstanceView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02\x61z\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0e\n\x06socket\x18\x05 \x01(\t\x12\x0c\n\x04tier\x18\x06 \x01(\r\x12\x0c\n\x04size\x18\x07 \x01(\t\"\xc2\x01\n\x0b\x43lusterView\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0e\n\x06volume\x18\x02 \x01(\x04\x12\x11\n\tmax_pages\x18\x03 \x01(\x04\x12*\n\tinstances\x18\x04 \x03(\x0b\x32\x17.sextet.v1.InstanceView\x12,\n\x0bmemberships\x18\x05 \x03(\x0b\x32\x17.sextet.v1.PgMembership\x12\x14\n\x0cvolume_epoch\x18\x06 \x01(\x04\x12\x0f\n\x07version\x18\x07 \x01(\x04\"6\n\x11OpenVolumeRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\"q\n\x0fOpenVolumeReply\x12\x0e\n\x06volume\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x11\n\tmax_pages\x18\x03 \x01(\x04\x12,\n\x0bmemberships\x18\x04 \x03(\x0b\x32\x17.sextet.v1.PgMembership\"?\n\x11GrowVolumeRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\n\n\x02pg\x18\x03 \x01(\r\"?\n\x0fGrowVolumeReply\x12,\n\x0bmemberships\x18\x01 \x03(\x0b\x32\x17.sextet.v1.PgMembership\"\x14\n\x12\x41\x64optLayoutRequest\"\x12\n\x10\x41\x64optLayoutReply\"\'\n\x14\x43lusterStatusRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\"v\n\x0eInstanceReport\x12%\n\x04view\x18\x01 \x01(\x0b\x32\x17.sextet.v1.InstanceView\x12.\n\x06status\x18\x02 \x01(\x0b\x32\x1e.sextet.v1.InstanceStatusReply\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x89\x01\n\rStorageReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\n\n\x02\x61z\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12-\n\x06status\x18\x04 \x01(\x0b\x32\x1d.sextet.v1.StorageStatusReply\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x0f\n\x07\x64rained\x18\x06 \x01(\x08\"\x96\x01\n\x12\x43lusterStatusReply\x12\'\n\x07\x63luster\x18\x01 \x01(\x0b\x32\x16.sextet.v1.ClusterView\x12,\n\tinstances\x18\x02 \x03(\x0b\x32\x19.sextet.v1.InstanceReport\x12)\n\x07storage\x18\x03 \x03(\x0b\x32\x18.sextet.v1.StorageReport\".\n\x0f\x46\x61iloverRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x01(\t\"W\n\rFailoverReply\x12\x0e\n\x06writer\x18\x01 \x01(\t\x12\x12\n\ninstead_of\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x13\n\x0b\x64uration_us\x18\x04 \x01(\x04\"\"\n\x11ListEventsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"7\n\x05\x45vent\x12\x0f\n\x07time_us\x18\x01 \x01(\x04\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0c\n\x04what\x18\x03 \x01(\t\"3\n\x0fListEventsReply\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.sextet.v1.Event\"1\n\x13\x44rainStorageRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04undo\x18\x02 \x01(\x08\"\x13\n\x11\x44rainStorageReply2\x99\x05\n\x07\x43ontrol\x12@\n\x08Register\x12\x1a.sextet.v1.RegisterRequest\x1a\x18.sextet.v1.RegisterReply\x12H\n\x0cWatchCluster\x12\x1e.sextet.v1.WatchClusterRequest\x1a\x16.sextet.v1.ClusterView0\x01\x12\x46\n\nOpenVolume\x12\x1c.sextet.v1.OpenVolumeRequest\x1a\x1a.sextet.v1.OpenVolumeReply\x12\x46\n\nGrowVolume\x12\x1c.sextet.v1.GrowVolumeRequest\x1a\x1a.sextet.v1.GrowVolumeReply\x12I\n\x0b\x41\x64optLayout\x12\x1d.sextet.v1.AdoptLayoutRequest\x1a\x1b.sextet.v1.AdoptLayoutReply\x12O\n\rClusterStatus\x12\x1f.sextet.v1.ClusterStatusRequest\x1a\x1d.sextet.v1.ClusterStatusReply\x12@\n\x08\x46\x61ilover\x12\x1a.sextet.v1.FailoverRequest\x1a\x18.sextet.v1.FailoverReply\x12\x46\n\nListEvents\x12\x1c.sextet.v1.ListEventsRequest\x1a\x1a.sextet.v1.ListEventsReply\x12L\n\x0c\x44rainStorage\x12\x1e.sextet.v1.DrainStorageRequest\x1a\x1c.sextet.v1.DrainStorageReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sextet/v1/control.proto\x12\tsextet.v1\x1a\x17sextet/v1/storage.proto\x1a\x18sextet/v1/instance.proto\"l\n\x0fRegisterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\n\n\x02\x61z\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\x03\x12\x13\n\x0bincarnation\x18\x06 \x01(\t\"?\n\rRegisterReply\x12.\n\x08segments\x18\x01 \x03(\x0b\x32\x1c.sextet.v1.SegmentAssignment\"&\n\x13WatchClusterRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\"s\n\x0cInstanceView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02\x61z\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0e\n\x06socket\x18\x05 \x01(\t\x12\x0c\n\x04tier\x18\x06 \x01(\r\x12\x0c\n\x04size\x18\x07 \x01(\t\"\xc2\x01\n\x0b\x43lusterView\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0e\n\x06volume\x18\x02 \x01(\x04\x12\x11\n\tmax_pages\x18\x03 \x01(\x04\x12*\n\tinstances\x18\x04 \x03(\x0b\x32\x17.sextet.v1.InstanceView\x12,\n\x0bmemberships\x18\x05 \x03(\x0b\x32\x17.sextet.v1.PgMembership\x12\x14\n\x0cvolume_epoch\x18\x06 \x01(\x04\x12\x0f\n\x07version\x18\x07 \x01(\x04\"6\n\x11OpenVolumeRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\"\x87\x01\n\x0fOpenVolumeReply\x12\x0e\n\x06volume\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x11\n\tmax_pages\x18\x03 \x01(\x04\x12,\n\x0bmemberships\x18\x04 \x03(\x0b\x32\x17.sextet.v1.PgMembership\x12\x14\n\x0cstorage_full\x18\x05 \x01(\x08\"?\n\x11GrowVolumeRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\n\n\x02pg\x18\x03 \x01(\r\"?\n\x0fGrowVolumeReply\x12,\n\x0bmemberships\x18\x01 \x03(\x0b\x32\x17.sextet.v1.PgMembership\"\x14\n\x12\x41\x64optLayoutRequest\"\x12\n\x10\x41\x64optLayoutReply\"\'\n\x14\x43lusterStatusRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\"v\n\x0eInstanceReport\x12%\n\x04view\x18\x01 \x01(\x0b\x32\x17.sextet.v1.InstanceView\x12.\n\x06status\x18\x02 \x01(\x0b\x32\x1e.sextet.v1.InstanceStatusReply\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x89\x01\n\rStorageReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\n\n\x02\x61z\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12-\n\x06status\x18\x04 \x01(\x0b\x32\x1d.sextet.v1.StorageStatusReply\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x0f\n\x07\x64rained\x18\x06 \x01(\x08\"\x96\x01\n\x12\x43lusterStatusReply\x12\'\n\x07\x63luster\x18\x01 \x01(\x0b\x32\x16.sextet.v1.ClusterView\x12,\n\tinstances\x18\x02 \x03(\x0b\x32\x19.sextet.v1.InstanceReport\x12)\n\x07storage\x18\x03 \x03(\x0b\x32\x18.sextet.v1.StorageReport\".\n\x0f\x46\x61iloverRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x01(\t\"W\n\rFailoverReply\x12\x0e\n\x06writer\x18\x01 \x01(\t\x12\x12\n\ninstead_of\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x13\n\x0b\x64uration_us\x18\x04 \x01(\x04\"\"\n\x11ListEventsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"7\n\x05\x45vent\x12\x0f\n\x07time_us\x18\x01 \x01(\x04\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0c\n\x04what\x18\x03 \x01(\t\"3\n\x0fListEventsReply\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.sextet.v1.Event\"3\n\x12RecordEventRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\"\x12\n\x10RecordEventReply\"1\n\x13\x44rainStorageRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04undo\x18\x02 \x01(\x08\"\x13\n\x11\x44rainStorageReply2\xe4\x05\n\x07\x43ontrol\x12@\n\x08Register\x12\x1a.sextet.v1.RegisterRequest\x1a\x18.sextet.v1.RegisterReply\x12H\n\x0cWatchCluster\x12\x1e.sextet.v1.WatchClusterRequest\x1a\x16.sextet.v1.ClusterView0\x01\x12\x46\n\nOpenVolume\x12\x1c.sextet.v1.OpenVolumeRequest\x1a\x1a.sextet.v1.OpenVolumeReply\x12\x46\n\nGrowVolume\x12\x1c.sextet.v1.GrowVolumeRequest\x1a\x1a.sextet.v1.GrowVolumeReply\x12I\n\x0b\x41\x64optLayout\x12\x1d.sextet.v1.AdoptLayoutRequest\x1a\x1b.sextet.v1.AdoptLayoutReply\x12O\n\rClusterStatus\x12\x1f.sextet.v1.ClusterStatusRequest\x1a\x1d.sextet.v1.ClusterStatusReply\x12@\n\x08\x46\x61ilover\x12\x1a.sextet.v1.FailoverRequest\x1a\x18.sextet.v1.FailoverReply\x12\x46\n\nListEvents\x12\x1c.sextet.v1.ListEventsRequest\x1a\x1a.sextet.v1.ListEventsReply\x12I\n\x0bRecordEvent\x12\x1d.sextet.v1.RecordEventRequest\x1a\x1b.sextet.v1.RecordEventReply\x12L\n\x0c\x44rainStorage\x12\x1e.sextet.v1.DrainStorageRequest\x1a\x1c.sextet.v1.DrainStorageReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,38 +45,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLUSTERVIEW']._serialized_end=616
   _globals['_OPENVOLUMEREQUEST']._serialized_start=618
   _globals['_OPENVOLUMEREQUEST']._serialized_end=672
-  _globals['_OPENVOLUMEREPLY']._serialized_start=674
-  _globals['_OPENVOLUMEREPLY']._serialized_end=787
-  _globals['_GROWVOLUMEREQUEST']._serialized_start=789
-  _globals['_GROWVOLUMEREQUEST']._serialized_end=852
-  _globals['_GROWVOLUMEREPLY']._serialized_start=854
-  _globals['_GROWVOLUMEREPLY']._serialized_end=917
-  _globals['_ADOPTLAYOUTREQUEST']._serialized_start=919
-  _globals['_ADOPTLAYOUTREQUEST']._serialized_end=939
-  _globals['_ADOPTLAYOUTREPLY']._serialized_start=941
-  _globals['_ADOPTLAYOUTREPLY']._serialized_end=959
-  _globals['_CLUSTERSTATUSREQUEST']._serialized_start=961
-  _globals['_CLUSTERSTATUSREQUEST']._serialized_end=1000
-  _globals['_INSTANCEREPORT']._serialized_start=1002
-  _globals['_INSTANCEREPORT']._serialized_end=1120
-  _globals['_STORAGEREPORT']._serialized_start=1123
-  _globals['_STORAGEREPORT']._serialized_end=1260
-  _globals['_CLUSTERSTATUSREPLY']._serialized_start=1263
-  _globals['_CLUSTERSTATUSREPLY']._serialized_end=1413
-  _globals['_FAILOVERREQUEST']._serialized_start=1415
-  _globals['_FAILOVERREQUEST']._serialized_end=1461
-  _globals['_FAILOVERREPLY']._serialized_start=1463
-  _globals['_FAILOVERREPLY']._serialized_end=1550
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1552
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1586
-  _globals['_EVENT']._serialized_start=1588
-  _globals['_EVENT']._serialized_end=1643
-  _globals['_LISTEVENTSREPLY']._serialized_start=1645
-  _globals['_LISTEVENTSREPLY']._serialized_end=1696
-  _globals['_DRAINSTORAGEREQUEST']._serialized_start=1698
-  _globals['_DRAINSTORAGEREQUEST']._serialized_end=1747
-  _globals['_DRAINSTORAGEREPLY']._serialized_start=1749
-  _globals['_DRAINSTORAGEREPLY']._serialized_end=1768
-  _globals['_CONTROL']._serialized_start=1771
-  _globals['_CONTROL']._serialized_end=2436
+  _globals['_OPENVOLUMEREPLY']._serialized_start=675
+  _globals['_OPENVOLUMEREPLY']._serialized_end=810
+  _globals['_GROWVOLUMEREQUEST']._serialized_start=812
+  _globals['_GROWVOLUMEREQUEST']._serialized_end=875
+  _globals['_GROWVOLUMEREPLY']._serialized_start=877
+  _globals['_GROWVOLUMEREPLY']._serialized_end=940
+  _globals['_ADOPTLAYOUTREQUEST']._serialized_start=942
+  _globals['_ADOPTLAYOUTREQUEST']._serialized_end=962
+  _globals['_ADOPTLAYOUTREPLY']._serialized_start=964
+  _globals['_ADOPTLAYOUTREPLY']._serialized_end=982
+  _globals['_CLUSTERSTATUSREQUEST']._serialized_start=984
+  _globals['_CLUSTERSTATUSREQUEST']._serialized_end=1023
+  _globals['_INSTANCEREPORT']._serialized_start=1025
+  _globals['_INSTANCEREPORT']._serialized_end=1143
+  _globals['_STORAGEREPORT']._serialized_start=1146
+  _globals['_STORAGEREPORT']._serialized_end=1283
+  _globals['_CLUSTERSTATUSREPLY']._serialized_start=1286
+  _globals['_CLUSTERSTATUSREPLY']._serialized_end=1436
+  _globals['_FAILOVERREQUEST']._serialized_start=1438
+  _globals['_FAILOVERREQUEST']._serialized_end=1484
+  _globals['_FAILOVERREPLY']._serialized_start=1486
+  _globals['_FAILOVERREPLY']._serialized_end=1573
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1575
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1609
+  _globals['_EVENT']._serialized_start=1611
+  _globals['_EVENT']._serialized_end=1666
+  _globals['_LISTEVENTSREPLY']._serialized_start=1668
+  _globals['_LISTEVENTSREPLY']._serialized_end=1719
+  _globals['_RECORDEVENTREQUEST']._serialized_start=1721
+  _globals['_RECORDEVENTREQUEST']._serialized_end=1772
+  _globals['_RECORDEVENTREPLY']._serialized_start=1774
+  _globals['_RECORDEVENTREPLY']._serialized_end=1792
+  _globals['_DRAINSTORAGEREQUEST']._serialized_start=1794
+  _globals['_DRAINSTORAGEREQUEST']._serialized_end=1843
+  _globals['_DRAINSTORAGEREPLY']._serialized_start=1845
+  _globals['_DRAINSTORAGEREPLY']._serialized_end=1864
+  _globals['_CONTROL']._serialized_start=1867
+  _globals['_CONTROL']._serialized_end=2607
 # @@protoc_insertion_point(module_scope)

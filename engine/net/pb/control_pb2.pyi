@@ -81,16 +81,18 @@ class OpenVolumeRequest(_message.Message):
     def __init__(self, cluster: _Optional[str] = ..., instance: _Optional[str] = ...) -> None: ...
 
 class OpenVolumeReply(_message.Message):
-    __slots__ = ("volume", "epoch", "max_pages", "memberships")
+    __slots__ = ("volume", "epoch", "max_pages", "memberships", "storage_full")
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MAX_PAGES_FIELD_NUMBER: _ClassVar[int]
     MEMBERSHIPS_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_FULL_FIELD_NUMBER: _ClassVar[int]
     volume: int
     epoch: int
     max_pages: int
     memberships: _containers.RepeatedCompositeFieldContainer[_storage_pb2.PgMembership]
-    def __init__(self, volume: _Optional[int] = ..., epoch: _Optional[int] = ..., max_pages: _Optional[int] = ..., memberships: _Optional[_Iterable[_Union[_storage_pb2.PgMembership, _Mapping]]] = ...) -> None: ...
+    storage_full: bool
+    def __init__(self, volume: _Optional[int] = ..., epoch: _Optional[int] = ..., max_pages: _Optional[int] = ..., memberships: _Optional[_Iterable[_Union[_storage_pb2.PgMembership, _Mapping]]] = ..., storage_full: _Optional[bool] = ...) -> None: ...
 
 class GrowVolumeRequest(_message.Message):
     __slots__ = ("cluster", "epoch", "pg")
@@ -199,6 +201,18 @@ class ListEventsReply(_message.Message):
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[Event]
     def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...
+
+class RecordEventRequest(_message.Message):
+    __slots__ = ("subject", "what")
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    subject: str
+    what: str
+    def __init__(self, subject: _Optional[str] = ..., what: _Optional[str] = ...) -> None: ...
+
+class RecordEventReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class DrainStorageRequest(_message.Message):
     __slots__ = ("node", "undo")

@@ -236,6 +236,7 @@ CREATE TABLE instances (
 );
 INSERT INTO instances SELECT name, cluster, number, az, address, socket, pid FROM newer;
 DROP TABLE newer;
+ALTER TABLE volumes DROP COLUMN storage_full;
 PRAGMA user_version = 1;
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from cluster.control.service import ControlPlane
 from cluster.local.layout import Layout, StorageSpec
 from engine.errors import ConfigError, StaleEpoch, Unavailable, VolumeFull
 from engine.net.methods import (
+    ADOPT_LAYOUT,
     CLUSTER_STATUS,
     FENCE,
     GROW_VOLUME,
@@ -243,6 +245,28 @@ async def test_growing_is_idempotent_and_stops_at_the_maximum(world):
     with pytest.raises(VolumeFull, match="at its maximum of 7680 pages"):
         await world.grow(3)
     assert await world.segments("storage-1") == [0, 1, 2]
+
+
+async def test_growing_goes_on_once_the_limit_is_raised_and_watchers_hear_of_it(world):
+    await world.start(*NODES)
+    await world.open()
+    await world.grow(1)
+    await world.grow(2)
+    with pytest.raises(VolumeFull):
+        await world.grow(3)
+    stream = world.channel.stream(WATCH_CLUSTER, pb.WatchClusterRequest(cluster="main"))
+    try:
+        assert (await stream.recv()).max_pages == 3 * 2560
+        main = replace(world.layout.cluster("main"), max_storage_bytes=40 * 1024**2)
+        # Without storage nodes: they listen elsewhere than a layout says.
+        world.layout = replace(world.layout.with_cluster(main), storage=())
+        await world.channel.call(ADOPT_LAYOUT, pb.AdoptLayoutRequest(), timeout=5)
+        async with asyncio.timeout(10):
+            while (await stream.recv()).max_pages != 4 * 2560:
+                pass
+    finally:
+        stream.close()
+    assert len((await world.grow(3)).memberships) == 4
 
 
 async def test_growing_by_a_fenced_writer_is_refused(world):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import socket
+from dataclasses import replace
 
 import pytest
 
 from cluster.local import create, layout
 from cluster.local.layout import ClusterSpec, EndpointSpec, InstanceSpec, Layout, StorageSpec
+from cluster.local.policy import AutoscalePolicy
 from engine.errors import ConfigError
 
 
@@ -22,6 +24,15 @@ def _layout() -> Layout:
 def test_layout_survives_its_file(tmp_path):
     layout.save(tmp_path, _layout())
     assert layout.load(tmp_path) == _layout()
+
+
+def test_policy_and_what_it_added_survive_the_file(tmp_path):
+    policy = AutoscalePolicy("load", 2.5, 1, 4, 10, 60)
+    grown = _layout().with_instance("main", port=7, auto=True)
+    changed = grown.with_cluster(replace(grown.cluster("main"), autoscale=policy))
+    layout.save(tmp_path, changed)
+    assert layout.load(tmp_path) == changed
+    assert [i.auto for i in changed.cluster("main").instances] == [False, False, True]
 
 
 def test_no_file_is_no_layout(tmp_path):
@@ -178,20 +189,6 @@ def test_unknown_names_are_answered_with_the_known_ones():
         _layout().cluster("other")
     with pytest.raises(ConfigError, match="there is: storage-1"):
         _layout().storage_node("storage-9")
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("512M", 512 * 1024**2), ("10GiB", 10 * 1024**3), ("1.5gb", 1536 * 1024**2)],
-)
-def test_sizes_as_users_write_them(text, size):
-    assert layout.parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "many", "12Q", "-5M", "1M", "infG"])
-def test_size_that_cannot_be_is_refused(text):
-    with pytest.raises(ConfigError):
-        layout.parse_size(text)
 
 
 # -- making one
