@@ -6,8 +6,12 @@ import asyncio
 import json
 import secrets
 import shutil
+import signal
+import sys
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -160,7 +164,39 @@ def _attempt(run: Run, options: ChaosOptions) -> Result:
             finally:
                 ticking.cancel()
 
-        return asyncio.run(watched())
+        return _run_until_told(watched())
+
+
+def _run_until_told(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run it; a signal to end cancels it, as Ctrl-C does, instead of breaking off whatever task is running.
+
+    Raises SystemExit if one came.
+    """
+    came: list[int] = []
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    async def told() -> Result:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def end(number: int) -> None:
+            came.append(number)
+            task.cancel()
+
+        for number in numbers:
+            loop.add_signal_handler(number, end, number)
+        return await work
+
+    try:
+        return asyncio.run(told())
+    except asyncio.CancelledError:
+        if came:
+            sys.exit(128 + came[0])
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # -- after a violation

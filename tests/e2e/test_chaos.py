@@ -52,7 +52,8 @@ def test_a_fresh_cluster_lives_through_a_fixed_seed(tmp_path: Path) -> None:
     assert report["kept"] is None
 
 
-def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     with subprocess.Popen(
         [*COMMAND, "--fresh", "--replicas", "0", "--seed", "1", "--minutes", "5"],
         env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
@@ -68,7 +69,7 @@ def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
             if "round 1" in line:
                 (data,) = temporary_folders(tmp_path)
                 state = json.loads((data / "run" / "supervisor.json").read_text())
-                running.send_signal(signal.SIGINT)
+                running.send_signal(number)
                 break
         said += running.stderr.readlines()
         assert running.wait(120) != 0
