@@ -22,6 +22,7 @@ from engine.pgwire.connection import Connection
 from engine.pgwire.wire import Wire
 from engine.sql.engine import SqlEngine
 from engine.sql.session import Session
+from engine.sql.turn import OUTCOME_UNKNOWN
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class PgServer:
         self._keys: dict[int, tuple[int, Session]] = {}
         self._next = 0
         self._clients: dict[asyncio.Task[None], Wire] = {}
+        self._sessions: dict[Wire, Session] = {}
         self._listener: asyncio.Server | None = None
         self._held = False
 
@@ -103,15 +105,19 @@ class PgServer:
         self._spawn(wire, on_closed, writer=writer)
 
     async def stop(self) -> None:
-        """Tell every client that the server is going, and close."""
+        """Tell every client that the server is going, and close.
+
+        57P01 says that nothing of an open transaction is there; who waits for a commit is told 08007.
+        """
         if self._listener is not None:
             self._listener.close()
-        goodbye = codec.error(
-            "57P01", "terminating connection: the instance is stopping", severity="FATAL"
-        )
         clients = dict(self._clients)
         for task, wire in clients.items():
-            wire.write(goodbye)
+            session = self._sessions.get(wire)
+            unknown = session is not None and session.commits
+            state, why = ("08007", f"; {OUTCOME_UNKNOWN}") if unknown else ("57P01", "")
+            message = f"terminating connection: the instance is stopping{why}"
+            wire.write(codec.error(state, message, severity="FATAL"))
             task.cancel()
         if clients:
             _, late = await asyncio.wait(clients, timeout=GOODBYE_S)
@@ -221,6 +227,7 @@ class PgServer:
         session = engine.session(user or "postgres", self._config.database)
         pid, secret = self._new_pid(), secrets.randbits(32)
         self._keys[pid] = (secret, session)
+        self._sessions[wire] = session
         try:
             await Connection(
                 wire,
@@ -232,7 +239,7 @@ class PgServer:
                 faults=self._faults,
             ).run()
         finally:
-            del self._keys[pid]
+            del self._keys[pid], self._sessions[wire]
 
     def _new_pid(self) -> int:
         """Instance number in the upper half, so that a cancel request finds its way."""

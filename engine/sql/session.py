@@ -80,6 +80,12 @@ class Session:
         return self._connection.file.mark if self._connection is not None else None
 
     @property
+    def commits(self) -> bool:
+        """Whether a commit is on its way: whoever ends the session now does not know its outcome."""
+        handed_over = self._connection is not None and self._connection.file.committed is not None
+        return handed_over or self._turn.waits
+
+    @property
     def points(self) -> dict[str, LSN]:
         """What a client may carry to another session's `wait_for`: its newest commit, its newest read."""
         commit = self.last_commit.lsn if self.last_commit is not None else 0

@@ -21,7 +21,7 @@ from engine.sql.vfs import VolumeFile
 from engine.sql.watch import Watch
 from engine.types import LSN
 
-_UNKNOWN = "the outcome of this commit is unknown: it is in the database whole or not at all"
+OUTCOME_UNKNOWN = "the outcome of this commit is unknown: it is in the database whole or not at all"
 
 
 class WriteTurn:
@@ -31,6 +31,8 @@ class WriteTurn:
         self, pool: BufferPool, sink: CommitSink | None, lock: WriteLock, watch: Watch
     ) -> None:
         self.held = False
+        self.waits = False
+        """A commit of this turn waits to be durable: nobody has been told what became of it."""
         self._pool = pool
         self._sink = sink
         self._lock = lock
@@ -84,12 +86,15 @@ class WriteTurn:
         if lsn <= self._pool.visible.lsn:
             return
         assert self._sink is not None
+        self.waits = True
         try:
             await self._sink.wait_durable(lsn)
         except asyncio.CancelledError:
             reason = self._watch.interruption
             if reason is not None:
-                self._watch.interruption = CommitUnknown(f"{_UNKNOWN} ({reason})")
+                self._watch.interruption = CommitUnknown(f"{OUTCOME_UNKNOWN} ({reason})")
             raise
         except SextetError as error:
-            raise CommitUnknown(f"{_UNKNOWN} ({error})") from error
+            raise CommitUnknown(f"{OUTCOME_UNKNOWN} ({error})") from error
+        finally:
+            self.waits = False

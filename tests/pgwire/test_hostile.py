@@ -231,6 +231,30 @@ async def test_stopping_does_not_wait_for_a_client_that_does_not_read(
     assert pg.server.connections == 0
 
 
+@pytest.mark.parametrize("commit", ["INSERT INTO t VALUES (1)", "COMMIT"])
+async def test_stopping_tells_who_waits_for_a_commit_that_its_outcome_is_unknown(
+    pg: Served, connect: Connect, commit: str
+) -> None:
+    """57P01 would be taken for "nothing is there, run it again", and the commit may be durable yet."""
+    committing, idle, writing = await connect(), await connect(), await connect()
+    await committing.query("CREATE TABLE t (i INTEGER)")
+    if commit == "COMMIT":
+        await committing.query("BEGIN")
+        await committing.query("INSERT INTO t VALUES (1)")
+    pg.volume.hold()
+    committing.send(query(commit))
+    async with asyncio.timeout(20):
+        while not pg.volume.waiting:
+            await asyncio.sleep(0.001)
+        writing.send(query("BEGIN IMMEDIATE"), query("INSERT INTO t VALUES (2)"))
+        while pg.volume.waiting < 2:  # its result rests on a commit that is not durable
+            await asyncio.sleep(0.001)
+        await pg.server.stop()
+    assert failure(await committing.until_closed()) == "08007"
+    assert failure(await writing.until_closed()) == "57P01"
+    assert failure(await idle.until_closed()) == "57P01"
+
+
 async def test_a_client_that_leaves_in_a_transaction_frees_the_lock(
     pg: Served, connect: Connect
 ) -> None:
