@@ -23,6 +23,10 @@ CONTROL_STAGE, ENDPOINT_STAGE, INSTANCE_STAGE, STORAGE_STAGE = range(4)
 still finish what it has in flight; the rest follows."""
 
 
+AUTOSCALE = "autoscale-"
+"""What the names of the processes begin with that carry out auto-scaling policies."""
+
+
 def components_of(folder: Folder, layout: Layout) -> tuple[Component, ...]:
     """Every process of the installation, in the order in which to start them."""
     found = [
@@ -65,7 +69,7 @@ def _instance(layout: Layout, cluster: ClusterSpec, instance: InstanceSpec) -> C
 
 def _autoscale(folder: Folder, cluster: ClusterSpec) -> Component:
     command = _python("cluster.autoscale", "--data", str(folder.data), "--cluster", cluster.name)
-    return Component(f"autoscale-{cluster.name}", CONTROL_STAGE, command)
+    return Component(AUTOSCALE + cluster.name, CONTROL_STAGE, command)
 
 
 def endpoint_name(cluster: str) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from cluster.local.components import endpoint_name
+from cluster.local.components import AUTOSCALE, endpoint_name
 from cluster.local.folder import Folder
 from cluster.local.layout import MAIN, Layout
 from cluster.local.ports import answers
@@ -97,7 +97,7 @@ def wait_ready(
             elif time.monotonic() > deadline:
                 raise _too_late(ports, listening, selects, timeout)
             else:
-                _raise_if_hopeless(folder, ports, listening)
+                _raise_if_hopeless(folder, listening)
             if supervisor_ended():
                 raise Readiness("the supervisor ended")
             time.sleep(POLL_S)
@@ -123,12 +123,14 @@ def _what_next(ports: Mapping[str, int], listening: set[str]) -> str:
     return missing[0] + more
 
 
-def _raise_if_hopeless(folder: Folder, ports: Mapping[str, int], listening: set[str]) -> None:
+def _raise_if_hopeless(folder: Folder, listening: set[str]) -> None:
     state = running_state(folder)  # of this start, not what an earlier one left behind
     ending = [
         child.name
         for child in (state.children if state is not None else ())
-        if child.name in ports and child.name not in listening and child.restarts >= RESTARTS_MAX
+        if child.name not in listening
+        and child.restarts >= RESTARTS_MAX
+        and not child.name.startswith(AUTOSCALE)  # it never listens, and nobody waits for it
     ]
     # A write quorum does without two storage nodes, and so does a start.
     nodes = [name for name in ending if name.startswith("storage-")]

@@ -178,14 +178,16 @@ async def test_a_replica_that_says_nothing_keeps_the_others(world):
     await until(lambda: "main-3" not in world.instances)
 
 
-async def test_a_change_by_a_user_begins_a_cool_down_too(world):
-    world.clients = {"main-2": 2}
-    await world.start(replace(POLICY, in_cooldown_s=3600), auto=("main-3",))
-    await world.looked()
+async def test_a_change_by_a_user_begins_a_cool_down_too(world, monkeypatch):
+    seen: list[tuple[int, float]] = []
+    monkeypatch.setattr(
+        scaler, "decide", lambda _policy, found, since: seen.append((len(found), since))
+    )
+    await world.start(POLICY)
+    await until(lambda: bool(seen) and seen[-1][1] > 0.3)
     save(world.folder.data, world.layout.without_instance("main-2"))
-    await world.looked()
-    assert list(world.instances) == ["main-1", "main-3"]
-    assert not world.events
+    await until(lambda: seen[-1][0] == 1)
+    assert next(since for count, since in seen if count == 1) == 0.0
 
 
 async def test_without_a_control_plane_nothing_is_decided_and_it_goes_on_afterwards(world):

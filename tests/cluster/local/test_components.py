@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cluster.local.components import components_of
 from cluster.local.folder import Folder
+from cluster.local.policy import AutoscalePolicy
 from tests.cluster.control.test_catalog import make_layout
 
 
@@ -13,6 +16,15 @@ def test_nobody_stops_before_the_control_plane_that_would_replace_it(tmp_path):
     control = stages.pop("control")
     assert stages
     assert all(control < stage for stage in stages.values())
+
+
+def test_autoscaling_has_a_process_while_there_is_a_policy(tmp_path):
+    layout = make_layout()
+    policy = AutoscalePolicy("connections", 2, 1, 4)
+    scaled = layout.with_cluster(replace(layout.cluster("main"), autoscale=policy))
+    folder = Folder.at(tmp_path)
+    before = {c.name for c in components_of(folder, layout)}
+    assert {c.name for c in components_of(folder, scaled)} - before == {"autoscale-main"}
 
 
 def test_storage_stops_after_the_writer_that_still_has_redo_in_flight(tmp_path):

@@ -47,6 +47,13 @@ def test_start_does_without_two_storage_nodes_and_not_without_three(folder):
         _raise_if_hopeless(folder, set())
 
 
+def test_what_never_listens_is_not_waited_for(folder):
+    me = ProcessId.of(os.getpid())
+    assert me is not None
+    _save(folder, me, RESTARTS_MAX, "autoscale-main")
+    _raise_if_hopeless(folder, set())
+
+
 def test_restarts_under_an_earlier_supervisor_do_not_count(folder):
     with subprocess.Popen(["/bin/sleep", "60"]) as child:
         earlier = ProcessId.of(child.pid)
