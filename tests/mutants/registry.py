@@ -292,7 +292,7 @@ INSTANCES = (
         "G6",
         "a commit that waited too long for its quorum is answered as canceled",
         "engine.sql.turn",
-        '                self._watch.interruption = CommitUnknown(f"{_UNKNOWN} ({reason})")\n',
+        '                self._watch.interruption = CommitUnknown(f"{OUTCOME_UNKNOWN} ({reason})")\n',
         "                pass\n",
     ),
     Mutant(
