@@ -10,7 +10,7 @@ SOURCES := engine cluster tests tools examples
 PYTEST := $(BIN)/python -m pytest -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test sim nightly e2e check mutants lint fmt proto lock clean run-venv dev-venv
+.PHONY: help up down test long sim nightly e2e check mutants lint fmt proto lock clean run-venv dev-venv
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -23,8 +23,8 @@ up: run-venv ## install into .venv and start a cluster (ARGS="--readers 1 --port
 down: ## stop the cluster; its data stays in .sextet
 	@if [ -x $(BIN)/sextet ]; then $(BIN)/sextet down $(ARGS); else echo "nothing is installed here"; fi
 
-test: dev-venv ## run all tests (ARGS="-k name" for some)
-	$(PYTEST) -n 2 --dist loadfile $(ARGS)
+test: dev-venv ## run all tests but the longest (ARGS="-k name" for some)
+	$(PYTEST) -n 2 --dist loadfile -m "not long" $(ARGS)
 
 sim: run-venv ## run 300 simulated clusters under faults (ARGS="--seeds 301..600" for others)
 	$(BIN)/sextet sim --seeds 1..300 $(ARGS)
@@ -34,7 +34,10 @@ sim: run-venv ## run 300 simulated clusters under faults (ARGS="--seeds 301..600
 nightly: run-venv ## run 3,000 simulated clusters, about an hour on two CPUs
 	$(BIN)/sextet sim --seeds 1..3000 $(ARGS)
 
-e2e: dev-venv ## run only the tests that start real processes
+long: dev-venv ## run the tests that `make test` leaves out, about five minutes
+	$(PYTEST) -m long $(ARGS)
+
+e2e: dev-venv ## run only the tests that start real processes, the longest included
 	$(PYTEST) -m e2e $(ARGS)
 
 check: lint test ## what a change must pass: format, lint, types, layers, generated code, tests

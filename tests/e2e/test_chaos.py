@@ -26,6 +26,7 @@ def temporary_folders(parent: Path) -> list[Path]:
     return sorted(parent.glob("sextet-*"))
 
 
+@pytest.mark.long
 def test_a_fresh_cluster_lives_through_a_fixed_seed(tmp_path: Path) -> None:
     arguments = ["--fresh", "--replicas", "1", "--seed", SEED, "--minutes", 0.45, "--json"]
     done = subprocess.run(
@@ -87,6 +88,7 @@ def command_of(pid: int) -> str:
         return ""
 
 
+@pytest.mark.long
 def test_on_a_running_cluster_it_asks_for_permission_by_up_and_leaves_it_as_it_was(
     new_cluster,
 ) -> None:

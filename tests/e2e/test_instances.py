@@ -64,6 +64,7 @@ def test_control_plane_that_is_away_hears_of_new_instances_later(new_cluster) ->
     assert list(_listed(cluster)) == ["main-1", "main-2"]
 
 
+@pytest.mark.long
 def test_fifteen_replicas_share_the_readers_evenly(new_cluster) -> None:
     cluster = new_cluster("--readers", 13)
     data = ("--data", str(cluster.folder.data))

@@ -23,6 +23,8 @@ QUICK = {
 }
 """Each with a seed that shows it."""
 
+OTHERS = sorted(QUICK.keys() - {"failed-fsync-retried"})
+
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
 def test_mutant_applies_and_compiles(mutant: Mutant) -> None:
@@ -80,7 +82,9 @@ def original() -> Iterator[Original]:
     found.close()
 
 
-@pytest.mark.parametrize("name", sorted(QUICK))
+@pytest.mark.parametrize(
+    "name", ["failed-fsync-retried", *(pytest.param(n, marks=pytest.mark.long) for n in OTHERS)]
+)
 def test_mutant_is_caught(name: str, original: Original) -> None:
     seed = QUICK[name]
     verdict = hunt(by_name(name), [seed], original)
