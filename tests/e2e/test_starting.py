@@ -138,6 +138,9 @@ def test_file_larger_than_the_volume_may_become_is_refused(new_cluster, tmp_path
     database.close()
     done = cluster.sextet("import", large, check=False)
     assert done.returncode == 1
-    assert "larger --max-storage" in done.stderr
+    assert "`sextet storage limit`" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert cluster.query("SELECT count(*) FROM sqlite_schema") == [(0,)]
+    cluster.sextet("storage", "limit", "40M")
+    cluster.sextet("import", large)
+    assert cluster.query("SELECT length(a) FROM t") == [(12 * 1024**2,)]
