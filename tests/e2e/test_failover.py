@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,16 +119,33 @@ def test_hung_writer_is_replaced_under_load_and_persists_nothing_once_it_goes_on
     check_rows(cluster, load)
 
 
+def moved(cluster: LocalCluster, *arguments: str) -> str:
+    """What `sextet failover` printed. Where a process takes longer to start than the control plane waits
+    for a writer, it names another one in the middle, and the command says so: then once more."""
+    for _ in range(5):
+        done = cluster.sextet("failover", *arguments, check=False)
+        if "was named writer of main while" not in done.stderr:
+            break
+        cluster.until(lambda: works(cluster, writer_of(cluster), epoch_of(cluster)), "a writer")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def epoch_of(cluster: LocalCluster) -> int:
+    return cluster.status()["volume"]["epoch"]
+
+
 def test_failover_on_purpose_and_its_events(new_cluster):
     cluster = new_cluster()
     cluster.query(TABLE)
     with Load(cluster.url(), timeout_ms=5000) as load:
         load.wait_for_more(20)
-        printed = cluster.sextet("failover", "--to", "main-3").stdout
-        assert printed.startswith("main-3 is the writer instead of main-1: open after ")
-        assert printed.rstrip().endswith("s, epoch 2")
+        printed = moved(cluster, "--to", "main-3")
+        assert re.match(
+            r"main-3 is the writer instead of main-[12]: open after .* s, epoch \d+$", printed
+        )
         load.wait_for_more(20)
-        assert "instead of main-3" in cluster.sextet("failover").stdout
+        assert "instead of main-3" in moved(cluster)
         load.wait_for_more(20)
     check_rows(cluster, load)
     shown = cluster.sextet("events").stdout
