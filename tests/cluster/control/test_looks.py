@@ -9,7 +9,7 @@ from cluster.control.looks import FRESH_S, HEARD_S, STALLED_US, Look
 from cluster.control.rows import ClusterRow
 from engine.net.pb import instance_pb2 as ipb
 
-ROW = ClusterRow("main", 1, "main-1", 5, 1000)
+ROW = ClusterRow("main", 1, "main-1", 5, 1000, storage_full=False)
 
 
 def look(at: float = 10.0, **status: object) -> Look:
