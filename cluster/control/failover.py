@@ -133,7 +133,7 @@ class FailoverWatch:
     def _begin_with(self, ward: _Ward, row: ClusterRow) -> None:
         """Another writer is named: it gets all the patience there is."""
         ward.row = row
-        ward.health = WriterHealth(self._now)
+        ward.health = WriterHealth(self._now, named_now=True)
         ward.ill, ward.alone, ward.importing = "", False, False
 
     # -- looking

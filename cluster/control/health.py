@@ -3,6 +3,7 @@
 What is seen            what it may be                         how long it is borne (`Patience`)
 WORKING                 it answers and its redo is durable     for ever
 REFUSED                 killed; its supervisor starts it       refused_s: by then it is there again
+                        just named: it starts as a writer      starting_s, until it has worked
 SILENT                  stopped, cut off, or we are            silent_s; if a replica hears it, witnessed_s
 RECOVERING              it starts, recovers, waits for storage recovering_s, while *we* reach a write quorum
 NO_QUORUM               storage does not answer it             no_quorum_s, while *we* reach a write quorum
@@ -54,6 +55,7 @@ class Patience:
     """Seconds, see the table above."""
 
     refused_s: float = 1.5
+    starting_s: float = 4.0
     silent_s: float = 1.2
     witnessed_s: float = 5.0
     recovering_s: float = 6.0
@@ -71,8 +73,12 @@ class Patience:
 class WriterHealth:
     """The failure detector of one writer; another writer gets another one."""
 
-    def __init__(self, now: float, patience: Patience | None = None) -> None:
+    def __init__(
+        self, now: float, patience: Patience | None = None, *, named_now: bool = False
+    ) -> None:
         self.patience = patience or Patience()
+        self.starting = named_now
+        """It was named just now, so its process starts anew, and it has not worked yet."""
         self.ever_well = False
         self.ill_looks = 0
         """Looks since it was last seen working."""
@@ -119,7 +125,7 @@ class WriterHealth:
         self._well_s = self._well_s + passed if self._kind == frozenset({Seen.WORKING}) else 0.0
         self._kind = frozenset({Seen.WORKING})
         self._looks = self.ill_looks = 0
-        self.ever_well = True
+        self.ever_well, self.starting = True, False
         if self.steady:
             self._ill_s = 0.0
 
@@ -133,7 +139,7 @@ class WriterHealth:
             case Seen.SILENT:
                 limit = patience.silent_s
             case Seen.REFUSED:
-                limit = patience.refused_s
+                limit = patience.starting_s if self.starting else patience.refused_s
             case Seen.RECOVERING:
                 limit = patience.recovering_s
             case _:

@@ -27,8 +27,8 @@ from engine.config import InstanceConfig, VolumeConfig
 from engine.steps import Step
 
 STORAGE = tuple(f"storage-{n}" for n in range(1, 7))
-SAFETY_S = 20.0
-"""Virtual seconds of faults in a default run."""
+SAFETY_S = (8.0, 8.0, 12.0, 20.0)
+"""Virtual seconds of faults in a default run, one of these."""
 
 CALM_S = 1.0
 """Nothing happens so soon after the start."""
@@ -39,7 +39,7 @@ ENABLED = 0.4
 CROWDED = 0.04
 """Chance of a run with many clients on few pages, whose commits share batches; it costs as much as five."""
 
-TRANSACTIONS_PER_S = (8, 20, 40)
+TRANSACTIONS_PER_S = (5, 12, 30)
 """Of all clients together, if nothing held them up. Faults meet what is in flight: with ten times as many
 transactions a run takes ten times as long and hardly finds more."""
 
@@ -149,8 +149,10 @@ class _Draw:
         )
 
 
-def draw(seed: int, *, safety_s: float = SAFETY_S) -> Plan:
-    """The default swarm's run for a seed."""
+def draw(seed: int, *, safety_s: float | None = None) -> Plan:
+    """The default swarm's run for a seed, of its own length or of `safety_s` virtual seconds."""
+    if safety_s is None:
+        safety_s = random.Random(f"{seed}/length").choice(SAFETY_S)
     d = _Draw(seed, safety_s)
     rng = d.rng
     enabled = [kind for kind in Kind if rng.random() < ENABLED]

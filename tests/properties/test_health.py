@@ -124,11 +124,26 @@ def test_a_crash_loop_ends_in_a_failover(down, working, seen):
     assert any(said)
 
 
+@given(st.integers(0, 3), st.integers(1, 14), st.integers(0, 20))
+def test_whoever_was_just_named_gets_the_time_to_start_once(left, refused, recovering):
+    """It answers as the replica that it was, goes, comes back and recovers; on a slow machine, slowly."""
+    health = WriterHealth(0.0, named_now=True)
+    start = [
+        *every(left, Sight(0, Seen.RECOVERING)),
+        *every(refused, Sight(0, Seen.REFUSED)),
+        *every(recovering, Sight(0, Seen.RECOVERING)),
+    ]
+    said, now = play([*start, *every(20, Sight(0, Seen.WORKING))], health)
+    assert not any(said)
+    said, _ = play(every(10, Sight(0, Seen.REFUSED)), health, now)
+    assert said.index(None) == 0 and any(said[:7]), "later it gets no more time than others"
+
+
 def test_times_of_the_table():
     """Seconds from the last sign of life to the verdict, asked every 0.25 s."""
 
     def borne(seen: Seen, **what: bool) -> float:
-        health = WriterHealth(0.0)
+        health = WriterHealth(0.0, named_now=True)
         play(every(20, Sight(0, Seen.WORKING)), health)
         said, _ = play(every(400, Sight(0, seen, **what)), health, 5.0)
         return STEP_S * (1 + next(n for n, reason in enumerate(said) if reason is not None))
@@ -140,6 +155,8 @@ def test_times_of_the_table():
     assert borne(Seen.SILENT, cold=True) == 15.0
     assert borne(Seen.NO_QUORUM) == 2.25
     assert borne(Seen.RECOVERING) == 6.25
+    said, _ = play(every(40, Sight(0, Seen.REFUSED)), WriterHealth(0.0, named_now=True))
+    assert STEP_S * (1 + next(n for n, why in enumerate(said) if why)) == 4.0
 
 
 @given(st.lists(st.floats(0.0, 5.0), max_size=300))

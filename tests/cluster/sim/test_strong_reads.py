@@ -16,6 +16,7 @@ from cluster.sim.swarm import draw
 
 WEIGHTS = {"append": 6, "lists": 8, "bank": 2, "register-write": 2}
 SEEDS = range(1, 9)
+TRANSACTIONS_PER_S = 40
 
 
 @pytest.mark.sim
@@ -23,7 +24,13 @@ def test_strong_reads_are_of_the_newest_state_whatever_fails() -> None:
     answered = elsewhere = 0
     for seed in SEEDS:
         plan = draw(seed, safety_s=8.0)
-        mix = replace(plan.mix, strong_share=0.6, reader_share=0.7, weights=WEIGHTS)
+        mix = replace(
+            plan.mix,
+            strong_share=0.6,
+            reader_share=0.7,
+            weights=WEIGHTS,
+            think_s=plan.mix.clients / TRANSACTIONS_PER_S,
+        )
         result = attempt(Task(replace(plan, mix=mix)))
         found = [(v.checker, v.kind, v.message) for v in result.violations]
         assert not found, f"seed {seed}"
