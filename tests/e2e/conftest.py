@@ -7,20 +7,23 @@ and start time. A survivor is killed and fails the test.
 
 from __future__ import annotations
 
-import json
+import asyncio
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
 
+from cluster.cli.errors import NotRunning
+from cluster.cli.failover import events
+from cluster.cli.status import gather
 from cluster.local.files import tail_of
 from cluster.local.folder import Folder
 from cluster.local.layout import Layout, load
@@ -28,8 +31,10 @@ from cluster.local.ports import is_free
 from cluster.local.processes import ProcessId, wait_until_gone
 from cluster.local.state import is_locked, load_state
 
+T = TypeVar("T")
+
 WAIT_S = 30.0
-POLL_S = 0.02
+POLL_S = 0.05
 PORTS_NEEDED = 40
 LOG_LINES = 40
 
@@ -70,9 +75,26 @@ class LocalCluster:
         return self.sextet("down").stdout
 
     def status(self) -> dict[str, Any]:
-        """`sextet status --json`."""
-        report: dict[str, Any] = json.loads(self.sextet("status", "--json").stdout)
-        return report
+        """What `sextet status --json` prints, without starting a Python for it: tests poll this."""
+        return self._told(lambda: gather(self.folder, "main"))
+
+    def events(self) -> list[str]:
+        """What `sextet events` prints, oldest first, as "SUBJECT: WHAT"."""
+        found = self._told(lambda: events(self.folder, 1000))
+        return [f"{event.subject}: {event.what}" for event in found]
+
+    def _told(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """A control plane that was killed is there again in a moment."""
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                answer = asyncio.run(ask())
+            except NotRunning:
+                assert time.monotonic() < deadline, "the control plane does not answer"
+                time.sleep(POLL_S)
+            else:
+                self.note()
+                return answer
 
     # -- SQL
 

@@ -20,8 +20,8 @@ def _listed(cluster: LocalCluster) -> dict[str, dict]:
 
 
 def _decisions(cluster: LocalCluster) -> list[str]:
-    events = json.loads(cluster.sextet("events", "--json").stdout)
-    return [e["what"] for e in events if e["what"].startswith("auto-scaling")]
+    said = [event.partition(": ")[2] for event in cluster.events()]
+    return [what for what in said if what.startswith("auto-scaling")]
 
 
 def test_connections_bring_replicas_and_their_end_takes_them_away(new_cluster) -> None:

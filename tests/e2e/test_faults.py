@@ -423,6 +423,7 @@ def test_a_log_rotten_in_one_copy_and_in_two_is_found_and_repaired(new_cluster):
     assert cluster.query("SELECT count(*) FROM rot_log") == [(2,)]
 
 
+@pytest.mark.long
 def test_a_page_rotten_in_all_copies_is_an_error_that_names_it_never_a_wrong_answer(new_cluster):
     cluster = new_cluster("--readers", 0)
     page = fill(cluster, "gone")

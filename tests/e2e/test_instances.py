@@ -111,6 +111,7 @@ def _served_by(cluster: LocalCluster, url: str) -> str:
     return name
 
 
+@pytest.mark.long
 def test_custom_endpoints_come_and_go_while_the_cluster_runs(new_cluster) -> None:
     cluster = new_cluster("--readers", 2)
     cluster.until(

@@ -34,7 +34,7 @@ def test_second_up_says_that_it_is_running(cluster):
 
 
 def test_status_json_has_all_that_an_operator_wants(cluster):
-    report = cluster.status()
+    report = json.loads(cluster.sextet("status", "--json").stdout)
     assert report["endpoints"] == {"writer": cluster.url(), "reader": cluster.url(reader=True)}
     assert [i["role"] for i in report["instances"]] == ["writer", "replica", "replica"]
     assert {i["state"] for i in report["instances"]} == {"available"}

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.unicode_db import build
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def digest(rows: Iterable[tuple]) -> tuple[int, str]:

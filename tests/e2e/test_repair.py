@@ -80,6 +80,7 @@ def test_a_folder_deleted_while_its_node_is_down_is_made_again(new_cluster):
     check_rows(cluster, load)
 
 
+@pytest.mark.long
 def test_one_more_node_and_one_drained_under_load(new_cluster):
     cluster = new_cluster()
     make_table(cluster)
@@ -102,6 +103,7 @@ def test_one_more_node_and_one_drained_under_load(new_cluster):
     until_equal(cluster, away="storage-1")
 
 
+@pytest.mark.long
 def test_three_that_lost_everything_are_made_again_from_the_three_that_are_left(new_cluster):
     cluster = new_cluster()
     make_table(cluster)

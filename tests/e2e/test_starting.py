@@ -70,6 +70,7 @@ def test_down_during_a_start_stops_everything(new_cluster):
     assert "no cluster is running" in cluster.down()
 
 
+@pytest.mark.long
 def test_two_clusters_side_by_side_in_folders_with_strange_names(tmp_path):
     made = [
         LocalCluster(tmp_path / name, free_port()) for name in ("a b", "ü [b] 'quoted' $x\u65e5")

@@ -15,8 +15,8 @@ FILL = "INSERT INTO t (b) VALUES (randomblob(400000))"
 
 
 def _full_events(cluster: LocalCluster) -> list[str]:
-    events = json.loads(cluster.sextet("events", "--json").stdout)
-    return [e["what"].partition(",")[0] for e in events if "storage-full" in e["what"]]
+    said = [event.partition(": ")[2] for event in cluster.events()]
+    return [what.partition(",")[0] for what in said if "storage-full" in what]
 
 
 def _state(cluster: LocalCluster) -> str:
@@ -64,8 +64,10 @@ def test_full_volume_says_so_and_goes_on_once_the_limit_is_raised(new_cluster) -
     client.execute("DELETE FROM t WHERE id <= 3")
     client.execute(FILL)
     cluster.until(lambda: _state(cluster) == "available", "deleted rows give room")
+    cluster.until(lambda: len(_full_events(cluster)) == 2, "the first meeting is over")
     _fill(client)
     assert _state(cluster) == "storage-full"
+    cluster.until(lambda: len(_full_events(cluster)) == 3, "there is an event again")
 
     # The limit.
     refused = cluster.sextet("storage", "limit", "1000T", check=False)

@@ -219,6 +219,7 @@ def test_a_control_plane_killed_at_any_moment_of_a_failover_ends_it_after_its_re
     cluster.run(story)
 
 
+@pytest.mark.long
 def test_cuts_that_last_for_ever_cost_a_bounded_number_of_epochs(cluster):
     """No instance reaches a write quorum, the control plane does, and everyone answers it."""
 

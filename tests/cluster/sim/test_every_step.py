@@ -104,7 +104,7 @@ def plan(step: Step, when: str, *, seed: int = 1) -> Plan:
             volume=VolumeConfig(frame_bytes_max=4096),
             **fleet,
         ),
-        mix=Mix(clients=2, think_s=0.03, big_rows=40),
+        mix=Mix(clients=2, think_s=0.08, big_rows=40),
         schedule=(*provocation(step), *crashes),
         safety_s=16.0 if step in SLOW else SAFETY_S,
     )

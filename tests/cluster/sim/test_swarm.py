@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-SEEDS = os.environ.get("SEXTET_SIM_SEEDS", "1..30")
+SEEDS = os.environ.get("SEXTET_SIM_SEEDS", "1..8")
 
 
 def sim(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
