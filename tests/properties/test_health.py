@@ -124,7 +124,7 @@ def test_a_crash_loop_ends_in_a_failover(down, working, seen):
     assert any(said)
 
 
-@given(st.integers(0, 3), st.integers(1, 14), st.integers(0, 20))
+@given(st.integers(0, 3), st.integers(1, 14), st.integers(0, 14))
 def test_whoever_was_just_named_gets_the_time_to_start_once(left, refused, recovering):
     """It answers as the replica that it was, goes, comes back and recovers; on a slow machine, slowly."""
     health = WriterHealth(0.0, named_now=True)
