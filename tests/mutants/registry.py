@@ -367,14 +367,6 @@ MEMBERSHIP = (
         "        and not seen.damaged\n",
         "",
     ),
-    _one(
-        "foreign-members-count",
-        "G1",
-        "an ack counts whatever members the segment knows",
-        "engine.volume.links",
-        "if known and said.membership_epoch == known:",
-        "if known:",
-    ),
 )
 
 OURS = (
