@@ -1,20 +1,46 @@
-"""Faults put into effect in a simulated world, and counted: how often each fired, and changed something."""
+"""Faults put into effect in a simulated world, and counted: how often each fired, and changed something.
+
+Faults overlap. What a node suffers at any time follows from all that are active then: the end of one never
+ends another, and a node that two faults keep down comes back when the second is over.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-from cluster.faults.catalogue import Fault, Kind
+from cluster.faults.catalogue import ONCE, Fault, Kind
 from cluster.local.layout import AZS
 from cluster.sim.network import Weather
 from cluster.sim.pagestore import rot_version
+from cluster.sim.process import Life
 from cluster.sim.world import CLUSTER, SimProcess, World
 from engine.errors import ConfigError, SextetError
 from engine.steps import Step
 
 log = logging.getLogger(__name__)
+
+Path = tuple[str, str]
+"""From one host to another."""
+
+DOWN = frozenset({Kind.KILL, Kind.POWER, Kind.AZ_DOWN, Kind.WIPE})
+CUTS = frozenset({Kind.PARTITION, Kind.ONE_WAY, Kind.ISOLATE})
+WEATHER = frozenset({Kind.SLOW_NET, Kind.DROP})
+
+
+@dataclass(eq=False, slots=True)
+class _Active:
+    """A fault from its beginning to its end, on whom it hit then: roles may be others' meanwhile."""
+
+    fault: Fault
+    processes: tuple[SimProcess, ...]
+    lives: tuple[Life | None, ...]
+    paths: dict[str, list[Path]] = field(default_factory=dict)
+    """That a cut has closed, by process."""
+    met_before: dict[str, int] = field(default_factory=dict)
+    """By process: messages that such a fault had met before this one began."""
 
 
 class Injector:
@@ -27,10 +53,9 @@ class Injector:
         self._timed = [f for f in schedule if f.step is None]
         self._stepped: dict[tuple[str, Step | None], list[list[Fault | int]]] = {}
         self._to_arm = [f for f in schedule if f.step is not None]
-        self._cuts: list[tuple[str, str]] = []
+        self._cut: dict[Path, int] = {}  # by how many active faults
         self._rng = world.rng("faults")
-        self._began: dict[Fault, tuple[SimProcess, ...]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._active: list[_Active] = []
         self.quiet = False
         """Healed: nothing fires any more."""
 
@@ -101,39 +126,43 @@ class Injector:
             processes = self.resolve(fault.target)
         self.fired[fault.kind] = self.fired.get(fault.kind, 0) + 1
         self._world.trace.emit("fault", fault.target, fault=fault.kind.value, phase="begin")
-        self._began[fault] = processes
+        active = _Active(fault, processes, tuple(p.life for p in processes))
+        if fault.kind not in ONCE:
+            self._active.append(active)
         for process in processes:
-            if self._apply(fault, process):
-                self.effective[fault.kind] = self.effective.get(fault.kind, 0) + 1
-        if fault.for_s:
+            if fault.kind in CUTS:
+                active.paths[process.name] = self._paths(fault, process)
+            active.met_before[process.name] = self._met(active, process)
+            if self._apply(active, process):
+                self._took_effect(fault.kind)
+        if fault.for_s and fault.kind not in ONCE:
             self._world.loop.call_later(
-                fault.for_s, self._end, fault, context=self._world.network.context
+                fault.for_s, self._end, active, context=self._world.network.context
             )
 
-    def _end(self, fault: Fault) -> None:
-        processes = self._began.pop(fault, None)
-        if processes is None:
-            return
+    def _took_effect(self, kind: Kind) -> None:
+        self.effective[kind] = self.effective.get(kind, 0) + 1
+
+    def _end(self, active: _Active) -> None:
+        if active not in self._active:
+            return  # healed
+        fault = active.fault
+        self._active.remove(active)
         self._world.trace.emit("fault", fault.target, fault=fault.kind.value, phase="end")
-        for process in processes:
-            self._undo(fault, process)
+        for process, life in zip(active.processes, active.lives, strict=True):
+            if self._met(active, process) > active.met_before[process.name]:
+                self._took_effect(fault.kind)
+            self._undo(active, process, life)
 
     def heal(self) -> None:
         """End every fault; all processes live, all paths are open, all disks work."""
         self.quiet = True
-        for fault in list(self._began):
-            self._end(fault)
+        for active in list(self._active):
+            self._end(active)
         world = self._world
-        for source, target in list(self._cuts):
-            world.network.mend(source, target)
-        self._cuts.clear()
         for process in world.processes.values():
-            process.held_down = False
-            process.image.limit = None
-            process.image.slow_factor = 1.0
             process.image.failing_syncs = process.image.lying_syncs = 0
             process.image.misdirected_reads = 0
-            world.network.slow(process.name, None)
             if process.paused:
                 world.resume(process)
             if not process.up:
@@ -141,38 +170,38 @@ class Injector:
 
     # -- what each kind does
 
-    def _apply(self, fault: Fault, process: SimProcess) -> bool:
-        """True if it changed something at once; what shows only later is counted by `effects`."""
-        world, image = self._world, process.image
+    def _apply(self, active: _Active, process: SimProcess) -> bool:
+        """True if it changed something at once; what shows only later is counted then."""
+        world, image, fault = self._world, process.image, active.fault
         match fault.kind:
             case Kind.KILL:
-                return self._down(fault, process, power=False)
+                return self._down(process, fault.kind, power=False)
             case Kind.POWER | Kind.AZ_DOWN:
-                return self._down(fault, process, power=True)
+                return self._down(process, fault.kind, power=True)
             case Kind.WIPE:
                 if process.kind != "storage":
                     return False
-                process.held_down = fault.for_s > 0
+                had_something = bool(image.files)
+                process.held_down = self._is_held_down(process)
                 world.wipe(process)
-                return True
+                return had_something
             case Kind.PAUSE:
                 was_running = process.up and not process.paused
                 world.pause(process)
                 return was_running
             case Kind.PARTITION | Kind.ONE_WAY | Kind.ISOLATE:
-                return self._cut(fault, process)
+                for path in active.paths[process.name]:
+                    self._cut[path] = self._cut.get(path, 0) + 1
+                    world.network.cut(*path)
+                return False
             case Kind.RESET:
                 others = self.resolve(fault.peer) if fault.peer else tuple(world.processes.values())
                 return sum(world.network.reset_between(process.name, o.name) for o in others) > 0
-            case Kind.SLOW_NET:
-                latency = fault.param("latency_s", 0.05)
-                world.network.slow(process.name, Weather(latency, latency / 2))
-                return True
-            case Kind.DROP:
-                world.network.slow(process.name, Weather(0.0, 0.0, fault.param("share", 0.1)))
-                return True
+            case Kind.SLOW_NET | Kind.DROP:
+                world.network.slow(process.name, self._weather(process))
+                return False
             case Kind.SLOW_DISK:
-                image.slow_factor = fault.param("factor", 50.0)
+                image.slow_factor = self._slowness(process)
                 return False
             case Kind.FILL_DISK:
                 image.limit = 0
@@ -191,36 +220,77 @@ class Injector:
             case Kind.ROT_PAGE:
                 return rot_version(process.memory, image, self._rng)
             case Kind.CLOCK_SKEW:
-                process.skew_us += int(fault.param("seconds", 3600.0) * 1e6)
-                return True
+                skew_us = int(fault.param("seconds", 3600.0) * 1e6)
+                process.skew_us += skew_us
+                return process.up and skew_us != 0
             case Kind.FAILOVER:
                 return self._failover(process)
 
-    def _undo(self, fault: Fault, process: SimProcess) -> None:
+    def _undo(self, active: _Active, process: SimProcess, life: Life | None) -> None:
+        """End it; `active` is not among the active ones any more."""
         world = self._world
-        match fault.kind:
+        match active.fault.kind:
             case Kind.KILL | Kind.POWER | Kind.AZ_DOWN | Kind.WIPE:
-                process.held_down = False
-                if not process.up:
+                process.held_down = self._is_held_down(process)
+                if not process.up and not process.held_down:
                     world.boot(process)
             case Kind.PAUSE:
-                world.resume(process)
+                # Whoever was killed meanwhile runs: what is stopped is a process, not a name.
+                if process.life is life and not self._is_paused(process):
+                    world.resume(process)
             case Kind.PARTITION | Kind.ONE_WAY | Kind.ISOLATE:
-                for source, target in self._paths(fault, process):
-                    world.network.mend(source, target)
+                for path in active.paths[process.name]:
+                    self._cut[path] -= 1
+                    if self._cut[path] == 0:
+                        world.network.mend(*path)
             case Kind.SLOW_NET | Kind.DROP:
-                world.network.slow(process.name, None)
+                world.network.slow(process.name, self._weather(process))
             case Kind.SLOW_DISK:
-                process.image.slow_factor = 1.0
+                process.image.slow_factor = self._slowness(process)
             case Kind.FILL_DISK:
-                process.image.limit = None
-            case _:
-                pass  # happened once
+                if not any(self._on(process, Kind.FILL_DISK)):
+                    process.image.limit = None
 
-    def _down(self, fault: Fault, process: SimProcess, *, power: bool) -> bool:
+    # -- what all active faults together make of a process
+
+    def _on(self, process: SimProcess, *kinds: Kind) -> Iterator[_Active]:
+        return (a for a in self._active if a.fault.kind in kinds and process in a.processes)
+
+    def _is_held_down(self, process: SimProcess) -> bool:
+        return any(active.fault.for_s > 0 for active in self._on(process, *DOWN))
+
+    def _is_paused(self, process: SimProcess) -> bool:
+        return any(process.life in active.lives for active in self._on(process, Kind.PAUSE))
+
+    def _slowness(self, process: SimProcess) -> float:
+        every = self._on(process, Kind.SLOW_DISK)
+        return max((active.fault.param("factor", 50.0) for active in every), default=1.0)
+
+    def _weather(self, process: SimProcess) -> Weather | None:
+        faults = [active.fault for active in self._on(process, *WEATHER)]
+        if not faults:
+            return None
+        latency = sum(f.param("latency_s", 0.05) for f in faults if f.kind is Kind.SLOW_NET)
+        kept = math.prod(1.0 - f.param("share", 0.1) for f in faults if f.kind is Kind.DROP)
+        return Weather(latency, latency / 2, 1.0 - kept)
+
+    def _met(self, active: _Active, process: SimProcess) -> int:
+        """Messages so far that a fault of this kind has met on their way."""
+        network = self._world.network
+        match active.fault.kind:
+            case Kind.SLOW_NET:
+                return network.delayed.get(process.name, 0)
+            case Kind.DROP:
+                return network.dropped.get(process.name, 0)
+            case kind if kind in CUTS:
+                return sum(network.held.get(path, 0) for path in active.paths[process.name])
+            case _:
+                return 0
+
+    def _down(self, process: SimProcess, kind: Kind, *, power: bool) -> bool:
         was_up = process.up
-        process.held_down = fault.for_s > 0
-        self._world.kill(process, f"fault: {fault.kind.value}", power=power)
+        process.held_down = self._is_held_down(process)
+        self._world.kill(process, f"fault: {kind.value}", power=power)
         return was_up
 
     def _paths(self, fault: Fault, process: SimProcess) -> list[tuple[str, str]]:
@@ -231,13 +301,6 @@ class Injector:
         if fault.kind is Kind.ONE_WAY:
             return there
         return there + [(name, source) for source, name in there]
-
-    def _cut(self, fault: Fault, process: SimProcess) -> bool:
-        paths = self._paths(fault, process)
-        for source, target in paths:
-            self._world.network.cut(source, target)
-            self._cuts.append((source, target))
-        return bool(paths)
 
     def _failover(self, process: SimProcess) -> bool:
         control, world = self._world.control, self._world

@@ -91,8 +91,11 @@ class End:
         self._forward(item, size)
 
     def _forward(self, item: Any, size: int) -> None:
-        if self._caught or self._held or self.network.blocked(self.host, self.peer.host):
+        blocked = self.network.blocked(self.host, self.peer.host)
+        if self._caught or self._held or blocked:
             self._held.append((item, size))
+            if blocked:
+                self.network.hold(self.host, self.peer.host)
             return
         self._flight.append((item, size))
         self._schedule_arrival()
@@ -131,6 +134,7 @@ class End:
             return
         if self.network.blocked(self.peer.host, self.host):  # it closed while this was on its way
             self.peer._caught.append((item, size))
+            self.network.hold(self.peer.host, self.host)
             self.network.owe(self.peer)
             return
         if self.life is not None and not self.life.alive:
@@ -217,7 +221,11 @@ class Network:
         self.refusing: set[str] = set()
         """Addresses at which nobody is let in (a firewall that answers)."""
         self.resets = 0
-        self.held_back = 0
+        self.held: dict[tuple[str, str], int] = {}
+        """By path: messages that found it closed."""
+        self.delayed: dict[str, int] = {}
+        self.dropped: dict[str, int] = {}
+        """By host: messages that the weather there delayed, and had sent again."""
         self._rng = rng
         self._observer = observer
         self._listening: dict[str, Acceptor] = {}
@@ -318,16 +326,34 @@ class Network:
     def blocked(self, source: str, target: str) -> bool:
         return (source, target) in self._cut
 
+    def hold(self, source: str, target: str) -> None:
+        """A message has met a closed path."""
+        self.held[source, target] = self.held.get((source, target), 0) + 1
+
     def delay(self, source: str, target: str) -> float:
         """Seconds that a message takes now."""
-        total = 0.0
-        for weather in (self.weather, self._slow.get(source), self._slow.get(target)):
+        total, _ = self._one_of(self.weather)
+        if not self._slow:
+            return total
+        for host in (source, target):
+            weather = self._slow.get(host)
             if weather is None:
                 continue
-            total += weather.latency_s + self._rng.random() * weather.jitter_s
-            if weather.loss and self._rng.random() < weather.loss:
-                total += RETRANSMIT_S * (1 + int(self._rng.expovariate(1.0)))
+            more, lost = self._one_of(weather)
+            total += more
+            if weather.latency_s:
+                self.delayed[host] = self.delayed.get(host, 0) + 1
+            if lost:
+                self.dropped[host] = self.dropped.get(host, 0) + 1
         return total
+
+    def _one_of(self, weather: Weather) -> tuple[float, bool]:
+        """Seconds that it costs one message, and whether it had to be sent again."""
+        total = weather.latency_s + self._rng.random() * weather.jitter_s
+        lost = weather.loss > 0 and self._rng.random() < weather.loss
+        if lost:
+            total += RETRANSMIT_S * (1 + int(self._rng.expovariate(1.0)))
+        return total, lost
 
     def ends(self) -> Iterator[End]:
         yield from list(self._ends.values())
