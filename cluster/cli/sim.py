@@ -6,11 +6,11 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -165,34 +165,65 @@ def _jobs(options: SimOptions) -> int:
 # -- one run
 
 
-def record(task: Task, trace: Path | None) -> tuple[Result, list[Event]]:
-    """Make the run with its events collected, and its trace written to a file if asked for."""
+def record(task: Task, trace: Path | None) -> tuple[Result, list[Event], str]:
+    """Make the run with its events collected, and its trace written to a file if asked for.
+
+    The text is "", or why the file is not whole.
+    """
     collector = Collector()
-    with ExitStack() as stack:
-        out: Any = collector
-        if trace is not None:
-            file = stack.enter_context(trace.open("w", encoding="utf-8"))
-            out = _Both(collector, file)
-        result = attempt(task, out=out)
-    return slim(result), collector.events
+    if trace is None:
+        return slim(attempt(task, out=cast(IO[str], collector))), collector.events, ""
+    both = _Both(collector, trace)
+    result = attempt(task, out=cast(IO[str], both))
+    both.close()
+    return slim(result), collector.events, both.unwritten
 
 
 class _Both:
-    def __init__(self, one: Any, other: Any) -> None:
-        self._writers = (one, other)
+    """Events to a collector and to a file.
+
+    An error of the file goes no further than this, as nodes write events: it would reach them in the
+    middle of what they do, and pass for a fault of their disk.
+    """
+
+    def __init__(self, collector: Collector, path: Path) -> None:
+        self.unwritten = ""
+        """Why the file is not whole."""
+        self._collector = collector
+        self._file: IO[str] | None = None
+        with self._noticing():
+            self._file = path.open("w", encoding="utf-8")
 
     def write(self, line: str) -> int:
-        for writer in self._writers:
-            writer.write(line)
+        self._collector.write(line)
+        if self._file is not None and not self.unwritten:
+            with self._noticing():
+                self._file.write(line)
         return len(line)
+
+    def close(self) -> None:
+        if self._file is not None:
+            with self._noticing():
+                self._file.close()
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.unwritten = self.unwritten or error.strerror or str(error)
 
 
 def _recorded(task: Task, trace: Path | None = None) -> tuple[Outcome, list[Event]]:
+    """Raises ConfigError if the trace was asked for and could not be written."""
     with closing(each([task], partial(record, trace=trace), jobs=1)) as found:
         done = next(found)
     if done.value is None:
         return Outcome(task, None, done.died), []
-    return Outcome(task, done.value[0]), done.value[1]
+    result, events, unwritten = done.value
+    if unwritten:
+        raise ConfigError(f"{trace} cannot be written: {unwritten}")
+    return Outcome(task, result), events
 
 
 def _one(asked: _Asked, options: SimOptions) -> int:

@@ -121,6 +121,14 @@ def test_a_run_is_told_saved_replayed_and_traced(tmp_path: Path) -> None:
 
 
 @pytest.mark.sim
+def test_a_trace_that_cannot_be_written_is_no_violation() -> None:
+    """The disk of the trace is full, not a node's: nothing is shrunk."""
+    done = sextet("--seed", 1, "--trace", "/dev/full")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "sextet: /dev/full cannot be written: No space left on device\n"
+
+
+@pytest.mark.sim
 def test_a_failed_run_says_how_to_make_it_again_and_what_happened(tmp_path: Path) -> None:
     file = tmp_path / "impossible.toml"
     file.write_text(FAILS)
