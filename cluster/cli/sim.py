@@ -6,11 +6,11 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -35,9 +35,12 @@ FAILURES_KEPT = 20
 SHRINKS_MAX = 2
 """Of many runs, so many failures that differ are made smaller: each takes minutes."""
 
+JOBS_MAX = 64
+"""Runs at a time, whatever was asked for: each needs a file descriptor here, and as a rule a CPU."""
+
 INTERRUPTED = 130
-SEEDS = re.compile(r"(\d+)(?:\.\.(\d+))?")
 SEED_BELOW = 1_000_000_000
+SEEDS = re.compile(r"(\d{1,9})(?:\.\.(\d{1,9}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,9 @@ def list_scenarios(*, as_json: bool) -> None:
 def simulate(options: SimOptions) -> int:
     """Make the runs, print what they showed. The exit status. Raises ConfigError."""
     plan = _Asked(options)
+    for path in (options.save, options.trace):
+        if path is not None:
+            _refuse_unwritable(path)
     single = len(plan.seeds) == 1
     if not options.as_json and plan.scenario is not None:
         report.print_story(plan.scenario)
@@ -113,7 +119,7 @@ class _Asked:
         elif options.seed is not None:
             self.seeds = (options.seed,)
         else:
-            self.seeds = (secrets.randbelow(SEED_BELOW) + 1,)
+            self.seeds = (1 + secrets.randbelow(SEED_BELOW - 1),)
 
     def task(self, seed: int) -> Task:
         if self.saved is not None:
@@ -134,7 +140,9 @@ def parse_seeds(text: str) -> range:
     """ "3..7" is 3, 4, 5, 6, 7; "3" is 3. Raises ConfigError."""
     found = SEEDS.fullmatch(text)
     if found is None:
-        raise ConfigError(f"--seeds is {text!r}; write A..B, as in 1..300")
+        raise ConfigError(
+            f"--seeds is {text!r}; write A..B, as in 1..300, with numbers below {SEED_BELOW:,}"
+        )
     first = int(found[1])
     last = int(found[2]) if found[2] else first
     if last < first:
@@ -151,7 +159,7 @@ def parse_span(text: str) -> tuple[float, float]:
         start, end = float(first or 0), float(last or "inf")
     except ValueError:
         start, end = 1.0, 0.0
-    if not dots or start > end:
+    if not dots or not start <= end:  # not a number, for one
         raise ConfigError(
             f"--timeline is {text!r}; write FROM..TO in seconds, as in 4..6.5, or all"
         )
@@ -159,66 +167,104 @@ def parse_span(text: str) -> tuple[float, float]:
 
 
 def _jobs(options: SimOptions) -> int:
-    return options.jobs or len(os.sched_getaffinity(0))
+    return min(JOBS_MAX, options.jobs or len(os.sched_getaffinity(0)))
 
 
 # -- one run
 
 
-def record(task: Task, trace: Path | None) -> tuple[Result, list[Event]]:
-    """Make the run with its events collected, and its trace written to a file if asked for."""
+def record(task: Task, trace: Path | None) -> tuple[Result, list[Event], str]:
+    """Make the run with its events collected, and its trace written to a file if asked for.
+
+    The text is "", or why the file is not whole.
+    """
     collector = Collector()
-    with ExitStack() as stack:
-        out: Any = collector
-        if trace is not None:
-            file = stack.enter_context(trace.open("w", encoding="utf-8"))
-            out = _Both(collector, file)
-        result = attempt(task, out=out)
-    return slim(result), collector.events
+    if trace is None:
+        return slim(attempt(task, out=cast(IO[str], collector))), collector.events, ""
+    both = _Both(collector, trace)
+    result = attempt(task, out=cast(IO[str], both))
+    both.close()
+    return slim(result), collector.events, both.unwritten
 
 
 class _Both:
-    def __init__(self, one: Any, other: Any) -> None:
-        self._writers = (one, other)
+    """Events to a collector and to a file.
+
+    An error of the file goes no further than this, as nodes write events: it would reach them in the
+    middle of what they do, and pass for a fault of their disk.
+    """
+
+    def __init__(self, collector: Collector, path: Path) -> None:
+        self.unwritten = ""
+        """Why the file is not whole."""
+        self._collector = collector
+        self._file: IO[str] | None = None
+        with self._noticing():
+            self._file = path.open("w", encoding="utf-8")
 
     def write(self, line: str) -> int:
-        for writer in self._writers:
-            writer.write(line)
+        self._collector.write(line)
+        if self._file is not None and not self.unwritten:
+            with self._noticing():
+                self._file.write(line)
         return len(line)
+
+    def close(self) -> None:
+        if self._file is not None:
+            with self._noticing():
+                self._file.close()
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.unwritten = self.unwritten or error.strerror or str(error)
 
 
 def _recorded(task: Task, trace: Path | None = None) -> tuple[Outcome, list[Event]]:
+    """Raises ConfigError if the trace was asked for and could not be written."""
     with closing(each([task], partial(record, trace=trace), jobs=1)) as found:
         done = next(found)
     if done.value is None:
         return Outcome(task, None, done.died), []
-    return Outcome(task, done.value[0]), done.value[1]
+    result, events, unwritten = done.value
+    if unwritten:
+        raise ConfigError(f"{trace} cannot be written: {unwritten}")
+    return Outcome(task, result), events
 
 
 def _one(asked: _Asked, options: SimOptions) -> int:
     span = parse_span(options.timeline) if options.timeline is not None else None
     (seed,) = asked.seeds
     task = asked.task(seed)
-    if options.trace is not None:
-        try:
-            options.trace.open("w").close()
-        except OSError as error:
-            raise ConfigError(f"{options.trace} cannot be written: {error.strerror}") from error
-    outcome, events = _recorded(task, options.trace)
     totals = Totals()
-    totals.add(outcome)
-    failures = []
-    if not outcome.ok:
-        failures.append(_explained(outcome, asked.command(seed), options, events))
-    _save(options, task, failures)
+    outcome: Outcome | None = None
+    events: list[Event] = []
+    failures: list[Failure] = []
+    interrupted = False
+    try:
+        outcome, events = _recorded(task, options.trace)
+        totals.add(outcome)
+        if not outcome.ok:
+            failures.append(_explained(outcome, asked.command(seed), options, events))
+    except KeyboardInterrupt:
+        interrupted = True
+        if outcome is not None and not outcome.ok:
+            failures = [Failure(outcome, asked.command(seed), None, outcome.result, events)]
     if options.as_json:
-        print_json(report.to_json(totals, failures, outcome))
+        print_json(report.to_json(totals, failures, outcome, interrupted=interrupted))
     else:
-        report.print_totals(totals, outcome)
-        if span is not None:
+        report.print_totals(totals, outcome, interrupted=interrupted)
+        if span is not None and outcome is not None:
             overview = options.timeline == "all"
             report.print_timeline(events, Focus(*span, () if overview else None))
         report.print_failures(failures)
+    if outcome is not None:
+        _save(options, task, failures)
+    if interrupted:
+        err.print(_cut_short(totals, 1))
+        return INTERRUPTED
     return EXIT_FAILED if failures else 0
 
 
@@ -228,6 +274,7 @@ def _one(asked: _Asked, options: SimOptions) -> int:
 def _many(asked: _Asked, options: SimOptions) -> int:
     totals = Totals()
     failed: list[Outcome] = []
+    failures: list[Failure] = []
     interrupted = False
     tasks = (asked.task(seed) for seed in asked.seeds)
     try:
@@ -240,23 +287,36 @@ def _many(asked: _Asked, options: SimOptions) -> int:
                 if not outcome.ok and len(failed) < FAILURES_KEPT:
                     failed.append(outcome)
                 tell(totals, outcome)
+        failed.sort(key=_by_seed)
+        _explain_all(failed, asked, options, failures)
     except KeyboardInterrupt:
         interrupted = True
-    failed.sort(key=lambda o: o.task.plan.seed)
-    failures = [] if interrupted else _explain_all(failed, asked, options)
-    if interrupted:
-        failures = [Failure(o, asked.command(o.task.plan.seed)) for o in failed]
+        failed.sort(key=_by_seed)
+        rest = failed[len(failures) :]
+        failures += [Failure(outcome, asked.command(_by_seed(outcome))) for outcome in rest]
+    if options.as_json:
+        print_json(report.to_json(totals, failures, None, interrupted=interrupted))
+    else:
+        report.print_totals(totals, None, interrupted=interrupted)
+        report.print_failures(failures)
     if failures:
         _save(options, failures[0].outcome.task, failures)
-    if options.as_json:
-        print_json(report.to_json(totals, failures, None))
-    else:
-        report.print_totals(totals, None)
-        report.print_failures(failures)
+    elif options.save is not None:
+        err.print("nothing was saved, as no run failed")
     if interrupted:
-        err.print(f"interrupted after {totals.runs} of {len(asked.seeds)} runs")
+        err.print(_cut_short(totals, len(asked.seeds)))
         return INTERRUPTED
     return EXIT_FAILED if totals.failed else 0
+
+
+def _by_seed(outcome: Outcome) -> int:
+    return outcome.task.plan.seed
+
+
+def _cut_short(totals: Totals, wanted: int) -> str:
+    if totals.runs < wanted:
+        return f"interrupted after {totals.runs} of {wanted} runs"
+    return "interrupted while looking for shorter runs that fail in the same way"
 
 
 @contextmanager
@@ -292,10 +352,14 @@ def _progress(total: int, options: SimOptions) -> Iterator[Any]:
 # -- failures
 
 
-def _explain_all(failed: list[Outcome], asked: _Asked, options: SimOptions) -> list[Failure]:
-    """The first failures that differ are shrunk and told; the others are named."""
+def _explain_all(
+    failed: list[Outcome], asked: _Asked, options: SimOptions, failures: list[Failure]
+) -> None:
+    """The first failures that differ are shrunk and told; the others are named.
+
+    Each is added to `failures` as soon as it is known: Ctrl-C leaves those.
+    """
     seen: set[str] = set()
-    failures = []
     for outcome in failed:
         command = asked.command(outcome.task.plan.seed)
         if outcome.telling in seen or len(seen) >= SHRINKS_MAX:
@@ -303,7 +367,6 @@ def _explain_all(failed: list[Outcome], asked: _Asked, options: SimOptions) -> l
             continue
         seen.add(outcome.telling)
         failures.append(_explained(outcome, command, options, ()))
-    return failures
 
 
 def _explained(
@@ -350,6 +413,17 @@ def _shrunk(outcome: Outcome, kind: str, options: SimOptions) -> Shrunk:
         return None
 
     return shrink(outcome.task.plan, first, tries=options.tries)
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Raises ConfigError for a file that cannot be written: now, not after the runs. Leaves it as it is."""
+    there = os.path.lexists(path)
+    try:
+        path.open("a").close()
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _save(options: SimOptions, task: Task, failures: Sequence[Failure]) -> None:

@@ -60,20 +60,22 @@ def print_story(scenario: Scenario) -> None:
 # -- sums
 
 
-def print_totals(totals: Totals, one: Outcome | None) -> None:
-    """What all runs showed together; `one` if there was only one."""
+def print_totals(totals: Totals, one: Outcome | None, *, interrupted: bool = False) -> None:
+    """What all runs showed together; `one` if there was only one. Of those that ended, if interrupted."""
     if totals.fired or totals.effective:
         out.print(_faults(totals))
         out.print()
     for name, value in _facts(totals, one):
         out.print(f"{name:<13}{escape(value)}")
-    if one is None:
+    if one is None and not interrupted:  # of half the runs it would say nothing
         marks, steps = totals.not_reached()
         for what, missing in (("marks", marks), ("steps", steps)):
             if missing:
                 listed = textwrap.fill(", ".join(missing), COLUMNS, subsequent_indent=" " * 13)
                 out.print(f"[yellow]never reached[/yellow] {what}: {escape(listed)}")
     word = "[green]no violation[/green]" if not totals.failed else "[red]violations[/red]"
+    if interrupted:
+        word = "[yellow]interrupted[/yellow]" if not totals.failed else f"{word}, interrupted"
     out.print(f"\n{totals.runs} runs, {totals.failed} failed: {word}" if one is None else word)
 
 
@@ -168,9 +170,15 @@ def _violations(failure: Failure) -> list[Violation]:
 # -- for programs
 
 
-def to_json(totals: Totals, failures: Sequence[Failure], one: Outcome | None) -> dict[str, Any]:
+def to_json(
+    totals: Totals, failures: Sequence[Failure], one: Outcome | None, *, interrupted: bool = False
+) -> dict[str, Any]:
     """Keys are an interface."""
-    value: dict[str, Any] = {"ok": not totals.failed, **totals.to_json()}
+    value: dict[str, Any] = {
+        "ok": not totals.failed and not interrupted,
+        "interrupted": interrupted,
+        **totals.to_json(),
+    }
     if one is not None:
         value["seed"] = one.task.plan.seed
         value["trace_hash"] = one.result.digest if one.result is not None else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.errors import ConfigError
 from engine.steps import Step
@@ -70,6 +70,22 @@ ONCE = frozenset(
 )
 """Kinds that happen and do not last."""
 
+NEED_PEER = frozenset({Kind.PARTITION, Kind.ONE_WAY})
+MAY_HAVE_PEER = NEED_PEER | {Kind.RESET}
+"""All other kinds have one side."""
+
+PARAMS: Mapping[Kind, Mapping[str, tuple[float, float]]] = {
+    Kind.SLOW_NET: {"latency_s": (0, 3600)},
+    Kind.DROP: {"share": (0, 1)},
+    Kind.SLOW_DISK: {"factor": (0, 1e6)},
+    Kind.LOSE_WRITES: {"syncs": (1, 1e6)},
+    Kind.CLOCK_SKEW: {"seconds": (-1e8, 1e8)},
+}
+"""What a file may say of a kind, and within which bounds; nothing else of any other.
+
+`cluster.faults.kit` gives some kinds more than that ("hold", "page"): only real processes heed those.
+"""
+
 ROLES = ("writer", "replica", "control", "all")
 """Targets that are looked up when the fault begins, besides names of nodes and zones."""
 
@@ -112,6 +128,8 @@ class Fault:
     def to_json(self) -> dict[str, Any]:
         value = asdict(self)
         value["params"] = dict(self.params)
+        if self.step is None:
+            del value["when"]
         return {k: v for k, v in value.items() if v not in ("", None, {}) and (k, v) != ("nth", 1)}
 
     @classmethod
@@ -123,22 +141,77 @@ class Fault:
             raise ConfigError(
                 f"a fault has no {', '.join(strange)}; it has {', '.join(sorted(known))}"
             )
-        try:
-            fault = cls(
-                kind=Kind(value["kind"]),
-                target=str(value["target"]),
-                at=float(value.get("at", 0.0)),
-                for_s=float(value.get("for_s", 0.0)),
-                peer=str(value.get("peer", "")),
-                step=Step(value["step"]) if value.get("step") else None,
-                when=str(value.get("when", "before")),
-                nth=int(value.get("nth", 1)),
-                params=tuple(
-                    sorted((str(k), float(v)) for k, v in dict(value.get("params", {})).items())
-                ),
+        missing = [name for name in ("kind", "target") if not value.get(name)]
+        if missing:
+            raise ConfigError(
+                f"a fault needs kind and target; here is no {' and no '.join(missing)}"
             )
-        except (KeyError, ValueError, TypeError) as error:
-            raise ConfigError(f"a fault cannot be read: {error} in {dict(value)}") from error
-        if fault.when not in ("before", "after") or fault.nth < 1 or fault.for_s < 0:
-            raise ConfigError(f"a fault's when is before or after, nth >= 1, for_s >= 0: {fault}")
+        kind = _member(Kind, value["kind"], "kind")
+        params = value.get("params", {})
+        if not isinstance(params, Mapping):
+            raise ConfigError(f"a fault's params is {params!r}; it must be a table of numbers")
+        fault = cls(
+            kind=kind,
+            target=_text(value, "target"),
+            at=_number(value.get("at", 0.0), "at"),
+            for_s=_number(value.get("for_s", 0.0), "for_s"),
+            peer=_text(value, "peer"),
+            step=_member(Step, value["step"], "step") if "step" in value else None,
+            when=_text(value, "when") or "before",
+            nth=value.get("nth", 1),
+            params=tuple(
+                sorted((name, _number(given, f"params.{name}")) for name, given in params.items())
+            ),
+        )
+        if isinstance(fault.nth, bool) or not isinstance(fault.nth, int) or fault.nth < 1:
+            raise ConfigError(f"a fault's nth is {fault.nth!r}; it must be a whole number from 1")
+        if fault.when not in ("before", "after"):
+            raise ConfigError(f"a fault's when is before or after, not {fault.when!r}")
+        if fault.for_s < 0:
+            raise ConfigError(f"a fault's for_s is {fault.for_s:g}; it must be 0 or more")
+        # Older plans say "before" of every fault.
+        pointless = [n for n in ("when", "nth") if n in value and value[n] != "before"]
+        if fault.step is None and pointless:
+            raise ConfigError(f"a fault has {' and '.join(pointless)} only with step")
+        fault._refuse_meaningless()
         return fault
+
+    def _refuse_meaningless(self) -> None:
+        """Raises ConfigError for a peer or params that the kind does not have, or lacks."""
+        kind = self.kind.value
+        if self.peer and self.kind not in MAY_HAVE_PEER:
+            having = ", ".join(sorted(k.value for k in MAY_HAVE_PEER))
+            raise ConfigError(f"{kind} has no peer; these have one: {having}")
+        if not self.peer and self.kind in NEED_PEER:
+            raise ConfigError(f"{kind} needs a peer: the other side")
+        known = PARAMS.get(self.kind, {})
+        strange = [name for name, _ in self.params if name not in known]
+        if strange:
+            there = f"its params may have {', '.join(known)}" if known else "it has no params"
+            raise ConfigError(f"{kind} has no {', '.join(strange)}; {there}")
+
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def _member(kind: type[E], value: Any, what: str) -> E:
+    names = [member.value for member in kind]
+    if value not in names:
+        raise ConfigError(f"there is no {what} {value!r}; there are {', '.join(names)}")
+    return kind(value)
+
+
+def _text(value: Mapping[str, Any], name: str) -> str:
+    given = value.get(name, "")
+    if not isinstance(given, str):
+        raise ConfigError(f"a fault's {name} is {given!r}; it must be a string")
+    return given
+
+
+def _number(given: Any, name: str) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise ConfigError(f"a fault's {name} is {given!r}; it must be a number")
+    try:
+        return float(given)
+    except OverflowError as error:
+        raise ConfigError(f"a fault's {name} is too large") from error

@@ -176,10 +176,11 @@ def _listed(value: Any, where: str) -> list[Any]:
 
 def _members(kind: type[E], value: Any, where: str) -> tuple[E, ...]:
     known = {label(member): member for member in kind}
-    strange = [name for name in _listed(value, where) if name not in known]
+    names = _listed(value, where)
+    strange = [name for name in names if not isinstance(name, str) or name not in known]
     if strange:
         raise ConfigError(f"{where}: there is no {strange[0]!r}; there are {', '.join(known)}")
-    return tuple(known[name] for name in value)
+    return tuple(known[name] for name in names)
 
 
 def _effects(value: Any, where: str) -> tuple[tuple[Kind, Bound], ...]:

@@ -65,7 +65,10 @@ def number(value: Any, where: str) -> float:
     """Raises ConfigError unless `value` is a number (true and false are none)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"{where} is {value!r}; it must be a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ConfigError(f"{where} is too large a number") from error
 
 
 def text(value: Any, where: str) -> str:

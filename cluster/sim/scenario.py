@@ -66,9 +66,14 @@ class Scenario:
 def parse(source: str, where: str) -> Scenario:
     """Raises ConfigError naming `where`, the key, and what would be right."""
     try:
-        value = tomllib.loads(source)
-    except tomllib.TOMLDecodeError as error:
+        return _read(tomllib.loads(source), where)
+    except ValueError as error:  # of tomllib, or a number with thousands of digits
         raise ConfigError(f"{where} is not TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where} is nested too deeply for a scenario") from error
+
+
+def _read(value: Mapping[str, Any], where: str) -> Scenario:
     refuse_unknown(value, KEYS, where)
     for needed in ("name", "title", "story"):
         if not text(value.get(needed, ""), f"{where}: {needed}").strip():

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.faults.catalogue import ROLES
+from cluster.faults.catalogue import PARAMS, ROLES, Fault
 from cluster.local.layout import AZS, READERS_MAX
 from cluster.sim.expect import Expect
 from cluster.sim.fields import from_plain, refuse_unknown, table, text, to_plain
@@ -24,6 +24,15 @@ from engine.errors import ConfigError
 
 VERSION = 1
 FORMAT = "sextet simulation plan"
+SPARES_MAX = 64
+CLIENTS_MAX = 1000
+SECONDS_MAX = 100_000
+SIZE_MAX = 2**32
+"""Of every other setting: more than any has by default, and few enough that nothing overflows."""
+
+MAY_BE_ZERO = frozenset({"replicas", "spares", "statement_timeout_s", "fence_grace_s"})
+"""Besides settings that are 0 by default: there it is "none" too."""
+
 TARGETS = frozenset((*ROLES, *AZS, "storage", *(f"storage-{n}" for n in range(1, 7))))
 
 
@@ -80,12 +89,13 @@ def save(task: Task, path: Path) -> None:
 def load(path: Path) -> Task:
     """Raises ConfigError if there is no such file, or it is no plan that can be run."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
-    return from_json(value, str(path))
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply for a simulation plan") from error
 
 
 # -- what a run can be made of
@@ -95,27 +105,70 @@ def check(plan: Plan, where: str) -> None:
     """Raises ConfigError for a plan that cannot be carried out: nobody would notice in time."""
     if not 0 <= plan.shape.replicas <= READERS_MAX:
         raise ConfigError(f"{where}: replicas is {plan.shape.replicas}, not 0 to {READERS_MAX}")
+    if not 0 <= plan.shape.spares <= SPARES_MAX:
+        raise ConfigError(f"{where}: spares is {plan.shape.spares}, not 0 to {SPARES_MAX}")
+    _check_settings(plan.shape, f"{where}: ")
     for name in ("safety_s", "liveness_s"):
         value = getattr(plan, name)
-        if not (math.isfinite(value) and value >= 0):
-            raise ConfigError(f"{where}: {name} is {value}; it must be seconds, 0 or more")
+        if not 0 <= value <= SECONDS_MAX:
+            raise ConfigError(
+                f"{where}: {name} is {value}; it must be seconds, 0 or more, at most {SECONDS_MAX:,}"
+            )
     mix = plan.mix
-    if mix.clients < 1 or not mix.think_s > 0:
-        raise ConfigError(f"{where}: there must be a client, and think_s must be above 0")
+    if not 1 <= mix.clients <= CLIENTS_MAX or not 0 < mix.think_s <= SECONDS_MAX:
+        raise ConfigError(
+            f"{where}: there must be a client, at most {CLIENTS_MAX:,} of them, and think_s must be "
+            f"above 0, at most {SECONDS_MAX:,}"
+        )
+    if not 1 <= mix.big_rows <= SIZE_MAX:
+        raise ConfigError(f"{where}: big_rows is {mix.big_rows}; there must be at least 1")
     if not 0 <= mix.readers <= mix.clients:
         raise ConfigError(f"{where}: readers is {mix.readers}, not 0 to clients ({mix.clients})")
     for name, share in (("reader_share", mix.reader_share), ("strong_share", mix.strong_share)):
         if not 0 <= share <= 1:
             raise ConfigError(f"{where}: {name} is {share}, not 0 to 1")
     refuse_unknown(mix.weights, set(SCRIPTS), f"{where}: weights")
-    if min(mix.weights.values(), default=0) < 0 or sum(mix.weights.values()) <= 0:
-        raise ConfigError(f"{where}: weights must be 0 or more, and one of them above 0")
+    weights = mix.weights.values()
+    if not all(0 <= weight <= SIZE_MAX for weight in weights) or sum(weights) <= 0:
+        raise ConfigError(
+            f"{where}: weights must be 0 or more (and no infinity), and one of them above 0"
+        )
     known = TARGETS | {f"{CLUSTER}-{n + 1}" for n in range(1 + plan.shape.replicas)}
     known |= {f"storage-{n + 7}" for n in range(plan.shape.spares)}
     for fault in plan.schedule:
+        _check_numbers(fault, where)
         for target in (fault.target, fault.peer):
             if target and target not in known:
                 raise ConfigError(
                     f"{where}: {fault.kind.value} has no target {target}; here a target is one of "
                     + ", ".join(sorted(known))
                 )
+
+
+def _check_settings(base: Any, where: str) -> None:
+    """Sizes, numbers and intervals, in all the dataclasses there are in `base`."""
+    defaults = type(base)()
+    for setting in fields(base):
+        name, value = setting.name, getattr(base, setting.name)
+        if is_dataclass(value):
+            _check_settings(value, f"{where}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            zero = name in MAY_BE_ZERO or not getattr(defaults, name)
+            if not 0 <= value <= SIZE_MAX or not (zero or value):
+                raise ConfigError(
+                    f"{where}{name} is {value}; it must be {'0 or more' if zero else 'above 0'}, "
+                    f"at most {SIZE_MAX:,}"
+                )
+
+
+def _check_numbers(fault: Fault, where: str) -> None:
+    kind = fault.kind.value
+    for name, seconds in (("at", fault.at), ("for_s", fault.for_s)):
+        if not math.isfinite(seconds):
+            raise ConfigError(f"{where}: {name} of {kind} is {seconds}; it must be seconds")
+    for name, value in fault.params:
+        least, most = PARAMS.get(fault.kind, {}).get(name, (-math.inf, math.inf))
+        if not least <= value <= most:
+            raise ConfigError(
+                f"{where}: {name} of {kind} is {value:g}, not {least:,.0f} to {most:,.0f}"
+            )

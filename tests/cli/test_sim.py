@@ -8,15 +8,22 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Generator, Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from typer.testing import CliRunner
 
+from cluster.cli import sim
 from cluster.cli.app import app
-from cluster.cli.sim import parse_seeds, parse_span
+from cluster.cli.sim import SimOptions, parse_seeds, parse_span, simulate
+from cluster.sim.jobs import Outcome
 from cluster.sim.scenario import shipped
-from cluster.sim.timeline import parse
+from cluster.sim.schedule import Task, load
+from cluster.sim.shrink import Shrunk
+from cluster.sim.timeline import Event, parse
 from engine.errors import ConfigError
 
 FAILS = """
@@ -68,6 +75,7 @@ def test_scenarios_are_listed() -> None:
     [
         (["--seeds", "5..1"], "the second number must not be below the first"),
         (["--seeds", "x"], "--seeds is 'x'; write A..B, as in 1..300"),
+        (["--seeds", "1..99999999999999999999"], "as in 1..300, with numbers below 1,000,000,000"),
         (["--seeds", "1..2", "--seed", "1"], "give --seed or --seeds, not both"),
         (["--scenario", "none"], "there is no scenario none; there are az-plus-one"),
         (["--replay", "none.json"], "none.json cannot be read: No such file or directory"),
@@ -75,6 +83,7 @@ def test_scenarios_are_listed() -> None:
         (["--seeds", "1..2", "--trace", "x"], "--trace shows one run: give one seed"),
         (["--seeds", "1..2", "--timeline", "all"], "--timeline shows one run: give one seed"),
         (["--seed", "1", "--timeline", "5"], "--timeline is '5'; write FROM..TO in seconds"),
+        (["--seed", "1", "--save", "/none/x"], "/none/x cannot be written: No such file"),
         (["--seed", "1", "--trace", "/none/x"], "/none/x cannot be written: No such file"),
     ],
 )
@@ -92,7 +101,7 @@ def test_seeds_and_spans() -> None:
     assert parse_span("4..6.5") == (4.0, 6.5)
     assert parse_span("4..") == (4.0, float("inf"))
     assert parse_span("all") == (0.0, float("inf"))
-    for wrong in ("", "..a", "6..4", "7"):
+    for wrong in ("", "..a", "6..4", "7", "nan..7"):
         with pytest.raises(ConfigError):
             parse_span(wrong)
 
@@ -118,6 +127,14 @@ def test_a_run_is_told_saved_replayed_and_traced(tmp_path: Path) -> None:
     for line in trace.read_text(encoding="utf-8").splitlines():
         digest.update(repr(tuple(parse(line))).encode())
     assert digest.hexdigest() == told["trace_hash"]
+
+
+@pytest.mark.sim
+def test_a_trace_that_cannot_be_written_is_no_violation() -> None:
+    """The disk of the trace is full, not a node's: nothing is shrunk."""
+    done = sextet("--seed", 1, "--trace", "/dev/full")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "sextet: /dev/full cannot be written: No space left on device\n"
 
 
 @pytest.mark.sim
@@ -158,6 +175,109 @@ def test_ctrl_c_ends_every_child_and_says_how_far_it_got() -> None:
     assert process.returncode == 130
     assert "interrupted after " in said
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Runs end at once, every one with a failure; Ctrl-C while the nth failure in the list is shrunk."""
+    when: list[int] = []
+    begun: list[Task] = []
+
+    def shrunk(outcome: Outcome, *_: object) -> Shrunk:
+        begun.append(outcome.task)
+        if len(begun) in when:
+            raise KeyboardInterrupt
+        return Shrunk(replace(outcome.task.plan, schedule=()), 1, gave_up=False)
+
+    def recorded(task: Task, _trace: Path | None = None) -> tuple[Outcome, list[Event]]:
+        return Outcome(task, None, "it broke"), []
+
+    def many(tasks: Iterable[Task], **_: object) -> Generator[Outcome, None, None]:
+        for task in tasks:
+            yield Outcome(task, None, f"it broke{task.plan.seed}")
+
+    monkeypatch.setattr(sim, "_shrunk", shrunk)
+    monkeypatch.setattr(sim, "_recorded", recorded)
+    monkeypatch.setattr(sim, "runs", many)
+    monkeypatch.setattr(Outcome, "telling", property(lambda o: o.died))
+    return when
+
+
+def test_ctrl_c_while_shrinking_leaves_what_there_is(
+    failing: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing += [2, 3, 4]
+    plan = tmp_path / "plan.json"
+    assert simulate(SimOptions(seeds="1..4", save=plan)) == 130
+    printed = capsys.readouterr()
+    assert [f"again:   sextet sim --seed {n}\n" in printed.out for n in (1, 2, 3, 4)] == [True] * 4
+    assert printed.out.count("shrunk: ") == 1
+    assert "4 runs, 4 failed: violations, interrupted" in printed.out
+    assert "interrupted while looking for shorter runs" in printed.err
+    assert load(plan).title == "swarm, shrunk"
+
+    plan.unlink()
+    assert simulate(SimOptions(seed=7, save=plan, as_json=True)) == 130
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ok"], told["interrupted"], told["failed"]) == (False, True, 1)
+    assert told["failures"][0]["command"] == "sextet sim --seed 7"
+    assert load(plan).plan.seed == 7
+
+
+def test_ctrl_c_before_a_run_has_ended_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sim, "runs", interrupted)
+    monkeypatch.setattr(sim, "_recorded", interrupted)
+    for asked in (SimOptions(seeds="1..3"), SimOptions(seed=1)):
+        assert simulate(asked) == 130
+        printed = capsys.readouterr()
+        assert "no violation" not in printed.out
+        assert "never reached" not in printed.out
+        assert "interrupted after 0 of" in printed.err
+        assert simulate(replace(asked, as_json=True)) == 130
+        told = json.loads(capsys.readouterr().out)
+        assert (told["ok"], told["interrupted"], told["runs"]) == (False, True, 0)
+
+
+def test_what_cannot_be_saved_is_told_after_the_result(
+    failing: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seeds in ("1", "1..2"):
+        with pytest.raises(ConfigError, match="/dev/full cannot be written: No space left"):
+            simulate(SimOptions(seeds=seeds, save=Path("/dev/full")))
+        assert "again:   sextet sim --seed 1\n" in capsys.readouterr().out
+
+
+def test_a_file_to_save_to_is_tried_first_and_left_as_it_is(
+    failing: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(ConfigError, match="cannot be written: Is a directory"):
+        simulate(SimOptions(seeds="1..2", save=tmp_path))
+    assert capsys.readouterr().out == ""
+
+    def none(*_: object, **__: object) -> Generator[Outcome, None, None]:
+        yield from ()
+
+    monkeypatch.setattr(sim, "runs", none)
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_text("a run of yesterday")
+    for path in (old, new):
+        assert simulate(SimOptions(seeds="1..2", save=path)) == 0
+        assert "nothing was saved, as no run failed" in capsys.readouterr().err
+    assert old.read_text() == "a run of yesterday"
+    assert not new.exists()
+
+
+def test_jobs_are_bounded() -> None:
+    assert sim._jobs(SimOptions(jobs=100_000)) == 64
+    assert sim._jobs(SimOptions(jobs=3)) == 3
 
 
 def test_the_simulator_needs_no_grpc_and_no_thread() -> None:
