@@ -236,16 +236,22 @@ async def test_all_bindings_answer_alike(tmp_path: Path) -> None:
         worlds = [World(bind(folder)) for bind in BINDINGS.values()]
         for world in worlds:
             await world.open()
-        for step in range(150):
-            call = _random_call(rng)
-            answers = [await call(world.store) for world in worlds]
-            for name, answer in zip(BINDINGS, answers, strict=True):
-                assert answer == answers[0], f"{name}: seed {seed}, step {step}"
-            if rng.random() < 0.02:
-                for world in worlds:
-                    await world.restart()
-        for world in worlds:
-            await world.store.close()
+        try:
+            await _compared(rng, worlds, f"seed {seed}")
+        finally:  # or the threads of the stores would keep a failed test from ending
+            for world in worlds:
+                await world.store.close()
+
+
+async def _compared(rng: random.Random, worlds: list[World], where: str) -> None:
+    for step in range(150):
+        call = _random_call(rng)
+        answers = [await call(world.store) for world in worlds]  # type: ignore[misc]
+        for name, answer in zip(BINDINGS, answers, strict=True):
+            assert answer == answers[0], f"{name}: {where}, step {step}"
+        if rng.random() < 0.02:
+            for world in worlds:
+                await world.restart()
 
 
 def _random_call(rng: random.Random) -> Callable[[PageStore], object]:
