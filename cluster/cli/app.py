@@ -215,7 +215,9 @@ def sim(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(metavar="J", min=1, help="Runs at a time; one for each CPU by default."),
+        typer.Option(
+            metavar="J", min=1, help="Runs at a time, at most 64; one for each CPU by default."
+        ),
     ] = None,
     scenario: Annotated[
         str | None,
