@@ -77,8 +77,8 @@ class WriterHealth:
         self, now: float, patience: Patience | None = None, *, named_now: bool = False
     ) -> None:
         self.patience = patience or Patience()
-        self.starting = named_now
-        """It was named just now, so its process starts anew, and it has not worked yet."""
+        self.named_now = named_now
+        """It was named while we looked, so its process starts anew."""
         self.ever_well = False
         self.ill_looks = 0
         """Looks since it was last seen working."""
@@ -125,7 +125,7 @@ class WriterHealth:
         self._well_s = self._well_s + passed if self._kind == frozenset({Seen.WORKING}) else 0.0
         self._kind = frozenset({Seen.WORKING})
         self._looks = self.ill_looks = 0
-        self.ever_well, self.starting = True, False
+        self.ever_well = True
         if self.steady:
             self._ill_s = 0.0
 
@@ -139,7 +139,8 @@ class WriterHealth:
             case Seen.SILENT:
                 limit = patience.silent_s
             case Seen.REFUSED:
-                limit = patience.starting_s if self.starting else patience.refused_s
+                starts = self.named_now and not self.ever_well
+                limit = patience.starting_s if starts else patience.refused_s
             case Seen.RECOVERING:
                 limit = patience.recovering_s
             case _:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
+from cluster.plain import member, number, text
 from engine.errors import ConfigError
 from engine.steps import Step
 
@@ -146,21 +147,20 @@ class Fault:
             raise ConfigError(
                 f"a fault needs kind and target; here is no {' and no '.join(missing)}"
             )
-        kind = _member(Kind, value["kind"], "kind")
         params = value.get("params", {})
         if not isinstance(params, Mapping):
             raise ConfigError(f"a fault's params is {params!r}; it must be a table of numbers")
         fault = cls(
-            kind=kind,
-            target=_text(value, "target"),
-            at=_number(value.get("at", 0.0), "at"),
-            for_s=_number(value.get("for_s", 0.0), "for_s"),
-            peer=_text(value, "peer"),
-            step=_member(Step, value["step"], "step") if "step" in value else None,
-            when=_text(value, "when") or "before",
+            kind=member(Kind, value["kind"], "kind"),
+            target=text(value["target"], "a fault's target"),
+            at=number(value.get("at", 0.0), "a fault's at"),
+            for_s=number(value.get("for_s", 0.0), "a fault's for_s"),
+            peer=text(value.get("peer", ""), "a fault's peer"),
+            step=member(Step, value["step"], "step") if "step" in value else None,
+            when=text(value.get("when", "before"), "a fault's when"),
             nth=value.get("nth", 1),
             params=tuple(
-                sorted((name, _number(given, f"params.{name}")) for name, given in params.items())
+                (name, number(params[name], f"a fault's params.{name}")) for name in sorted(params)
             ),
         )
         if isinstance(fault.nth, bool) or not isinstance(fault.nth, int) or fault.nth < 1:
@@ -189,29 +189,3 @@ class Fault:
         if strange:
             there = f"its params may have {', '.join(known)}" if known else "it has no params"
             raise ConfigError(f"{kind} has no {', '.join(strange)}; {there}")
-
-
-E = TypeVar("E", bound=StrEnum)
-
-
-def _member(kind: type[E], value: Any, what: str) -> E:
-    names = [member.value for member in kind]
-    if value not in names:
-        raise ConfigError(f"there is no {what} {value!r}; there are {', '.join(names)}")
-    return kind(value)
-
-
-def _text(value: Mapping[str, Any], name: str) -> str:
-    given = value.get(name, "")
-    if not isinstance(given, str):
-        raise ConfigError(f"a fault's {name} is {given!r}; it must be a string")
-    return given
-
-
-def _number(given: Any, name: str) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        raise ConfigError(f"a fault's {name} is {given!r}; it must be a number")
-    try:
-        return float(given)
-    except OverflowError as error:
-        raise ConfigError(f"a fault's {name} is too large") from error

@@ -15,8 +15,8 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from cluster.faults.catalogue import Kind
+from cluster.plain import number, refuse_unknown, table
 from cluster.sim.checkers import Findings, Violation
-from cluster.sim.fields import number, refuse_unknown, table
 from cluster.sim.history import Append, History, Outcome, Transaction, Write
 from cluster.sim.run import Result
 from engine.errors import ConfigError

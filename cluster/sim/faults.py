@@ -31,16 +31,24 @@ WEATHER = frozenset({Kind.SLOW_NET, Kind.DROP})
 
 
 @dataclass(eq=False, slots=True)
-class _Active:
-    """A fault from its beginning to its end, on whom it hit then: roles may be others' meanwhile."""
+class _Hit:
+    """What a fault does to one process, from its beginning to its end: roles may be others' meanwhile."""
 
     fault: Fault
-    processes: tuple[SimProcess, ...]
-    lives: tuple[Life | None, ...]
-    paths: dict[str, list[Path]] = field(default_factory=dict)
-    """That a cut has closed, by process."""
-    met_before: dict[str, int] = field(default_factory=dict)
-    """By process: messages that such a fault had met before this one began."""
+    process: SimProcess
+    life: Life | None
+    paths: Sequence[Path] = ()
+    """That a cut has closed."""
+    met_before: int = 0
+    """Messages that such a fault had met when this one began."""
+
+
+@dataclass(eq=False, slots=True)
+class _Active:
+    """A fault that lasts."""
+
+    fault: Fault
+    hits: list[_Hit] = field(default_factory=list)
 
 
 class Injector:
@@ -126,19 +134,22 @@ class Injector:
             processes = self.resolve(fault.target)
         self.fired[fault.kind] = self.fired.get(fault.kind, 0) + 1
         self._world.trace.emit("fault", fault.target, fault=fault.kind.value, phase="begin")
-        active = _Active(fault, processes, tuple(p.life for p in processes))
+        active = _Active(fault, [self._hit(fault, process) for process in processes])
         if fault.kind not in ONCE:
             self._active.append(active)
-        for process in processes:
-            if fault.kind in CUTS:
-                active.paths[process.name] = self._paths(fault, process)
-            active.met_before[process.name] = self._met(active, process)
-            if self._apply(active, process):
+        for hit in active.hits:
+            if self._apply(hit):
                 self._took_effect(fault.kind)
         if fault.for_s and fault.kind not in ONCE:
             self._world.loop.call_later(
                 fault.for_s, self._end, active, context=self._world.network.context
             )
+
+    def _hit(self, fault: Fault, process: SimProcess) -> _Hit:
+        paths = self._paths(fault, process) if fault.kind in CUTS else ()
+        hit = _Hit(fault, process, process.life, paths)
+        hit.met_before = self._met(hit)
+        return hit
 
     def _took_effect(self, kind: Kind) -> None:
         self.effective[kind] = self.effective.get(kind, 0) + 1
@@ -149,10 +160,10 @@ class Injector:
         fault = active.fault
         self._active.remove(active)
         self._world.trace.emit("fault", fault.target, fault=fault.kind.value, phase="end")
-        for process, life in zip(active.processes, active.lives, strict=True):
-            if self._met(active, process) > active.met_before[process.name]:
+        for hit in active.hits:
+            if self._met(hit) > hit.met_before:
                 self._took_effect(fault.kind)
-            self._undo(active, process, life)
+            self._undo(hit)
 
     def heal(self) -> None:
         """End every fault; all processes live, all paths are open, all disks work."""
@@ -170,9 +181,10 @@ class Injector:
 
     # -- what each kind does
 
-    def _apply(self, active: _Active, process: SimProcess) -> bool:
+    def _apply(self, hit: _Hit) -> bool:
         """True if it changed something at once; what shows only later is counted then."""
-        world, image, fault = self._world, process.image, active.fault
+        world, fault, process = self._world, hit.fault, hit.process
+        image = process.image
         match fault.kind:
             case Kind.KILL:
                 return self._down(process, fault.kind, power=False)
@@ -190,7 +202,7 @@ class Injector:
                 world.pause(process)
                 return was_running
             case Kind.PARTITION | Kind.ONE_WAY | Kind.ISOLATE:
-                for path in active.paths[process.name]:
+                for path in hit.paths:
                     self._cut[path] = self._cut.get(path, 0) + 1
                     world.network.cut(*path)
                 return False
@@ -226,20 +238,20 @@ class Injector:
             case Kind.FAILOVER:
                 return self._failover(process)
 
-    def _undo(self, active: _Active, process: SimProcess, life: Life | None) -> None:
-        """End it; `active` is not among the active ones any more."""
-        world = self._world
-        match active.fault.kind:
+    def _undo(self, hit: _Hit) -> None:
+        """End it; its fault is not among the active ones any more."""
+        world, process = self._world, hit.process
+        match hit.fault.kind:
             case Kind.KILL | Kind.POWER | Kind.AZ_DOWN | Kind.WIPE:
                 process.held_down = self._is_held_down(process)
                 if not process.up and not process.held_down:
                     world.boot(process)
             case Kind.PAUSE:
                 # Whoever was killed meanwhile runs: what is stopped is a process, not a name.
-                if process.life is life and not self._is_paused(process):
+                if process.life is hit.life and not self._is_paused(process):
                     world.resume(process)
             case Kind.PARTITION | Kind.ONE_WAY | Kind.ISOLATE:
-                for path in active.paths[process.name]:
+                for path in hit.paths:
                     self._cut[path] -= 1
                     if self._cut[path] == 0:
                         world.network.mend(*path)
@@ -253,39 +265,43 @@ class Injector:
 
     # -- what all active faults together make of a process
 
-    def _on(self, process: SimProcess, *kinds: Kind) -> Iterator[_Active]:
-        return (a for a in self._active if a.fault.kind in kinds and process in a.processes)
+    def _on(self, process: SimProcess, *kinds: Kind) -> Iterator[_Hit]:
+        return (
+            hit
+            for active in self._active
+            if active.fault.kind in kinds
+            for hit in active.hits
+            if hit.process is process
+        )
 
     def _is_held_down(self, process: SimProcess) -> bool:
-        return any(active.fault.for_s > 0 for active in self._on(process, *DOWN))
+        return any(hit.fault.for_s > 0 for hit in self._on(process, *DOWN))
 
     def _is_paused(self, process: SimProcess) -> bool:
-        return any(process.life in active.lives for active in self._on(process, Kind.PAUSE))
+        return any(hit.life is process.life for hit in self._on(process, Kind.PAUSE))
 
     def _slowness(self, process: SimProcess) -> float:
         every = self._on(process, Kind.SLOW_DISK)
-        return max((active.fault.param("factor", 50.0) for active in every), default=1.0)
+        return max((hit.fault.param("factor", 50.0) for hit in every), default=1.0)
 
     def _weather(self, process: SimProcess) -> Weather | None:
-        faults = [active.fault for active in self._on(process, *WEATHER)]
+        faults = [hit.fault for hit in self._on(process, *WEATHER)]
         if not faults:
             return None
         latency = sum(f.param("latency_s", 0.05) for f in faults if f.kind is Kind.SLOW_NET)
         kept = math.prod(1.0 - f.param("share", 0.1) for f in faults if f.kind is Kind.DROP)
         return Weather(latency, latency / 2, 1.0 - kept)
 
-    def _met(self, active: _Active, process: SimProcess) -> int:
+    def _met(self, hit: _Hit) -> int:
         """Messages so far that a fault of this kind has met on their way."""
-        network = self._world.network
-        match active.fault.kind:
+        network, name = self._world.network, hit.process.name
+        match hit.fault.kind:
             case Kind.SLOW_NET:
-                return network.delayed.get(process.name, 0)
+                return network.delayed.get(name, 0)
             case Kind.DROP:
-                return network.dropped.get(process.name, 0)
-            case kind if kind in CUTS:
-                return sum(network.held.get(path, 0) for path in active.paths[process.name])
+                return network.dropped.get(name, 0)
             case _:
-                return 0
+                return sum(network.held.get(path, 0) for path in hit.paths)
 
     def _down(self, process: SimProcess, kind: Kind, *, power: bool) -> bool:
         was_up = process.up

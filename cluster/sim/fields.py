@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 from cluster.faults.catalogue import Fault
+from cluster.plain import number, refuse_unknown, table, text
 from engine.errors import ConfigError
 
 T = TypeVar("T")
@@ -43,38 +44,6 @@ def from_plain(base: T, value: Any, where: str) -> T:
         for name, given in value.items()
     }
     return dataclasses.replace(base, **new)  # type: ignore[type-var]
-
-
-def refuse_unknown(value: Mapping[str, Any], known: set[str], where: str) -> None:
-    """Raises ConfigError naming keys of `value` that are not known, and those that are."""
-    strange = sorted(set(value) - known)
-    if strange:
-        raise ConfigError(
-            f"{where} has no {', '.join(strange)}; it may have {', '.join(sorted(known))}"
-        )
-
-
-def table(value: Any, where: str) -> Mapping[str, Any]:
-    """`value`, if it is a table (an object). Raises ConfigError."""
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} is {value!r}; it must be a table of keys and values")
-    return value
-
-
-def number(value: Any, where: str) -> float:
-    """Raises ConfigError unless `value` is a number (true and false are none)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{where} is {value!r}; it must be a number")
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise ConfigError(f"{where} is too large a number") from error
-
-
-def text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"{where} is {value!r}; it must be a string")
-    return value
 
 
 def faults(value: Any, where: str) -> tuple[Fault, ...]:

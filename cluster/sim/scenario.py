@@ -37,8 +37,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from cluster.plain import number, refuse_unknown, table, text
 from cluster.sim.expect import Expect
-from cluster.sim.fields import faults, from_plain, number, refuse_unknown, table, text
+from cluster.sim.fields import faults, from_plain
 from cluster.sim.run import Plan
 from cluster.sim.schedule import Task, check
 from engine.errors import ConfigError

@@ -15,8 +15,9 @@ from typing import Any
 
 from cluster.faults.catalogue import PARAMS, ROLES, Fault
 from cluster.local.layout import AZS, READERS_MAX
+from cluster.plain import refuse_unknown, table, text
 from cluster.sim.expect import Expect
-from cluster.sim.fields import from_plain, refuse_unknown, table, text, to_plain
+from cluster.sim.fields import from_plain, to_plain
 from cluster.sim.run import Plan
 from cluster.sim.workload import SCRIPTS
 from cluster.sim.world import CLUSTER

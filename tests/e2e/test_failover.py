@@ -37,15 +37,11 @@ def writer_of(cluster: LocalCluster) -> str:
     return str(name)
 
 
-def events(cluster: LocalCluster) -> list[str]:
-    return cluster.events()
-
-
 def until_moved(cluster: LocalCluster, old: str) -> str:
     """The name of the new writer, once it has taken a write."""
 
     def moved() -> bool:
-        return any(f"failover from {old} to" in event for event in events(cluster))
+        return any(f"failover from {old} to" in event for event in cluster.events())
 
     cluster.until(moved, f"somebody else than {old} is named")
     cluster.until_sql("SELECT 1", [(1,)])
@@ -94,7 +90,7 @@ def test_dead_writer_is_replaced_under_load_and_comes_back_as_a_replica(new_clus
         load.wait_for_more(50)
     assert writer_of(cluster) == new
     check_rows(cluster, load)
-    said = events(cluster)
+    said = cluster.events()
     assert any(e.startswith("main-1: the writer is not there") for e in said)
     assert any(e.startswith(f"main: failover to {new} finished after ") for e in said)
 
