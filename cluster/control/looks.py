@@ -25,6 +25,9 @@ ASK_TIMEOUT_S = 0.4
 STALLED_US = 1_000_000
 """A writer whose redo in flight has waited for so long has no write quorum, whatever its links say."""
 
+SLOW_SYNC_US = 250_000
+"""Whose fdatasync takes so long makes any writer wait."""
+
 FRESH_S = 1.0
 """An older answer says nothing of how an instance is now."""
 
@@ -137,7 +140,8 @@ class Looker:
     async def _kept_by(self, address: str, volume: VolumeId) -> set[tuple[str, PgNo]]:
         """(incarnation, group) of the segments that a node can write to now; none if it is silent.
 
-        Who answers and has another disk than the group counts on is no member of its quorums.
+        Who answers and has another disk than the group counts on is no member of its quorums. Nor is
+        one whose disk is stuck: another writer would wait for it just as long.
         """
         try:
             status = await self._channels.to(address).call(
@@ -145,6 +149,6 @@ class Looker:
             )
         except SextetError:
             return set()
-        if status.state != "up":
+        if status.state != "up" or status.syncing_us >= SLOW_SYNC_US:
             return set()
         return {(status.incarnation, s.pg) for s in status.segments if s.volume == volume}

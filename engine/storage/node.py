@@ -79,7 +79,7 @@ class StorageNode:
             name=name,
             az=az,
             store=store,
-            wal=Wal(runtime.disk, config, runtime.steps),
+            wal=Wal(runtime.disk, config, runtime.clock, runtime.steps),
             channels=Channels(runtime.transport),
         )
         self.coalescer = Coalescer(self.state)
@@ -310,6 +310,7 @@ class StorageNode:
             state=self._condition(),
             incarnation=state.incarnation,
             wal_bytes=state.wal.bytes_kept(),
+            syncing_us=int(state.wal.syncing_s * 1e6),
         )
         kept = {} if request.brief else await state.store.counts()
         for volume, segment in state.segments():

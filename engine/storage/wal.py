@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 from engine.errors import Corrupt, DiskFailed, DiskFull, FormatError
 from engine.log.frame import FrameHeader, check_body, read_header
-from engine.ports import AppendFile, Disk
+from engine.ports import AppendFile, Clock, Disk
 from engine.steps import OFF, Mark, Step, Steps
 from engine.storage.config import StorageConfig
 from engine.storage.walfile import Damage, Found, Location, mark, scan_file
@@ -39,8 +39,9 @@ def _path(file: int) -> str:
 class Wal:
     """`replay` first, once, then `open`; after that `append`, `sync`, `read`, `delete`."""
 
-    def __init__(self, disk: Disk, config: StorageConfig, steps: Steps = OFF) -> None:
+    def __init__(self, disk: Disk, config: StorageConfig, clock: Clock, steps: Steps = OFF) -> None:
         self._disk = disk
+        self._clock = clock
         self._steps = steps
         self._config = config
         self._current: AppendFile | None = None
@@ -49,6 +50,7 @@ class Wal:
         self._synced = 0
         self._marked = 0  # up to here the newest file was durable, says its last mark
         self._syncing = asyncio.Lock()
+        self._sync_began: float | None = None
         self._room = asyncio.Event()
         self._room.set()
         self._cache: OrderedDict[Location, bytes] = OrderedDict()
@@ -146,12 +148,21 @@ class Wal:
             raise
 
     async def _fdatasync(self, current: AppendFile) -> None:
+        self._sync_began = self._clock.monotonic()
         try:
             await current.sync()
         except DiskFailed as error:
             self._failed = str(error)
             raise
+        finally:
+            self._sync_began = None
         self.counters["syncs"] += 1
+
+    @property
+    def syncing_s(self) -> float:
+        """For how many seconds the fdatasync under way has run; 0 if none does."""
+        began = self._sync_began
+        return 0.0 if began is None else self._clock.monotonic() - began
 
     async def _close_file(self) -> None:
         """Begin the next file, after one more sync if frames came during the last one."""

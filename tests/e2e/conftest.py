@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from cluster.local.layout import Layout, load
 from cluster.local.ports import is_free
 from cluster.local.processes import ProcessId, wait_until_gone
 from cluster.local.state import is_locked, load_state
+from engine.errors import SextetError
 
 T = TypeVar("T")
 
@@ -173,6 +174,23 @@ class LocalCluster:
         except AssertionError:
             raise AssertionError(f"{sql}: expected {expected}, got {last!r}") from None
 
+    # -- when a test fails
+
+    def story(self) -> str:
+        """What the cluster has to say to a failed test: its last events, the last lines of its logs."""
+        lines = []
+        try:
+            for event in asyncio.run(events(self.folder, 20)):
+                at = time.strftime("%H:%M:%S", time.gmtime(event.time_us / 1e6))
+                lines.append(
+                    f"{at}.{event.time_us % 1_000_000 // 1000:03} {event.subject}: {event.what}"
+                )
+        except SextetError as error:
+            lines.append(f"no events: {error}")
+        for path in sorted(self.folder.log("x").parent.glob("*.log")):
+            lines += [f"--- {path.name}", *tail_of(path, 4)]
+        return "\n".join(lines)
+
     # -- the end
 
     def note(self) -> None:
@@ -197,6 +215,19 @@ class LocalCluster:
         assert not is_locked(self.folder), "a process that nobody knows of is left"
 
 
+_RUNNING: list[LocalCluster] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        report.sections += [(f"what {c.folder.data} says", c.story()) for c in _RUNNING]
+    return report
+
+
 def free_port() -> int:
     """A port with many free ones above it; random, so that parallel test runs do not meet."""
     rng = random.Random(f"{os.getpid()} {time.monotonic_ns()}")
@@ -215,12 +246,14 @@ def new_cluster(tmp_path: Path) -> Iterator[Callable[..., LocalCluster]]:
     def make(*options: object, start: bool = True) -> LocalCluster:
         cluster = LocalCluster(tmp_path / f"cluster-{len(made)}", free_port())
         made.append(cluster)
+        _RUNNING.append(cluster)
         if start:
             cluster.up(*options)
         return cluster
 
     yield make
     for cluster in made:
+        _RUNNING.remove(cluster)
         cluster.finish()
 
 
@@ -229,7 +262,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """One running cluster for all tests of a module; each uses tables of its own."""
     made = LocalCluster(tmp_path_factory.mktemp("sextet") / "data", free_port())
     try:
+        _RUNNING.append(made)
         made.up()
         yield made
     finally:
+        _RUNNING.remove(made)
         made.finish()

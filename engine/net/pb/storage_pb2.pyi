@@ -377,7 +377,7 @@ class SegmentStatus(_message.Message):
     def __init__(self, volume: _Optional[int] = ..., pg: _Optional[int] = ..., scl: _Optional[int] = ..., epoch: _Optional[int] = ..., applied: _Optional[int] = ..., hot_from: _Optional[int] = ..., pages: _Optional[int] = ..., pending_frames: _Optional[int] = ..., damaged: _Optional[bool] = ..., membership_epoch: _Optional[int] = ..., incarnation: _Optional[str] = ...) -> None: ...
 
 class StorageStatusReply(_message.Message):
-    __slots__ = ("node", "az", "pid", "state", "incarnation", "segments", "counters", "wal_bytes")
+    __slots__ = ("node", "az", "pid", "state", "incarnation", "segments", "counters", "wal_bytes", "syncing_us")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -393,6 +393,7 @@ class StorageStatusReply(_message.Message):
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     WAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SYNCING_US_FIELD_NUMBER: _ClassVar[int]
     node: str
     az: str
     pid: int
@@ -401,4 +402,5 @@ class StorageStatusReply(_message.Message):
     segments: _containers.RepeatedCompositeFieldContainer[SegmentStatus]
     counters: _containers.ScalarMap[str, int]
     wal_bytes: int
-    def __init__(self, node: _Optional[str] = ..., az: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., incarnation: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., counters: _Optional[_Mapping[str, int]] = ..., wal_bytes: _Optional[int] = ...) -> None: ...
+    syncing_us: int
+    def __init__(self, node: _Optional[str] = ..., az: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., incarnation: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., counters: _Optional[_Mapping[str, int]] = ..., wal_bytes: _Optional[int] = ..., syncing_us: _Optional[int] = ...) -> None: ...

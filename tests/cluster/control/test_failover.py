@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.control.health import REST_FIRST_S, REST_LIMIT_S
+from cluster.endpoint.balance import Kind as Client
 from cluster.faults.catalogue import Fault, Kind
 from cluster.sim.faults import Injector
 from cluster.sim.world import Shape, World
@@ -194,6 +195,25 @@ def test_without_storage_nobody_is_blamed(cluster):
         await asyncio.sleep(25.0)
         assert (cluster.writer, cluster.by_itself) == ("main-1", 0)
         await cluster.until_open(2)
+
+    cluster.run(story)
+
+
+def test_a_disk_that_is_stuck_is_not_the_writers_fault(cluster):
+    """Four nodes of six are left, one of which takes seconds for an fdatasync: any writer would wait."""
+
+    async def story() -> None:
+        for n in (1, 2):
+            cluster.fault(Kind.ISOLATE, f"storage-{n}", 60.0)
+        client = cluster.world.endpoint.connect(Client.WRITER, cluster.world.client_host("client"))
+        await client.run("CREATE TABLE t (n INTEGER)")
+        now = cluster.world.loop.time()
+        stuck = (("factor", 10_000.0),)
+        cluster.faults.begin(Fault(Kind.SLOW_DISK, "storage-3", now, 1.0, params=stuck))
+        await client.run("INSERT INTO t VALUES (1)")
+        assert cluster.world.loop.time() - now > 4.0, "it waited for the fourth node"
+        assert (cluster.writer, cluster.by_itself) == ("main-1", 0)
+        assert await client.run("SELECT n FROM t") == [[1]]
 
     cluster.run(story)
 
