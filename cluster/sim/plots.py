@@ -74,12 +74,15 @@ class _Plots:
     def minority(self) -> list[Fault]:
         """The writer is cut off from three or four nodes at once.
 
-        It dies with what the others hold, or the cut outlasts its statements' time.
+        It dies with what the others hold, or the cut outlasts its statements' time. If nobody else
+        reaches those nodes either, it stays the writer, and what it had given up comes true.
         """
         at, rng = self._when(), self._rng
         lost = rng.sample(self._storage, rng.choice((3, 3, 4)))
         outlasts = rng.random() < 0.4
         long = rng.uniform(6.0, 9.0) if outlasts else rng.uniform(0.3, 3.0)
+        if outlasts and rng.random() < 0.5:
+            return [Fault(Kind.ISOLATE, node, at, long) for node in lost]
         cut = [Fault(Kind.PARTITION, "writer", at, long, peer=node) for node in lost]
         if outlasts:
             return cut

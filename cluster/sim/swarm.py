@@ -24,6 +24,7 @@ from cluster.sim.run import Plan
 from cluster.sim.workload import Mix
 from cluster.sim.world import Shape
 from engine.config import InstanceConfig, VolumeConfig
+from engine.sql.settings import SqlSettings
 from engine.steps import Step
 
 STORAGE = tuple(f"storage-{n}" for n in range(1, 7))
@@ -184,7 +185,7 @@ def draw(seed: int, *, safety_s: float | None = None) -> Plan:
     shape, mix = _shape(rng, d.replicas), _mix(rng)
     if crowded:
         shape, mix = _crowd(shape)
-    shape = replace(shape, **_fleet(seed))
+    shape = replace(shape, **_fleet(seed), sql=_sql(seed))
     return Plan(
         seed=seed,
         shape=shape,
@@ -220,6 +221,13 @@ def _fleet(seed: int) -> dict[str, Any]:
     rng = random.Random(f"{seed}/fleet")
     patience = RepairConfig(check_s=0.4, busy_s=0.1, gone_s=rng.choice((0.5, 2.0, 10.0)))
     return {"spares": rng.choice((0, 0, 1, 3)), "repair": patience}
+
+
+def _sql(seed: int) -> SqlSettings:
+    """Some runs' commits do not wait out an outage: their clients never learn what came of them."""
+    return SqlSettings(
+        statement_timeout_s=random.Random(f"{seed}/sql").choice((5.0, 5.0, 5.0, 1.5))
+    )
 
 
 def _mix(rng: random.Random) -> Mix:
