@@ -376,9 +376,12 @@ class Invariants:
         volume = writer.volume
         opened = volume.opened
         self._vdl = max(self._vdl, opened.vdl.lsn)
-        for pg, membership in volume.memberships.items():
+        # Members as they were for the recovery. A change that began or was given up during it is news to
+        # the writer, and a segment that is dropped now did count when it answered.
+        for membership in opened.memberships:
+            pg = membership.pg
             self.checks += 1
-            told = [[self._ledger.of(*key, pg) for key in six] for six in both(membership)]
+            told = [[self._ledger.told_once(*key, pg) for key in six] for six in both(membership)]
             fenced = min(sum(t.fenced >= volume.epoch for t in six) for six in told)
             truncated = min(sum(t.truncated >= volume.epoch for t in six) for six in told)
             tail = opened.tails.get(pg, 0)

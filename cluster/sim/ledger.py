@@ -54,15 +54,22 @@ class Ledger:
 
     def __init__(self) -> None:
         self._said: dict[tuple[Key, PgNo], Said] = {}
+        self._dropped: dict[tuple[Key, PgNo], Said] = {}
 
     def of(self, node: NodeId, incarnation: str, pg: PgNo) -> Said:
         return self._said.setdefault(((node, incarnation), pg), Said())
+
+    def told_once(self, node: NodeId, incarnation: str, pg: PgNo) -> Said:
+        """As `of`, or what a segment had said before it was dropped and has not been begun anew."""
+        place = ((node, incarnation), pg)
+        said = self.of(node, incarnation, pg)
+        return said if said != Said() else self._dropped.get(place, said)
 
     def forget(self, key: Key, kept: Container[PgNo]) -> None:
         """Of all groups but those `kept`: the segments were dropped, on purpose. If the node is to keep
         one of them again, it begins it anew and owes nothing of what the earlier one said."""
         for who, pg in [said for said in self._said if said[0] == key and said[1] not in kept]:
-            del self._said[who, pg]
+            self._dropped[who, pg] = self._said.pop((who, pg))
 
     def counted_by(self, pg: PgNo, keys: Iterable[Key], value: Callable[[Said], LSN]) -> LSN:
         """The highest `value` that a write quorum of these has reached in the group, now or before."""
