@@ -1,0 +1,33 @@
+"""What was said on the wire, and for how long it counts."""
+
+from __future__ import annotations
+
+from cluster.sim.ledger import Ledger
+
+NODE = ("storage-7", "a1")
+
+
+def test_who_was_dropped_owes_nothing_any_more_and_did_count_when_it_spoke():
+    ledger = Ledger()
+    ledger.of(*NODE, 0).fenced = 5
+    ledger.of(*NODE, 1).fenced = 5
+    ledger.forget(NODE, kept=[1])
+    assert ledger.of(*NODE, 0).fenced == 0
+    assert ledger.told_once(*NODE, 0).fenced == 5
+    assert ledger.of(*NODE, 1).fenced == ledger.told_once(*NODE, 1).fenced == 5
+
+
+def test_begun_anew_only_what_it_says_now_counts():
+    ledger = Ledger()
+    ledger.of(*NODE, 0).fenced = 5
+    ledger.forget(NODE, kept=[])
+    ledger.of(*NODE, 0).claim(4, 17)
+    assert ledger.told_once(*NODE, 0).fenced == 0
+    assert ledger.told_once(*NODE, 0).highest() == 17
+
+
+def test_another_life_of_the_disk_is_somebody_else():
+    ledger = Ledger()
+    ledger.of(*NODE, 0).fenced = 5
+    ledger.forget(NODE, kept=[])
+    assert ledger.told_once(NODE[0], "b2", 0).fenced == 0
