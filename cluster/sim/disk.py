@@ -97,7 +97,10 @@ class DiskImage:
         file.durable = len(file.data)
 
     def wipe(self) -> None:
+        """Another disk, which has done nothing yet."""
         self.files.clear()
+        self.rotten.clear()
+        self.lies = self.blind_cuts = 0
 
     def rot(self, folder: str) -> bool:
         """Flip one durable bit in a file of `folder`; False if there is none."""
@@ -161,6 +164,7 @@ class _SimAppendFile:
         if image.failing_syncs and not self._failed:
             image.failing_syncs -= 1
             image.effect("fsync failed")
+            self._disk.failed_syncs += 1
             self._failed = f"fdatasync of {self._path} failed: Input/output error"
             # The kernel calls these pages clean from now on: no later sync writes them.
             if file.durable < len(file.data):
@@ -190,6 +194,8 @@ class SimDisk:
         self.image = image
         self._life = life
         self._busy_until = 0.0
+        self.failed_syncs = 0
+        """Of this life."""
         self._powerless, image.powerless = image.powerless, False
 
     def check(self) -> None:

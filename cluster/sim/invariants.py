@@ -31,7 +31,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.sim.checkers import Findings, Violation
-from cluster.sim.disk import DiskImage
+from cluster.sim.disk import DiskImage, SimDisk
 from cluster.sim.ledger import WRITE_QUORUM, Key, Ledger, Said
 from cluster.sim.transport import Data, Opening, Status
 from cluster.sim.world import SimProcess, World
@@ -58,7 +58,6 @@ class Invariants:
         self._ledger = Ledger()
         self._on_disk: dict[tuple[str, PgNo], LSN] = {}  # by life: SCL that was compared
         self._joined: dict[str, LSN] = {}  # where a replica last joined a writer
-        self._fsyncs_failed: dict[str, int] = {}  # by life, when it was first seen
         self._healed: set[Key] = set()  # was damaged and called itself whole
         self._floor_moved: set[Key] = set()  # by damage or a page copy, in any life so far
         self._vdl: LSN = 0
@@ -118,9 +117,8 @@ class Invariants:
     def _append_ack(self, process: SimProcess, ack: pb.AppendAck, epoch: Epoch) -> None:
         if ack.refusal != pb.REFUSAL_NONE:
             return
-        life = f"{process.life!r}"
-        failed = process.image.effects.get("fsync failed", 0)
-        if failed > self._fsyncs_failed.setdefault(life, failed):
+        disk = process.node.state.runtime.disk
+        if isinstance(disk, SimDisk) and disk.failed_syncs:
             self._add("ack-after-failed-fsync", process.name, "acknowledged after a failed fsync")
         for said in ack.segments:
             segment = self._find(process, said.pg)

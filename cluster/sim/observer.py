@@ -6,6 +6,7 @@ It listens where node code tells listeners anyway, changes nothing, and keeps wh
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.sim.checkers import Findings, Violation, commits, epochs, segments
@@ -19,7 +20,8 @@ from engine.instance.writer import Writer
 from engine.log.frame import index_frame, read_header
 from engine.steps import Step
 from engine.storage.node import StorageNode
-from engine.types import LSN, CommitMark, Epoch, Membership, Truncation
+from engine.types import LSN, CommitMark, Epoch, Membership, PgNo, Truncation
+from engine.volume.geometry import pg_of
 from engine.volume.links import Batch
 
 
@@ -71,6 +73,7 @@ class Observer:
                 epoch=volume.epoch,
                 vdl=found.vdl.lsn,
                 truncated=(own[0].low, own[0].high) if own else None,
+                commits=self._commits(found.vdl.lsn, found.truncations),
                 at=self._world.loop.time(),
             )
         )
@@ -89,6 +92,19 @@ class Observer:
 
         volume.on_batch.append(sent)
         volume.on_durable.append(durable)
+
+    def _commits(self, vdl: LSN, truncations: Sequence[Truncation]) -> tuple[LSN, ...]:
+        """Of all that was sent until now: what a recovery that ends at `vdl` has kept."""
+        found = set()
+        for frame in (f for o in self.openings for f in o.frames):
+            header = read_header(frame)
+            if header.first_lsn > vdl:
+                continue
+            for ref in index_frame(frame):
+                annulled = any(t.annuls(lsn=ref.lsn, epoch=header.epoch) for t in truncations)
+                if ref.commit is not None and ref.lsn <= vdl and not annulled:
+                    found.add(ref.lsn)
+        return tuple(sorted(found))
 
     def _tell_vdl(self, process: SimProcess, mark: CommitMark, epoch: Epoch) -> None:
         self._world.trace.emit("vdl", process.name, lsn=mark.lsn, epoch=epoch)
@@ -127,30 +143,43 @@ class Observer:
         attempts = [a for opening in self.openings for a in opening.attempts()]
         final = FinalLog(tuple(r.lsn for r in log.records), tuple(c.lsn for c in log.commits))
         recoveries = sorted(self.recoveries, key=lambda r: r.epoch)
+        holdings = self.holdings({pg_of(r.page): r.lsn for r in log.records})
         return [
             *commits.check(attempts, recoveries, final, complete=True),
             *epochs.check(self.sightings, self.quorums),
-            *segments.check(self.holdings()),
+            *segments.check(holdings),
+            *segments.check_against_log(holdings, log.records, self._sent(), pg_of),
         ]
 
-    def holdings(self) -> list[Holding]:
-        """What each storage node that is up would give to others."""
+    def _sent(self) -> dict[tuple[Epoch, LSN], bytes]:
+        """Every record that any writer sent, as its bytes."""
+        found = {}
+        for frame in dict.fromkeys(f for o in self.openings for f in o.frames):
+            epoch = read_header(frame).epoch
+            for ref in index_frame(frame):
+                found[epoch, ref.lsn] = frame[ref.start : ref.end]
+        return found
+
+    def holdings(self, tails: Mapping[PgNo, LSN]) -> list[Holding]:
+        """What each storage node that is up would give to others. `tails`: each group's last LSN."""
         return [
             holding
             for process in self._world.storage
             if isinstance(process.node, StorageNode)
-            for holding in _holdings(process, process.node)
+            for holding in _holdings(process, process.node, tails)
         ]
 
 
-def _holdings(process: SimProcess, node: StorageNode) -> list[Holding]:
+def _holdings(process: SimProcess, node: StorageNode, tails: Mapping[PgNo, LSN]) -> list[Holding]:
     found = []
     for volume, segment in node.state.segments():
         records: dict[tuple[Epoch, LSN], bytes] = {}
+        readable = True
         for ref in segment.frames:
             try:
                 frame = node.state.frame_bytes(ref)
             except (Corrupt, FileNotFoundError):
+                readable = False
                 continue
             if frame is not None:
                 for record in index_frame(frame):
@@ -162,7 +191,10 @@ def _holdings(process: SimProcess, node: StorageNode) -> list[Holding]:
             for version in versions
             if version.valid(volume.id)
         }
-        found.append(Holding(process.name, segment.pg, records, pages))
+        rotten = any(not v.valid(volume.id) for versions in kept.values() for v in versions)
+        complete = segment.scl >= tails.get(segment.pg, 0) and not segment.row.damaged
+        whole = complete and readable and not rotten
+        found.append(Holding(process.name, segment.pg, records, pages, whole))
     return found
 
 

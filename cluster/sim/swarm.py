@@ -40,6 +40,8 @@ ENABLED = 0.4
 CROWDED = 0.04
 """Chance of a run with many clients on few pages, whose commits share batches; it costs as much as five."""
 
+AT_STEP = (Kind.KILL, Kind.KILL, Kind.POWER, Kind.POWER, Kind.PAUSE, Kind.FAIL_FSYNC, Kind.ISOLATE)
+
 TRANSACTIONS_PER_S = (5, 12, 30)
 """Of all clients together, if nothing held them up. Faults meet what is in flight: with ten times as many
 transactions a run takes ten times as long and hardly finds more."""
@@ -56,9 +58,10 @@ class _Budget:
 
 
 class _Draw:
-    def __init__(self, seed: int, safety_s: float) -> None:
+    def __init__(self, seed: int, safety_s: float, spares: int) -> None:
         self.rng = random.Random(f"{seed}/swarm")
         self.safety_s = safety_s
+        self.storage = STORAGE + tuple(f"storage-{n}" for n in range(7, 7 + spares))
         self.budget = _Budget(self.rng)
         self.replicas = self.rng.choice((0, 1, 2, 2, 3))
         self.instances = tuple(f"main-{n + 1}" for n in range(1 + self.replicas))
@@ -71,10 +74,10 @@ class _Draw:
         return round(min(longest, self.rng.expovariate(2.5 / longest)), 3)
 
     def node(self) -> str:
-        return self.rng.choice(STORAGE)
+        return self.rng.choice(self.storage)
 
     def anyone(self) -> str:
-        return self.rng.choice((*STORAGE, *self.instances, "writer", "writer", "control"))
+        return self.rng.choice((*self.storage, *self.instances, "writer", "writer", "control"))
 
     def two(self) -> tuple[str, str]:
         one = self.anyone()
@@ -136,9 +139,9 @@ class _Draw:
     # -- at protocol steps
 
     def at_step(self) -> Fault:
-        """A crash, power loss or pause right before or after something matters."""
+        """A crash, a pause or a failure right before or after something matters."""
         step = self.rng.choice(tuple(Step))
-        kind = self.rng.choice((Kind.KILL, Kind.POWER, Kind.PAUSE))
+        kind = self.rng.choice(AT_STEP)
         return Fault(
             kind,
             "all",
@@ -154,7 +157,8 @@ def draw(seed: int, *, safety_s: float | None = None) -> Plan:
     """The default swarm's run for a seed, of its own length or of `safety_s` virtual seconds."""
     if safety_s is None:
         safety_s = random.Random(f"{seed}/length").choice(SAFETY_S)
-    d = _Draw(seed, safety_s)
+    fleet = _fleet(seed)
+    d = _Draw(seed, safety_s, fleet["spares"])
     rng = d.rng
     enabled = [kind for kind in Kind if rng.random() < ENABLED]
     busy = rng.choice((2.0, 5.0, 10.0))
@@ -185,7 +189,8 @@ def draw(seed: int, *, safety_s: float | None = None) -> Plan:
     shape, mix = _shape(rng, d.replicas), _mix(rng)
     if crowded:
         shape, mix = _crowd(shape)
-    shape = replace(shape, **_fleet(seed), sql=_sql(seed))
+    shape = replace(shape, **fleet, sql=_sql(seed))
+    mix = replace(mix, strong_share=random.Random(f"{seed}/strong").choice((0.0, 0.0, 0.0, 0.3)))
     return Plan(
         seed=seed,
         shape=shape,

@@ -255,7 +255,7 @@ class World:
     # -- life and death
 
     async def start(self) -> None:
-        """Boot everything and wait until the writer answers SQL."""
+        """Boot everything. Clients may come at once; they are refused until somebody serves them."""
         for process in self.processes.values():
             self.boot(process)
         self.endpoint.start()

@@ -60,7 +60,8 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class FinalLog:
-    """What storage holds at the end, up to the last VDL: all records' LSNs, and the commits' of them."""
+    """All that was sent, less what recoveries annulled, up to the last VDL: LSNs of the records, and of the
+    commits among them. That storage holds it is for `segments` to say."""
 
     records: tuple[LSN, ...]
     commits: tuple[LSN, ...]

@@ -85,3 +85,26 @@ async def test_rot_that_passes_for_torn_is_excused_after_a_power_loss_only(power
     assert medium.blind_cuts == power
     SimDisk(medium).truncate("wal/1.wal", 0)
     assert medium.blind_cuts == power, "only the first life after it may not see"
+
+
+async def test_a_new_disk_is_not_excused_for_what_the_old_one_did() -> None:
+    medium = DiskImage("n1", random.Random(1))
+    medium.lying_syncs = 1
+    file = SimDisk(medium).open_append("wal/1")
+    file.append(b"x" * 100)
+    await file.sync()
+    assert medium.rot("wal")
+    assert (medium.lies, len(medium.rotten)) == (1, 1)
+    medium.wipe()
+    assert (medium.lies, len(medium.rotten), medium.blind_cuts) == (0, 0, 0)
+
+
+async def test_failed_syncs_are_counted_by_life() -> None:
+    medium = DiskImage("n1", random.Random(1))
+    medium.failing_syncs = 1
+    first = SimDisk(medium)
+    file = first.open_append("wal/1")
+    file.append(b"x")
+    with pytest.raises(DiskFailed):
+        await file.sync()
+    assert (first.failed_syncs, SimDisk(medium).failed_syncs) == (1, 0)
