@@ -262,14 +262,14 @@ class Story:
             found += self._count("liveness", self._not_served(self.plan.liveness_s), asked)
         found += self._count("invariants", self.invariants.check(), self.invariants.checks)
         found += self._count("observer", self.observer.check(log), len(self.observer.openings))
-        found += self._count("listappend", listappend.check(history), len(history))
-        found += self._count("registers", registers.check(history), len(history))
-        found += self._count("sessions", sessions.check(history), len(history))
+        found += self._count("listappend", listappend.check(history), listappend.looked_at(history))
+        found += self._count("registers", registers.check(history), registers.looked_at(history))
+        found += self._count("sessions", sessions.check(history), sessions.looked_at(history))
         accounts = [str(n) for n in range(1, ACCOUNTS + 1)]
         money = bank.check(
             history, total=ACCOUNTS * BALANCE, accounts=accounts, may_be_negative=True
         )
-        found += self._count("bank", money, len(history))
+        found += self._count("bank", money, bank.looked_at(history))
         seen = [*self._observations(), *self.final]
         found += self._count("oracle", oracle.check(Oracle(log), seen), len(seen))
         return found

@@ -45,6 +45,23 @@ def test_no_fault_no_violation(mix: Mix) -> None:
 
 
 @pytest.mark.sim
+@pytest.mark.parametrize(
+    ("kinds", "of_something"),
+    [
+        (("append",), {"listappend", "sessions"}),
+        (("register-write", "register-read"), {"registers", "sessions"}),
+        (("transfer", "bank"), {"bank", "sessions"}),
+        (("transfer",), {"sessions"}),
+        (("register-read",), {"registers"}),
+    ],
+)
+def test_a_check_of_nothing_shows_as_0(kinds: tuple[str, ...], of_something: set[str]) -> None:
+    checks = attempt(Task(replace(PLAN, mix=Mix(weights=dict.fromkeys(kinds, 1.0))))).checks
+    judged = {"listappend", "registers", "sessions", "bank"}
+    assert {name for name in judged if checks[name]} == of_something
+
+
+@pytest.mark.sim
 def test_readers_that_nobody_answers_are_not_shrunk_to_a_mix_that_never_asks_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
