@@ -175,6 +175,7 @@ class Client:
                 ops=tuple(script.ops),
                 commit_lsn=commit_lsn,
                 read_lsn=script.read_lsn,
+                writes=what not in READ_ONLY,
             ),
             wrote=wrote,
             error=error,

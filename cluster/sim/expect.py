@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from cluster.faults.catalogue import Kind
 from cluster.plain import number, refuse_unknown, table
 from cluster.sim.checkers import Findings, Violation
-from cluster.sim.history import Append, History, Outcome, Transaction, Write
+from cluster.sim.history import History, Outcome, Transaction
 from cluster.sim.run import Result
 from engine.errors import ConfigError
 from engine.steps import Mark, Step
@@ -205,10 +205,15 @@ def _window(value: Any, where: str) -> Window:
 # -- counting
 
 
-def wrote(transaction: Transaction) -> bool:
-    """It set out to write (a checker knows what it wrote)."""
-    writing = any(isinstance(op, Append | Write) for op in transaction.ops)
-    return writing or transaction.commit_lsn is not None
+def is_write(transaction: Transaction) -> bool:
+    """Committed, it counts as what it did; else as what it set out to do, as nobody saw it do anything.
+
+    What sets out to write and finds nothing to change commits without a write quorum, so it is no commit
+    that shows that there is one.
+    """
+    if transaction.outcome is Outcome.COMMITTED:
+        return transaction.wrote
+    return transaction.writes
 
 
 def _counts(history: History | list[Transaction]) -> dict[str, float]:
@@ -217,7 +222,7 @@ def _counts(history: History | list[Transaction]) -> dict[str, float]:
         ended = t.outcome
         if ended is Outcome.UNKNOWN:
             counts["unknown"] += 1
-        if wrote(t):
+        if is_write(t):
             counts["commits" if ended is Outcome.COMMITTED else "failed_writes"] += 1
         else:
             counts["reads" if ended is Outcome.COMMITTED else "failed_reads"] += 1
@@ -229,9 +234,7 @@ def _longest_pause(result: Result) -> float:
     if result.healed_at is None:
         return 0.0
     times = sorted(
-        t.completed_at
-        for t in result.history
-        if wrote(t) and t.outcome is Outcome.COMMITTED and t.completed_at <= result.healed_at
+        t.completed_at for t in result.history if t.wrote and t.completed_at <= result.healed_at
     )
     if not times:
         return result.healed_at

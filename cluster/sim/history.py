@@ -11,7 +11,7 @@ On disk a history is JSON lines, one transaction a line:
 
     {"client": "c1", "seq": 4, "session": "c1-2", "instance": "main-1", "endpoint": "writer",
      "invoked_at": 1.5, "completed_at": 1.75, "outcome": "committed", "commit_lsn": 40,
-     "read_lsn": 31, "ops": [["append", "x", 7], ["list", "x", [3, 7]], ["list", "y", null],
+     "read_lsn": 31, "writes": true, "ops": [["append", "x", 7], ["list", "x", [3, 7]], ["list", "y", null],
      ["write", "r", 5], ["read", "r", null], ["bank", {"a": 60, "b": 40}]]}
 """
 
@@ -124,6 +124,8 @@ class Transaction:
     """The CPL of an acknowledged commit that wrote something, if known."""
     read_lsn: LSN | None = None
     """The read point of its snapshot, if known."""
+    writes: bool = False
+    """It set out to write, whether or not it came to that: known before its first statement."""
 
     def __post_init__(self) -> None:
         if self.completed_at < self.invoked_at:
@@ -132,6 +134,12 @@ class Transaction:
     @property
     def name(self) -> str:
         return f"{self.client}/{self.seq}"
+
+    @property
+    def wrote(self) -> bool:
+        """It is known to have changed something. Not all that set out to write find anything to change."""
+        left = self.commit_lsn is not None or any(isinstance(op, Append | Write) for op in self.ops)
+        return left and self.outcome is Outcome.COMMITTED
 
     def __str__(self) -> str:
         parts = [
@@ -222,6 +230,7 @@ def _encode(transaction: Transaction) -> dict[str, Any]:
         "outcome": transaction.outcome.value,
         "commit_lsn": transaction.commit_lsn,
         "read_lsn": transaction.read_lsn,
+        "writes": transaction.writes,
         "ops": [_encode_op(op) for op in transaction.ops],
     }
 
@@ -255,6 +264,7 @@ def _decode(fields: dict[str, Any]) -> Transaction:
         ops=tuple(_decode_op(op) for op in fields["ops"]),
         commit_lsn=fields.get("commit_lsn"),
         read_lsn=fields.get("read_lsn"),
+        writes=fields.get("writes", False),
     )
 
 

@@ -42,6 +42,12 @@ SETUP = (
     + ", ".join(f"({n}, {BALANCE})" for n in range(1, ACCOUNTS + 1)),
 )
 
+READ_ONLY = {"lists", "bank"}
+"""One snapshot, which any instance has: these may go through the reader endpoint."""
+
+WRITES_NOTHING = {*READ_ONLY, "register-read"}
+NEVER_COMMITS = {"rollback"}
+
 
 @dataclass(frozen=True, slots=True)
 class Mix:
@@ -72,8 +78,25 @@ class Mix:
     )
     big_rows: int = 60
 
+    def commits_writes(self) -> bool:
+        """Whether any client ever commits something that it wrote."""
+        return bool(self._kinds() - WRITES_NOTHING - NEVER_COMMITS)
 
-READ_ONLY = {"lists", "bank"}
+    def endpoints(self) -> list[Endpoint]:
+        """Those at which some client ever has a transaction that may be committed."""
+        kinds = self._kinds() - NEVER_COMMITS
+        spread = bool(kinds & READ_ONLY)
+        asked = {
+            Endpoint.WRITER: bool(kinds - READ_ONLY) or (spread and self.reader_share < 1),
+            Endpoint.READER: self.readers > 0 or (spread and self.reader_share > 0),
+        }
+        return [endpoint for endpoint, ever in asked.items() if ever]
+
+    def _kinds(self) -> set[str]:
+        """What clients do that are no readers."""
+        if self.readers >= self.clients:
+            return set()
+        return {kind for kind, weight in self.weights.items() if weight > 0}
 
 
 class Workload:
@@ -250,6 +273,7 @@ class Client:
                 ops=tuple(self._ops),
                 commit_lsn=connection.commit_lsn if committed else None,
                 read_lsn=script.read_lsn if script.only_reads and script.read_lsn else None,
+                writes=what not in WRITES_NOTHING,
             ),
             wrote=committed,
         )

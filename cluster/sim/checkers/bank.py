@@ -33,6 +33,11 @@ def check(
     return findings.found
 
 
+def looked_at(history: Iterable[Transaction]) -> int:
+    """How many totals there are to judge by; transfers leave nothing that could be judged."""
+    return sum(isinstance(op, BankRead) for t in history for op in t.ops)
+
+
 def _judge(
     transaction: Transaction,
     op: BankRead,

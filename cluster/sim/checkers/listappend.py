@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from cluster.sim.checkers import Findings, Violation
 from cluster.sim.checkers.dependencies import find_cycles
 from cluster.sim.checkers.versions import Order, Versions
-from cluster.sim.history import Outcome, Transaction
+from cluster.sim.history import Append, Outcome, ReadList, Transaction
 from engine.types import LSN
 
 CHECKER = "listappend"
@@ -40,6 +40,15 @@ def check(history: Iterable[Transaction]) -> list[Violation]:
         _read_points(versions, order, findings)
     find_cycles(versions, findings)
     return findings.found
+
+
+def looked_at(history: Iterable[Transaction]) -> int:
+    """How many appends and answered reads of lists there are to judge by."""
+    return sum(
+        isinstance(op, Append) or (isinstance(op, ReadList) and op.values is not None)
+        for transaction in history
+        for op in transaction.ops
+    )
 
 
 def _lost_updates(versions: Versions, order: Order, findings: Findings) -> None:

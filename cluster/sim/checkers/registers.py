@@ -56,6 +56,11 @@ def check(history: Iterable[Transaction]) -> list[Violation]:
     return findings.found
 
 
+def looked_at(history: Iterable[Transaction]) -> int:
+    """How many reads and writes of registers there are to judge by."""
+    return sum(isinstance(op, Read | Write) for t in history for op in t.ops)
+
+
 def _sources(transactions: Sequence[Transaction], findings: Findings) -> None:
     """Every value read was written, and not only by those who rolled back."""
     writers: dict[tuple[Key, Value], list[Transaction]] = {}

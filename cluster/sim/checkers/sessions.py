@@ -31,6 +31,11 @@ def check(history: Iterable[Transaction]) -> list[Violation]:
     return findings.found
 
 
+def looked_at(history: Iterable[Transaction]) -> int:
+    """How many transactions have an LSN that is compared with those of others."""
+    return sum(_shown(t) is not None or _must_be_newest(t) for t in history)
+
+
 def _commits(transactions: list[Transaction], findings: Findings) -> None:
     owners: dict[LSN, Transaction] = {}
     for transaction in transactions:
@@ -83,7 +88,7 @@ def _stale(transactions: list[Transaction], findings: Findings) -> None:
     for _, lsn, index in shown:
         highest.append(max(highest[-1], (lsn, index)) if highest else (lsn, index))
     for transaction in transactions:
-        if not transaction.endpoint.newest or transaction.read_lsn is None:
+        if transaction.read_lsn is None or not _must_be_newest(transaction):
             continue
         before = bisect_left(times, transaction.invoked_at)
         if before and highest[before - 1][0] > transaction.read_lsn:
@@ -95,6 +100,10 @@ def _stale(transactions: list[Transaction], findings: Findings) -> None:
                 transactions=(transactions[index], transaction),
                 lsns=(transaction.read_lsn, lsn),
             )
+
+
+def _must_be_newest(transaction: Transaction) -> bool:
+    return transaction.endpoint.newest and transaction.read_lsn is not None
 
 
 def _read_point(transaction: Transaction) -> LSN | None:

@@ -15,6 +15,8 @@ from engine.steps import Mark, Step
 
 READ: tuple[Op, ...] = (ReadList("l1", ()),)
 WRITE: tuple[Op, ...] = (Write("r1", 1),)
+TRANSFER: tuple[Op, ...] = ()  # no checker knows what it wrote, nor that of a BEGIN that failed
+LOOKED: tuple[Op, ...] = (ReadList("l2", ()),)  # it was to write, and found nothing to change
 
 
 def history(*ended: tuple[float, tuple[Op, ...], Outcome]) -> History:
@@ -29,6 +31,8 @@ def history(*ended: tuple[float, tuple[Op, ...], Outcome]) -> History:
             completed_at=at,
             outcome=outcome,
             ops=ops,
+            writes=ops is not READ,
+            commit_lsn=n if ops is TRANSFER and outcome is Outcome.COMMITTED else None,
         )
         for n, (at, ops, outcome) in enumerate(ended, 1)
     )
@@ -98,6 +102,24 @@ def test_ended_transactions_are_counted_by_what_they_set_out_to_do() -> None:
         f"{name}: {name} is {exact[name]}, expected > {exact[name]}"
         for name in ("commits", "reads", "failed_writes", "failed_reads", "unknown")
     ]
+
+
+def test_a_failed_write_is_one_whatever_came_of_it() -> None:
+    of = result(
+        history(
+            (1.0, TRANSFER, Outcome.COMMITTED),
+            (2.0, TRANSFER, Outcome.ABORTED),
+            (3.0, TRANSFER, Outcome.UNKNOWN),
+            (4.0, LOOKED, Outcome.ABORTED),
+        )
+    )
+    exact = {"commits": 1, "failed_writes": 3, "unknown": 1, "reads": 0, "failed_reads": 0}
+    assert said({name: f"== {n}" for name, n in exact.items()}, of) == []
+
+
+def test_what_changed_nothing_shows_no_write_quorum() -> None:
+    of = result(history((1.0, WRITE, Outcome.COMMITTED), (5.0, LOOKED, Outcome.COMMITTED)))
+    assert said({"commits": "== 1", "reads": "== 1", "longest_pause": "== 9"}, of) == []
 
 
 def test_a_window_has_its_beginning_and_not_its_end() -> None:

@@ -47,6 +47,7 @@ def transactions(draw: st.DrawFn) -> Transaction:
         ops=tuple(draw(st.lists(OPS, max_size=4))),
         commit_lsn=draw(st.none() | INTS),
         read_lsn=draw(st.none() | INTS),
+        writes=draw(st.booleans()),
     )
 
 

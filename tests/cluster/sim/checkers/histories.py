@@ -66,6 +66,7 @@ class Script:
             ops=ops,
             commit_lsn=commit_lsn,
             read_lsn=read_lsn,
+            writes=commit_lsn is not None or any(isinstance(op, Append | Write) for op in ops),
         )
         self.history.append(transaction)
         return transaction

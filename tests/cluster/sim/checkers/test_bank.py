@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cluster.sim.checkers.bank import check
+from cluster.sim.checkers.bank import check, looked_at
 from cluster.sim.history import BankRead
-from tests.cluster.sim.checkers.histories import Script, kinds
+from tests.cluster.sim.checkers.histories import Script, a, kinds
 
 
 def test_the_total_is_always_the_same() -> None:
@@ -37,3 +37,10 @@ def test_an_account_is_overdrawn() -> None:
     s.unknown(BankRead({"a": 101, "b": -1}))
     assert kinds(check(s.history, total=100)) == ["negative"]
     assert check(s.history, total=100, may_be_negative=True) == []
+
+
+def test_what_was_looked_at_is_totals() -> None:
+    s = Script()
+    s.add(BankRead({"a": 60, "b": 40}), BankRead({"a": 60, "b": 40}))
+    s.add(a("x", 1), commit_lsn=3)
+    assert looked_at(s.history) == 2

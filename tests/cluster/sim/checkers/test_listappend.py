@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from cluster.sim.checkers import MAX_PER_KIND
-from cluster.sim.checkers.listappend import check
+from cluster.sim.checkers.listappend import check, looked_at
 from cluster.sim.history import Append, Endpoint, History, Outcome, ReadList
-from tests.cluster.sim.checkers.histories import Script, a, kinds, r
+from tests.cluster.sim.checkers.histories import Script, a, kinds, r, rr, w
 from tests.cluster.sim.checkers.model import Bug, Model
 
 Build = Callable[[Script], None]
@@ -407,3 +407,11 @@ def test_the_order_of_recording_does_not_matter() -> None:
     history = Model(3, bug=Bug.LOST_COMMITS).history(count=200)
     assert check(history)
     assert check(History(reversed(list(history)))) == check(history)
+
+
+def test_what_was_looked_at_is_appends_and_answered_reads() -> None:
+    s = Script()
+    s.add(a("x", 1), r("x", 1), a("y", 2))
+    s.aborted(ReadList("x", None))
+    s.add(w("r", 1), rr("r", 1))
+    assert looked_at(s.history) == 3

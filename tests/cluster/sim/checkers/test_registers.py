@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cluster.sim.checkers.registers import check
+from cluster.sim.checkers.registers import check, looked_at
 from cluster.sim.history import Endpoint, History, Op, Outcome, Read, Transaction, Write
-from tests.cluster.sim.checkers.histories import Script, kinds, rr, w
+from tests.cluster.sim.checkers.histories import Script, a, kinds, r, rr, w
 from tests.cluster.sim.checkers.model import Bug, Model
 
 
@@ -197,3 +197,11 @@ def explains(order: tuple[tuple[float, float, tuple[Op, ...]], ...]) -> bool:
 def test_agrees_with_trying_every_order(history: list[Transaction]) -> None:
     found = set(kinds(check(History(history))))
     assert dumb(history) == ("not-linearizable" not in found)
+
+
+def test_what_was_looked_at_is_reads_and_writes_of_registers() -> None:
+    s = Script()
+    s.add(w("x", 1), rr("x", 1))
+    s.replica(rr("x", None))
+    s.add(a("l", 1), r("l", 1))
+    assert looked_at(s.history) == 3

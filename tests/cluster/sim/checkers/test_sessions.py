@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cluster.sim.checkers.sessions import check
-from cluster.sim.history import Outcome
-from tests.cluster.sim.checkers.histories import Script, kinds
+from cluster.sim.checkers.sessions import check, looked_at
+from cluster.sim.history import Endpoint, Outcome
+from tests.cluster.sim.checkers.histories import Script, a, kinds
 
 
 def test_a_quiet_run() -> None:
@@ -72,3 +72,16 @@ def test_a_commit_below_its_own_read_point() -> None:
     s = Script()
     s.add(read_lsn=5, commit_lsn=5)
     assert kinds(check(s.history)) == ["commit-below-read-point"]
+
+
+def test_what_was_looked_at_is_transactions_with_an_lsn_that_is_compared() -> None:
+    s = Script()
+    s.add(commit_lsn=3)
+    s.add(read_lsn=2, commit_lsn=4)
+    s.replica(read_lsn=1)
+    s.add(a("x", 1))
+    s.add(commit_lsn=9, outcome=Outcome.UNKNOWN)
+    s.add(
+        read_lsn=3, outcome=Outcome.ABORTED, endpoint=Endpoint.SUPERSEDED
+    )  # may be of a lost commit
+    assert looked_at(s.history) == 3
