@@ -120,9 +120,13 @@ class Replica:
             await asyncio.sleep(next(delays))
 
     def lag_now_us(self) -> int:
-        """Microseconds from "durable on the writer" to "visible here"; grows while it is silent."""
-        silent = self._runtime.clock.monotonic() - self._heard_at
-        return self.lag_us if silent < 1.0 else max(self.lag_us, int(silent * 1e6))
+        """Microseconds from "durable on the writer" to "visible here", at most; grows while it is silent.
+
+        Something is late once the writer should have said two things and said none.
+        """
+        silent_us = self.silent_us()
+        late = silent_us > 2e6 * self._config.heartbeat_s
+        return self.lag_us + silent_us if late else self.lag_us
 
     async def _ask_writer(self) -> LSN:
         """The commit point of the writer that the catalog names. Raises SextetError."""
@@ -139,6 +143,9 @@ class Replica:
     def silent_us(self) -> int:
         """Microseconds since it last heard from a writer."""
         return int((self._runtime.clock.monotonic() - self._heard_at) * 1e6)
+
+    def _now_us(self) -> int:
+        return int(self._runtime.clock.monotonic() * 1e6)
 
     def _delays(self) -> Iterator[float]:
         return backoff(
@@ -165,6 +172,7 @@ class Replica:
             if first is None:
                 return
             self._join(first.base)
+            self._shown(first)
             reporter = asyncio.create_task(self._report(stream), name="report to writer")
             while (item := await self._next(stream)) is not None:
                 self._take(item)
@@ -195,6 +203,7 @@ class Replica:
             min_read_lsn=self.pool.min_pinned() if self.pool is not None else 0,
             applied_lsn=self._applied,
             lag_us=self.lag_now_us(),
+            now_us=self._now_us(),
         )
 
     def learn(self, messages: Iterable[PgMembership]) -> None:
@@ -274,8 +283,15 @@ class Replica:
             self._apply_up_to(item.vdl)
         elif self._pending_bytes > self._config.replica_pending_bytes_max:
             raise FeedGap("a transaction larger than this replica may buffer; joining after it")
-        if item.sent_us:
-            self.lag_us = max(0, self._runtime.clock.wall_us() - item.sent_us)
+        self._shown(item)
+
+    def _shown(self, item: pb.FeedItem) -> None:
+        """Readers see all that `item` told of: how long did its oldest commit take?
+
+        Without a commit it is how long the item took. The writer has told the time it names as this
+        process's clock has it, so neither wall clock has a say.
+        """
+        self.lag_us = max(0, self._now_us() - item.since_us)
 
     def _apply_up_to(self, vdl: LSN) -> None:
         pending = self._pending
