@@ -49,6 +49,10 @@ RECORD_BYTES = 64
 """What a record costs besides its data, about."""
 
 
+LAG_STEPS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+"""Of all commits, how many were visible within so long is counted."""
+
+
 class FeedGap(ProtocolError):
     """A redo record's predecessor is not the one applied last."""
 
@@ -88,7 +92,7 @@ class Replica:
         self.connected = False
         self.ready = asyncio.Event()
         self.counters: dict[str, int] = dict.fromkeys(
-            ("joins", "gaps", "records_applied", "commits_applied"), 0
+            ("joins", "gaps", "records_applied", "commits_applied", *map(within, LAG_STEPS_MS)), 0
         )
         self.commit_point = CommitPoint(runtime, self._ask_writer)
         self._pending: list[Record] = []  # above the applied VDL
@@ -172,7 +176,7 @@ class Replica:
             if first is None:
                 return
             self._join(first.base)
-            self._shown(first)
+            self._shown(first, 0)
             reporter = asyncio.create_task(self._report(stream), name="report to writer")
             while (item := await self._next(stream)) is not None:
                 self._take(item)
@@ -279,26 +283,32 @@ class Replica:
             records = decode_frame(frame)
             self._pending.extend(records)
             self._pending_bytes += sum(map(_size, records))
+        commits = 0
         if item.vdl > self._applied:
-            self._apply_up_to(item.vdl)
+            commits = self._apply_up_to(item.vdl)
         elif self._pending_bytes > self._config.replica_pending_bytes_max:
             raise FeedGap("a transaction larger than this replica may buffer; joining after it")
-        self._shown(item)
+        self._shown(item, commits)
 
-    def _shown(self, item: pb.FeedItem) -> None:
-        """Readers see all that `item` told of: how long did its oldest commit take?
+    def _shown(self, item: pb.FeedItem, commits: int) -> None:
+        """Readers see all that `item` told of: how long did the oldest of its commits take?
 
         Without a commit it is how long the item took. The writer has told the time it names as this
         process's clock has it, so neither wall clock has a say.
         """
         self.lag_us = max(0, self._now_us() - item.since_us)
+        for step in LAG_STEPS_MS:
+            if self.lag_us <= step * 1000:
+                self.counters[within(step)] += commits
 
-    def _apply_up_to(self, vdl: LSN) -> None:
+    def _apply_up_to(self, vdl: LSN) -> int:
+        """The number of commits that have become visible."""
         pending = self._pending
         pending.sort(key=attrgetter("lsn"))
         expected = self._applied
         ready: list[Record] = []
         mark: CommitMark | None = None
+        commits = 0
         for record in pending:
             if record.lsn > vdl:
                 break
@@ -310,7 +320,7 @@ class Replica:
             ready.append(record)
             if record.commit is not None:
                 mark = record.commit
-                self.counters["commits_applied"] += 1
+                commits += 1
         if expected != vdl or mark is None or mark.lsn != vdl:
             raise FeedGap(f"VDL is {vdl} but redo came only up to {expected}")
         self._runtime.steps.before(Step.APPLY)
@@ -321,9 +331,16 @@ class Replica:
         assert self.pool is not None
         self.pool.apply(ready, mark)
         self.counters["records_applied"] += len(ready)
+        self.counters["commits_applied"] += commits
         self._applied = vdl
         self._runtime.steps.after(Step.APPLY)
         self.tails.forget_below(self.pool.min_pinned())
+        return commits
+
+
+def within(milliseconds: int) -> str:
+    """The counter's name."""
+    return f"commits_within_{milliseconds}_ms"
 
 
 def _size(record: Record) -> int:

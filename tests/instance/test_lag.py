@@ -17,7 +17,7 @@ from cluster.sim.sqlwire import SqlClient
 from cluster.sim.transport import SimTransport
 from cluster.sim.world import SimClock, World
 from engine.instance.feed import Feed
-from engine.instance.replica import Replica
+from engine.instance.replica import Replica, within
 from engine.net.pb import instance_pb2 as pb
 
 SMALL_US = 20_000
@@ -202,6 +202,10 @@ def test_a_commit_that_waited_behind_a_blocked_send_was_late(
         await asyncio.sleep(0.05)
         first = next(lag for vdl, lag in taken if vdl == stage.writing.commit_lsn)
         assert 700_000 <= first < 700_000 + SMALL_US
+        for replica in stage.replicas().values():
+            counted = replica.counters
+            assert counted[within(500)] == counted["commits_applied"] - 1
+            assert counted[within(1000)] == counted["commits_applied"]
         await asyncio.sleep(0.3)
         await small(stage)
 
