@@ -3,9 +3,15 @@
     python -m benchmarks.replicas [--replicas 15] [--rate 1000] [--seconds 20]
 
 Opens four clients a replica on the reader endpoint and counts who got how many. Then inserts single rows at
-`--rate` a second on the writer endpoint, and asks every replica ten times a second how long its newest
-commit took from the writer to being visible there. Prints the rate that was reached, and the lag's median
-and 99th percentile over all samples, in milliseconds. All processes share this machine's CPUs.
+`--rate` a second on the writer endpoint. Prints the rate that was reached, and in milliseconds
+
+- `commit_lag_ms`: how long commits took from durable on the writer to visible on a replica, median and 99th
+  percentile over every commit on every replica: at most so long, as the replicas' counters have steps. A
+  commit that a replica got otherwise than by its feed, joining again, is among `commits_not_counted`.
+- `shown_lag_ms`: what `sextet status` says of lag, asked ten times a second. It is that of the newest commit
+  then: many that come late together are one sample. `answers_missing` are those that a replica did not give.
+
+All processes share this machine's CPUs. Exit status 1 if clients were not spread evenly.
 """
 
 from __future__ import annotations
@@ -14,8 +20,12 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
@@ -25,12 +35,37 @@ from benchmarks.local import save
 from cluster.cli.client import channel_to
 from cluster.local.layout import load as load_layout
 from cluster.testing import LocalCluster
+from engine.errors import SextetError
+from engine.instance.replica import LAG_STEPS_MS, within
 from engine.net.methods import CLUSTER_STATUS
 from engine.net.pb import control_pb2 as pb
 
 CLIENTS_A_REPLICA = 4
 WRITERS = 16
 SAMPLE_S = 0.1
+
+
+CAUGHT_UP_S = 2.0
+"""What was committed before is visible everywhere afterwards, or is counted as late."""
+
+
+@dataclass
+class Shown:
+    """What `replicas` replicas said of their lag."""
+
+    replicas: int
+    lags_ms: list[float] = field(default_factory=list)
+    missing: int = 0
+
+    def take(self, status: pb.ClusterStatusReply | None) -> None:
+        """None: nobody could be asked."""
+        said = [] if status is None else [r.status.lag_us / 1000 for r in answering(status)]
+        self.lags_ms += said
+        self.missing += self.replicas - len(said)
+
+
+def answering(status: pb.ClusterStatusReply) -> list[pb.InstanceReport]:
+    return [r for r in status.instances if r.view.role == "replica" and r.HasField("status")]
 
 
 def spread(cluster: LocalCluster, replicas: int) -> dict[str, int]:
@@ -48,14 +83,13 @@ def spread(cluster: LocalCluster, replicas: int) -> dict[str, int]:
             client.close()
 
 
-def connections(cluster: LocalCluster) -> Counter[str]:
-    return Counter(
-        {
-            i["name"]: i["connections"]
-            for i in cluster.status()["instances"]
-            if i["role"] == "replica"
-        }
-    )
+def connections(cluster: LocalCluster) -> dict[str, int]:
+    found = {
+        i["name"]: i["connections"] for i in cluster.status()["instances"] if i["role"] == "replica"
+    }
+    if None in found.values():
+        sys.exit(f"not every replica says how many clients it has: {found}")
+    return found
 
 
 async def write(url: str, rate: float, seconds: float) -> tuple[int, float]:
@@ -81,32 +115,72 @@ async def write(url: str, rate: float, seconds: float) -> tuple[int, float]:
     return done, took
 
 
-async def sample(address: str, stop: asyncio.Event) -> list[float]:
-    """Lags of all replicas, milliseconds, ten times a second."""
-    lags: list[float] = []
-    async with channel_to(address) as control:
-        while not stop.is_set():
-            status = await control.call(
-                CLUSTER_STATUS, pb.ClusterStatusRequest(cluster="main"), timeout=10
-            )
-            lags += [
-                report.status.lag_us / 1000
-                for report in status.instances
-                if report.view.role == "replica" and report.HasField("status")
-            ]
-            await asyncio.sleep(SAMPLE_S)
-    return lags
+async def ask(control: Any) -> pb.ClusterStatusReply | None:
+    request = pb.ClusterStatusRequest(cluster="main")
+    try:
+        reply: pb.ClusterStatusReply = await control.call(CLUSTER_STATUS, request, timeout=10)
+    except SextetError:
+        return None
+    return reply
 
 
-async def measure(cluster: LocalCluster, rate: float, seconds: float) -> tuple[float, list[float]]:
+async def sample(control: Any, shown: Shown) -> None:
+    while True:
+        shown.take(await ask(control))
+        await asyncio.sleep(SAMPLE_S)
+
+
+async def counted(control: Any, replicas: int) -> Counter[str]:
+    """All replicas' counters added up."""
+    await asyncio.sleep(CAUGHT_UP_S)
+    status = await ask(control)
+    found = [] if status is None else answering(status)
+    if len(found) < replicas:
+        sys.exit(f"only {len(found)} of {replicas} replicas say what they have counted")
+    return sum((Counter(dict(r.status.counters)) for r in found), Counter())
+
+
+async def measure(
+    cluster: LocalCluster, replicas: int, rate: float, seconds: float
+) -> dict[str, Any]:
     layout = load_layout(cluster.folder)
     assert layout is not None
+    shown = Shown(replicas)
     await write(cluster.writer_url, rate, 2.0)  # everybody is warm
-    stop = asyncio.Event()
-    sampling = asyncio.create_task(sample(layout.control_address, stop))
-    done, took = await write(cluster.writer_url, rate, seconds)
-    stop.set()
-    return done / took, sorted(await sampling)
+    async with channel_to(layout.control_address) as control:
+        before = await counted(control, replicas)
+        sampling = asyncio.create_task(sample(control, shown))
+        done, took = await write(cluster.writer_url, rate, seconds)
+        sampling.cancel()
+        with suppress(asyncio.CancelledError):
+            await sampling
+        after = await counted(control, replicas)
+    commits = after["commits_applied"] - before["commits_applied"]
+    by_step = {step: after[within(step)] - before[within(step)] for step in LAG_STEPS_MS}
+    return {
+        "writes_per_s": round(done / took),
+        "commits_counted": commits,
+        "commits_not_counted": done * replicas - commits,
+        "commit_lag_ms": {
+            "p50": at_most(by_step, 0.5 * commits),
+            "p99": at_most(by_step, 0.99 * commits),
+        },
+        "commits_within_ms": by_step,
+        "shown_lag_ms": of_samples(shown.lags_ms),
+        "answers": len(shown.lags_ms),
+        "answers_missing": shown.missing,
+    }
+
+
+def at_most(by_step: dict[int, int], commits: float) -> int | None:
+    """The step within which so many commits were visible, None if they took longer than all."""
+    return next((step for step, count in by_step.items() if count >= commits), None)
+
+
+def of_samples(lags: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(lags)
+    places = {"p50": len(lags) // 2, "p99": len(lags) * 99 // 100, "max": len(lags) - 1}
+    return {name: round(ordered[place], 2) for name, place in places.items()} if lags else {}
 
 
 def main() -> None:
@@ -124,20 +198,22 @@ def main() -> None:
         with psycopg.connect(cluster.writer_url, autocommit=True) as connection:
             connection.execute("CREATE TABLE beat (id INTEGER PRIMARY KEY, v INTEGER)")
         clients = spread(cluster, arguments.replicas)
-        rate, lags = asyncio.run(measure(cluster, arguments.rate, arguments.seconds))
+        measured = asyncio.run(
+            measure(cluster, arguments.replicas, arguments.rate, arguments.seconds)
+        )
+    least, most = min(clients.values()), max(clients.values())
     result: dict[str, Any] = {
         "replicas": arguments.replicas,
         "clients": clients,
-        "spread": [min(clients.values()), max(clients.values())],
+        "spread": [least, most],
         "wanted_writes_per_s": arguments.rate,
-        "writes_per_s": round(rate),
-        "lag_ms_p50": round(lags[len(lags) // 2], 2),
-        "lag_ms_p99": round(lags[len(lags) * 99 // 100], 2),
-        "samples": len(lags),
+        **measured,
         "cpus": os.cpu_count(),
     }
     print(json.dumps(result, indent=2))
     save(f"replicas-{arguments.replicas}", result)
+    if most - least > 1:
+        sys.exit(f"clients are not spread evenly: from {least} to {most} a replica")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,18 @@ that may hold a record above it, in the order they were made, and each move of t
 the very bytes that storage got. A replica that falls behind the queue's bound is let go: it drops
 its cache and joins again, so the writer never waits for one (P17 §4.2.3: replicas cost the writer
 nothing on the commit path).
+
+Each item says since when its oldest commit has waited, in the follower's own time: two processes'
+clocks have nothing to do with each other, so a report brings its sender's, and the difference at its
+arrival turns moments of the writer into moments of the replica. The report was under way meanwhile,
+so these come out too early by that, and lag at most too large.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Sequence
 
 from engine.config import InstanceConfig
@@ -29,11 +35,17 @@ FeedStream = Stream[pb.FeedItem, pb.FollowReport]
 LINGER_S = 5.0
 """How long a vanished replica's read point still holds back garbage collection."""
 
+CLOCK_REPORTS = 10
+"""Of so many reports the one that came fastest says what time it is there: of the last second, in
+which clocks do not drift apart."""
+
 
 class _Follower:
     """One replica's queue. `wake` is set whenever there is something to send, or it is let go."""
 
     def __init__(self, hello: pb.FollowReport, base: LSN, now: float) -> None:
+        self._ahead_us: deque[int] = deque(maxlen=CLOCK_REPORTS)
+        self.hear(hello, now)
         oldest = min(base, hello.min_read_lsn or base)
         self.report = pb.FollowReport(
             instance=hello.instance, min_read_lsn=oldest, applied_lsn=base
@@ -44,7 +56,17 @@ class _Follower:
         self.wake = asyncio.Event()
         self.too_slow = False
         self.gone_at: float | None = None
+        self.waiting_since: float | None = None
+        """When the oldest commit that no item has taken yet became durable."""
+
+    def hear(self, report: pb.FollowReport, now: float) -> None:
+        self.report = report
         self.heard_at = now
+        self._ahead_us.append(report.now_us - _us(now))
+
+    def in_its_time_us(self, moment: float) -> int:
+        """A moment of the writer's clock on the replica's, or somewhat before it."""
+        return _us(moment) + max(self._ahead_us)
 
 
 class Feed:
@@ -95,7 +117,10 @@ class Feed:
             follower.wake.set()
 
     def _durable(self, _vdl: CommitMark) -> None:
+        now = self._runtime.clock.monotonic()
         for follower in self._followers.values():
+            if follower.waiting_since is None:
+                follower.waiting_since = now
             follower.wake.set()
 
     def _grown(self, memberships: Sequence[Membership]) -> None:
@@ -112,15 +137,16 @@ class Feed:
             return
         name = hello.instance
         vdl = self._volume.vdl
-        follower = _Follower(hello, vdl.lsn, self._runtime.clock.monotonic())
-        base = self._base(vdl)
+        now = self._runtime.clock.monotonic()
+        follower = _Follower(hello, vdl.lsn, now)
+        base = pb.FeedItem(base=self._base(vdl), vdl=vdl.lsn, since_us=follower.in_its_time_us(now))
         for batch in self._volume.above_vdl:
             follower.frames.extend(part.frame for part in batch.frames)
         self._followers[name] = follower
         log.info("replica %s follows from LSN %d", name, vdl.lsn)
         reader = asyncio.create_task(self._read_reports(stream, follower), name=f"reports {name}")
         try:
-            await self._send(stream, pb.FeedItem(base=base, vdl=vdl.lsn))
+            await self._send(stream, base)
             await self._send_all(stream, follower, reader)
         finally:
             follower.gone_at = self._runtime.clock.monotonic()
@@ -143,17 +169,23 @@ class Feed:
             except TimeoutError:
                 pass  # nothing happened: the item below is a heartbeat
             follower.wake.clear()
-            frames, follower.frames, follower.bytes = follower.frames, [], 0
-            grown, follower.grown = follower.grown, []
-            item = pb.FeedItem(
-                frames=frames,
-                vdl=self._volume.vdl.lsn,
-                sent_us=self._runtime.clock.wall_us(),
-                grown=[membership_to_pb(m) for m in grown],
-            )
-            await self._send(stream, item)
+            await self._send(stream, self._item(follower))
             if self._runtime.clock.monotonic() - follower.heard_at > self._config.silence_s:
                 raise DeadlineExceeded("this replica is silent")
+
+    def _item(self, follower: _Follower) -> pb.FeedItem:
+        """What has come for it since the last one."""
+        frames, follower.frames, follower.bytes = follower.frames, [], 0
+        grown, follower.grown = follower.grown, []
+        since, follower.waiting_since = follower.waiting_since, None
+        if since is None:
+            since = self._runtime.clock.monotonic()
+        return pb.FeedItem(
+            frames=frames,
+            vdl=self._volume.vdl.lsn,
+            since_us=follower.in_its_time_us(since),
+            grown=[membership_to_pb(m) for m in grown],
+        )
 
     async def _send(self, stream: FeedStream, item: pb.FeedItem) -> None:
         """A replica that takes nothing any more must not hold back garbage collection for ever."""
@@ -166,8 +198,7 @@ class Feed:
     async def _read_reports(self, stream: FeedStream, follower: _Follower) -> None:
         try:
             while (report := await stream.recv()) is not None:
-                follower.report = report
-                follower.heard_at = self._runtime.clock.monotonic()
+                follower.hear(report, self._runtime.clock.monotonic())
         except Unavailable:
             return  # the sender notices too and ends the follower
 
@@ -184,3 +215,7 @@ class Feed:
                 membership_to_pb(volume.memberships[pg]) for pg in sorted(volume.memberships)
             ],
         )
+
+
+def _us(moment: float) -> int:
+    return int(moment * 1e6)

@@ -49,6 +49,10 @@ RECORD_BYTES = 64
 """What a record costs besides its data, about."""
 
 
+LAG_STEPS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+"""Of all commits, how many were visible within so long is counted."""
+
+
 class FeedGap(ProtocolError):
     """A redo record's predecessor is not the one applied last."""
 
@@ -88,7 +92,7 @@ class Replica:
         self.connected = False
         self.ready = asyncio.Event()
         self.counters: dict[str, int] = dict.fromkeys(
-            ("joins", "gaps", "records_applied", "commits_applied"), 0
+            ("joins", "gaps", "records_applied", "commits_applied", *map(within, LAG_STEPS_MS)), 0
         )
         self.commit_point = CommitPoint(runtime, self._ask_writer)
         self._pending: list[Record] = []  # above the applied VDL
@@ -120,9 +124,13 @@ class Replica:
             await asyncio.sleep(next(delays))
 
     def lag_now_us(self) -> int:
-        """Microseconds from "durable on the writer" to "visible here"; grows while it is silent."""
-        silent = self._runtime.clock.monotonic() - self._heard_at
-        return self.lag_us if silent < 1.0 else max(self.lag_us, int(silent * 1e6))
+        """Microseconds from "durable on the writer" to "visible here", at most; grows while it is silent.
+
+        Something is late once the writer should have said two things and said none.
+        """
+        silent_us = self.silent_us()
+        late = silent_us > 2e6 * self._config.heartbeat_s
+        return self.lag_us + silent_us if late else self.lag_us
 
     async def _ask_writer(self) -> LSN:
         """The commit point of the writer that the catalog names. Raises SextetError."""
@@ -139,6 +147,9 @@ class Replica:
     def silent_us(self) -> int:
         """Microseconds since it last heard from a writer."""
         return int((self._runtime.clock.monotonic() - self._heard_at) * 1e6)
+
+    def _now_us(self) -> int:
+        return int(self._runtime.clock.monotonic() * 1e6)
 
     def _delays(self) -> Iterator[float]:
         return backoff(
@@ -165,6 +176,7 @@ class Replica:
             if first is None:
                 return
             self._join(first.base)
+            self._shown(first, 0)
             reporter = asyncio.create_task(self._report(stream), name="report to writer")
             while (item := await self._next(stream)) is not None:
                 self._take(item)
@@ -195,6 +207,7 @@ class Replica:
             min_read_lsn=self.pool.min_pinned() if self.pool is not None else 0,
             applied_lsn=self._applied,
             lag_us=self.lag_now_us(),
+            now_us=self._now_us(),
         )
 
     def learn(self, messages: Iterable[PgMembership]) -> None:
@@ -270,19 +283,32 @@ class Replica:
             records = decode_frame(frame)
             self._pending.extend(records)
             self._pending_bytes += sum(map(_size, records))
+        commits = 0
         if item.vdl > self._applied:
-            self._apply_up_to(item.vdl)
+            commits = self._apply_up_to(item.vdl)
         elif self._pending_bytes > self._config.replica_pending_bytes_max:
             raise FeedGap("a transaction larger than this replica may buffer; joining after it")
-        if item.sent_us:
-            self.lag_us = max(0, self._runtime.clock.wall_us() - item.sent_us)
+        self._shown(item, commits)
 
-    def _apply_up_to(self, vdl: LSN) -> None:
+    def _shown(self, item: pb.FeedItem, commits: int) -> None:
+        """Readers see all that `item` told of: how long did the oldest of its commits take?
+
+        Without a commit it is how long the item took. The writer has told the time it names as this
+        process's clock has it, so neither wall clock has a say.
+        """
+        self.lag_us = max(0, self._now_us() - item.since_us)
+        for step in LAG_STEPS_MS:
+            if self.lag_us <= step * 1000:
+                self.counters[within(step)] += commits
+
+    def _apply_up_to(self, vdl: LSN) -> int:
+        """The number of commits that have become visible."""
         pending = self._pending
         pending.sort(key=attrgetter("lsn"))
         expected = self._applied
         ready: list[Record] = []
         mark: CommitMark | None = None
+        commits = 0
         for record in pending:
             if record.lsn > vdl:
                 break
@@ -294,7 +320,7 @@ class Replica:
             ready.append(record)
             if record.commit is not None:
                 mark = record.commit
-                self.counters["commits_applied"] += 1
+                commits += 1
         if expected != vdl or mark is None or mark.lsn != vdl:
             raise FeedGap(f"VDL is {vdl} but redo came only up to {expected}")
         self._runtime.steps.before(Step.APPLY)
@@ -305,9 +331,16 @@ class Replica:
         assert self.pool is not None
         self.pool.apply(ready, mark)
         self.counters["records_applied"] += len(ready)
+        self.counters["commits_applied"] += commits
         self._applied = vdl
         self._runtime.steps.after(Step.APPLY)
         self.tails.forget_below(self.pool.min_pinned())
+        return commits
+
+
+def within(milliseconds: int) -> str:
+    """The counter's name."""
+    return f"commits_within_{milliseconds}_ms"
 
 
 def _size(record: Record) -> int:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from engine.net.pb import storage_pb2 as sextet_dot_v1_dot_storage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18sextet/v1/instance.proto\x12\tsextet.v1\x1a\x17sextet/v1/storage.proto\"[\n\x0c\x46ollowReport\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x14\n\x0cmin_read_lsn\x18\x02 \x01(\x04\x12\x13\n\x0b\x61pplied_lsn\x18\x03 \x01(\x04\x12\x0e\n\x06lag_us\x18\x04 \x01(\x04\"!\n\x06PgTail\x12\n\n\x02pg\x18\x01 \x01(\r\x12\x0b\n\x03lsn\x18\x02 \x01(\x04\"\x8e\x01\n\x08\x46\x65\x65\x64\x42\x61se\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12#\n\x03vdl\x18\x02 \x01(\x0b\x32\x16.sextet.v1.CommitPoint\x12 \n\x05tails\x18\x03 \x03(\x0b\x32\x11.sextet.v1.PgTail\x12,\n\x0bmemberships\x18\x04 \x03(\x0b\x32\x17.sextet.v1.PgMembership\"\x83\x01\n\x08\x46\x65\x65\x64Item\x12!\n\x04\x62\x61se\x18\x01 \x01(\x0b\x32\x13.sextet.v1.FeedBase\x12\x0e\n\x06\x66rames\x18\x02 \x03(\x0c\x12\x0b\n\x03vdl\x18\x03 \x01(\x04\x12\x0f\n\x07sent_us\x18\x04 \x01(\x04\x12&\n\x05grown\x18\x05 \x03(\x0b\x32\x17.sextet.v1.PgMembership\"\x18\n\x16\x43onfirmedCommitRequest\"2\n\x14\x43onfirmedCommitReply\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0b\n\x03lsn\x18\x02 \x01(\x04\"\x17\n\x15InstanceStatusRequest\"\x85\x04\n\x13InstanceStatusReply\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x03\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x0b\n\x03vcl\x18\x06 \x01(\x04\x12\x0b\n\x03vdl\x18\x07 \x01(\x04\x12\x10\n\x08read_lsn\x18\x08 \x01(\x04\x12\x14\n\x0cvolume_pages\x18\t \x01(\x04\x12\x0e\n\x06lag_us\x18\n \x01(\x04\x12\x13\n\x0b\x63onnections\x18\x0b \x01(\x04\x12\x13\n\x0brecovery_us\x18\x0c \x01(\x04\x12>\n\x08\x63ounters\x18\r \x03(\x0b\x32,.sextet.v1.InstanceStatusReply.CountersEntry\x12)\n\x08replicas\x18\x0e \x03(\x0b\x32\x17.sextet.v1.FollowReport\x12$\n\x07quorums\x18\x0f \x03(\x0b\x32\x13.sextet.v1.PgQuorum\x12\x12\n\nstalled_us\x18\x10 \x01(\x04\x12\x11\n\tsilent_us\x18\x11 \x01(\x04\x12\x11\n\tmax_pages\x18\x12 \x01(\x04\x12\x14\n\x0cstorage_full\x18\x13 \x01(\x08\x12\x15\n\rfull_meetings\x18\x14 \x01(\x04\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"A\n\x08PgQuorum\x12\n\n\x02pg\x18\x01 \x01(\r\x12\r\n\x05write\x18\x02 \x01(\x08\x12\x0c\n\x04read\x18\x03 \x01(\x08\x12\x0c\n\x04pgcl\x18\x04 \x01(\x04\"0\n\x0bImportChunk\x12\x12\n\npage_count\x18\x01 \x01(\x04\x12\r\n\x05pages\x18\x02 \x01(\x0c\"5\n\x0bImportReply\x12\x12\n\ncommit_lsn\x18\x01 \x01(\x04\x12\x12\n\nredo_bytes\x18\x02 \x01(\x04\"\x0f\n\rExportRequest\"B\n\x0b\x45xportChunk\x12\x12\n\npage_count\x18\x01 \x01(\x04\x12\x10\n\x08read_lsn\x18\x02 \x01(\x04\x12\r\n\x05pages\x18\x03 \x01(\x0c\x32\xeb\x02\n\x08Instance\x12:\n\x06\x46ollow\x12\x17.sextet.v1.FollowReport\x1a\x13.sextet.v1.FeedItem(\x01\x30\x01\x12U\n\x0f\x43onfirmedCommit\x12!.sextet.v1.ConfirmedCommitRequest\x1a\x1f.sextet.v1.ConfirmedCommitReply\x12R\n\x0eInstanceStatus\x12 .sextet.v1.InstanceStatusRequest\x1a\x1e.sextet.v1.InstanceStatusReply\x12:\n\x06Import\x12\x16.sextet.v1.ImportChunk\x1a\x16.sextet.v1.ImportReply(\x01\x12<\n\x06\x45xport\x12\x18.sextet.v1.ExportRequest\x1a\x16.sextet.v1.ExportChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18sextet/v1/instance.proto\x12\tsextet.v1\x1a\x17sextet/v1/storage.proto\"k\n\x0c\x46ollowReport\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x14\n\x0cmin_read_lsn\x18\x02 \x01(\x04\x12\x13\n\x0b\x61pplied_lsn\x18\x03 \x01(\x04\x12\x0e\n\x06lag_us\x18\x04 \x01(\x04\x12\x0e\n\x06now_us\x18\x05 \x01(\x03\"!\n\x06PgTail\x12\n\n\x02pg\x18\x01 \x01(\r\x12\x0b\n\x03lsn\x18\x02 \x01(\x04\"\x8e\x01\n\x08\x46\x65\x65\x64\x42\x61se\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12#\n\x03vdl\x18\x02 \x01(\x0b\x32\x16.sextet.v1.CommitPoint\x12 \n\x05tails\x18\x03 \x03(\x0b\x32\x11.sextet.v1.PgTail\x12,\n\x0bmemberships\x18\x04 \x03(\x0b\x32\x17.sextet.v1.PgMembership\"\x8a\x01\n\x08\x46\x65\x65\x64Item\x12!\n\x04\x62\x61se\x18\x01 \x01(\x0b\x32\x13.sextet.v1.FeedBase\x12\x0e\n\x06\x66rames\x18\x02 \x03(\x0c\x12\x0b\n\x03vdl\x18\x03 \x01(\x04\x12&\n\x05grown\x18\x05 \x03(\x0b\x32\x17.sextet.v1.PgMembership\x12\x10\n\x08since_us\x18\x06 \x01(\x03J\x04\x08\x04\x10\x05\"\x18\n\x16\x43onfirmedCommitRequest\"2\n\x14\x43onfirmedCommitReply\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0b\n\x03lsn\x18\x02 \x01(\x04\"\x17\n\x15InstanceStatusRequest\"\x85\x04\n\x13InstanceStatusReply\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x03\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x0b\n\x03vcl\x18\x06 \x01(\x04\x12\x0b\n\x03vdl\x18\x07 \x01(\x04\x12\x10\n\x08read_lsn\x18\x08 \x01(\x04\x12\x14\n\x0cvolume_pages\x18\t \x01(\x04\x12\x0e\n\x06lag_us\x18\n \x01(\x04\x12\x13\n\x0b\x63onnections\x18\x0b \x01(\x04\x12\x13\n\x0brecovery_us\x18\x0c \x01(\x04\x12>\n\x08\x63ounters\x18\r \x03(\x0b\x32,.sextet.v1.InstanceStatusReply.CountersEntry\x12)\n\x08replicas\x18\x0e \x03(\x0b\x32\x17.sextet.v1.FollowReport\x12$\n\x07quorums\x18\x0f \x03(\x0b\x32\x13.sextet.v1.PgQuorum\x12\x12\n\nstalled_us\x18\x10 \x01(\x04\x12\x11\n\tsilent_us\x18\x11 \x01(\x04\x12\x11\n\tmax_pages\x18\x12 \x01(\x04\x12\x14\n\x0cstorage_full\x18\x13 \x01(\x08\x12\x15\n\rfull_meetings\x18\x14 \x01(\x04\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"A\n\x08PgQuorum\x12\n\n\x02pg\x18\x01 \x01(\r\x12\r\n\x05write\x18\x02 \x01(\x08\x12\x0c\n\x04read\x18\x03 \x01(\x08\x12\x0c\n\x04pgcl\x18\x04 \x01(\x04\"0\n\x0bImportChunk\x12\x12\n\npage_count\x18\x01 \x01(\x04\x12\r\n\x05pages\x18\x02 \x01(\x0c\"5\n\x0bImportReply\x12\x12\n\ncommit_lsn\x18\x01 \x01(\x04\x12\x12\n\nredo_bytes\x18\x02 \x01(\x04\"\x0f\n\rExportRequest\"B\n\x0b\x45xportChunk\x12\x12\n\npage_count\x18\x01 \x01(\x04\x12\x10\n\x08read_lsn\x18\x02 \x01(\x04\x12\r\n\x05pages\x18\x03 \x01(\x0c\x32\xeb\x02\n\x08Instance\x12:\n\x06\x46ollow\x12\x17.sextet.v1.FollowReport\x1a\x13.sextet.v1.FeedItem(\x01\x30\x01\x12U\n\x0f\x43onfirmedCommit\x12!.sextet.v1.ConfirmedCommitRequest\x1a\x1f.sextet.v1.ConfirmedCommitReply\x12R\n\x0eInstanceStatus\x12 .sextet.v1.InstanceStatusRequest\x1a\x1e.sextet.v1.InstanceStatusReply\x12:\n\x06Import\x12\x16.sextet.v1.ImportChunk\x1a\x16.sextet.v1.ImportReply(\x01\x12<\n\x06\x45xport\x12\x18.sextet.v1.ExportRequest\x1a\x16.sextet.v1.ExportChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,33 +35,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSTANCESTATUSREPLY_COUNTERSENTRY']._loaded_options = None
   _globals['_INSTANCESTATUSREPLY_COUNTERSENTRY']._serialized_options = b'8\001'
   _globals['_FOLLOWREPORT']._serialized_start=64
-  _globals['_FOLLOWREPORT']._serialized_end=155
-  _globals['_PGTAIL']._serialized_start=157
-  _globals['_PGTAIL']._serialized_end=190
-  _globals['_FEEDBASE']._serialized_start=193
-  _globals['_FEEDBASE']._serialized_end=335
-  _globals['_FEEDITEM']._serialized_start=338
-  _globals['_FEEDITEM']._serialized_end=469
-  _globals['_CONFIRMEDCOMMITREQUEST']._serialized_start=471
-  _globals['_CONFIRMEDCOMMITREQUEST']._serialized_end=495
-  _globals['_CONFIRMEDCOMMITREPLY']._serialized_start=497
-  _globals['_CONFIRMEDCOMMITREPLY']._serialized_end=547
-  _globals['_INSTANCESTATUSREQUEST']._serialized_start=549
-  _globals['_INSTANCESTATUSREQUEST']._serialized_end=572
-  _globals['_INSTANCESTATUSREPLY']._serialized_start=575
-  _globals['_INSTANCESTATUSREPLY']._serialized_end=1092
-  _globals['_INSTANCESTATUSREPLY_COUNTERSENTRY']._serialized_start=1045
-  _globals['_INSTANCESTATUSREPLY_COUNTERSENTRY']._serialized_end=1092
-  _globals['_PGQUORUM']._serialized_start=1094
-  _globals['_PGQUORUM']._serialized_end=1159
-  _globals['_IMPORTCHUNK']._serialized_start=1161
-  _globals['_IMPORTCHUNK']._serialized_end=1209
-  _globals['_IMPORTREPLY']._serialized_start=1211
-  _globals['_IMPORTREPLY']._serialized_end=1264
-  _globals['_EXPORTREQUEST']._serialized_start=1266
-  _globals['_EXPORTREQUEST']._serialized_end=1281
-  _globals['_EXPORTCHUNK']._serialized_start=1283
-  _globals['_EXPORTCHUNK']._serialized_end=1349
-  _globals['_INSTANCE']._serialized_start=1352
-  _globals['_INSTANCE']._serialized_end=1715
+  _globals['_FOLLOWREPORT']._serialized_end=171
+  _globals['_PGTAIL']._serialized_start=173
+  _globals['_PGTAIL']._serialized_end=206
+  _globals['_FEEDBASE']._serialized_start=209
+  _globals['_FEEDBASE']._serialized_end=351
+  _globals['_FEEDITEM']._serialized_start=354
+  _globals['_FEEDITEM']._serialized_end=492
+  _globals['_CONFIRMEDCOMMITREQUEST']._serialized_start=494
+  _globals['_CONFIRMEDCOMMITREQUEST']._serialized_end=518
+  _globals['_CONFIRMEDCOMMITREPLY']._serialized_start=520
+  _globals['_CONFIRMEDCOMMITREPLY']._serialized_end=570
+  _globals['_INSTANCESTATUSREQUEST']._serialized_start=572
+  _globals['_INSTANCESTATUSREQUEST']._serialized_end=595
+  _globals['_INSTANCESTATUSREPLY']._serialized_start=598
+  _globals['_INSTANCESTATUSREPLY']._serialized_end=1115
+  _globals['_INSTANCESTATUSREPLY_COUNTERSENTRY']._serialized_start=1068
+  _globals['_INSTANCESTATUSREPLY_COUNTERSENTRY']._serialized_end=1115
+  _globals['_PGQUORUM']._serialized_start=1117
+  _globals['_PGQUORUM']._serialized_end=1182
+  _globals['_IMPORTCHUNK']._serialized_start=1184
+  _globals['_IMPORTCHUNK']._serialized_end=1232
+  _globals['_IMPORTREPLY']._serialized_start=1234
+  _globals['_IMPORTREPLY']._serialized_end=1287
+  _globals['_EXPORTREQUEST']._serialized_start=1289
+  _globals['_EXPORTREQUEST']._serialized_end=1304
+  _globals['_EXPORTCHUNK']._serialized_start=1306
+  _globals['_EXPORTCHUNK']._serialized_end=1372
+  _globals['_INSTANCE']._serialized_start=1375
+  _globals['_INSTANCE']._serialized_end=1738
 # @@protoc_insertion_point(module_scope)

@@ -8,16 +8,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class FollowReport(_message.Message):
-    __slots__ = ("instance", "min_read_lsn", "applied_lsn", "lag_us")
+    __slots__ = ("instance", "min_read_lsn", "applied_lsn", "lag_us", "now_us")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     MIN_READ_LSN_FIELD_NUMBER: _ClassVar[int]
     APPLIED_LSN_FIELD_NUMBER: _ClassVar[int]
     LAG_US_FIELD_NUMBER: _ClassVar[int]
+    NOW_US_FIELD_NUMBER: _ClassVar[int]
     instance: str
     min_read_lsn: int
     applied_lsn: int
     lag_us: int
-    def __init__(self, instance: _Optional[str] = ..., min_read_lsn: _Optional[int] = ..., applied_lsn: _Optional[int] = ..., lag_us: _Optional[int] = ...) -> None: ...
+    now_us: int
+    def __init__(self, instance: _Optional[str] = ..., min_read_lsn: _Optional[int] = ..., applied_lsn: _Optional[int] = ..., lag_us: _Optional[int] = ..., now_us: _Optional[int] = ...) -> None: ...
 
 class PgTail(_message.Message):
     __slots__ = ("pg", "lsn")
@@ -40,18 +42,18 @@ class FeedBase(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., vdl: _Optional[_Union[_storage_pb2.CommitPoint, _Mapping]] = ..., tails: _Optional[_Iterable[_Union[PgTail, _Mapping]]] = ..., memberships: _Optional[_Iterable[_Union[_storage_pb2.PgMembership, _Mapping]]] = ...) -> None: ...
 
 class FeedItem(_message.Message):
-    __slots__ = ("base", "frames", "vdl", "sent_us", "grown")
+    __slots__ = ("base", "frames", "vdl", "grown", "since_us")
     BASE_FIELD_NUMBER: _ClassVar[int]
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     VDL_FIELD_NUMBER: _ClassVar[int]
-    SENT_US_FIELD_NUMBER: _ClassVar[int]
     GROWN_FIELD_NUMBER: _ClassVar[int]
+    SINCE_US_FIELD_NUMBER: _ClassVar[int]
     base: FeedBase
     frames: _containers.RepeatedScalarFieldContainer[bytes]
     vdl: int
-    sent_us: int
     grown: _containers.RepeatedCompositeFieldContainer[_storage_pb2.PgMembership]
-    def __init__(self, base: _Optional[_Union[FeedBase, _Mapping]] = ..., frames: _Optional[_Iterable[bytes]] = ..., vdl: _Optional[int] = ..., sent_us: _Optional[int] = ..., grown: _Optional[_Iterable[_Union[_storage_pb2.PgMembership, _Mapping]]] = ...) -> None: ...
+    since_us: int
+    def __init__(self, base: _Optional[_Union[FeedBase, _Mapping]] = ..., frames: _Optional[_Iterable[bytes]] = ..., vdl: _Optional[int] = ..., grown: _Optional[_Iterable[_Union[_storage_pb2.PgMembership, _Mapping]]] = ..., since_us: _Optional[int] = ...) -> None: ...
 
 class ConfirmedCommitRequest(_message.Message):
     __slots__ = ()
