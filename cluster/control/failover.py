@@ -98,6 +98,9 @@ class FailoverWatch:
         self._wake = asyncio.Event()
         self._looked = asyncio.Event()
         self._wards: dict[str, _Ward] = {}
+        self._writing = asyncio.Lock()
+        """Rows are copied from the catalog, or changed there and here, in turn: what was read before
+        somebody was named must not put the old writer back."""
 
     def wake(self) -> None:
         self._wake.set()
@@ -115,6 +118,10 @@ class FailoverWatch:
             await self._wake.wait()
 
     async def _refresh(self, cluster: str) -> None:
+        async with self._writing:
+            await self._copy(cluster)
+
+    async def _copy(self, cluster: str) -> None:
         row = await self._catalog.cluster(cluster)
         instances = {i.name: i for i in await self._catalog.instances(cluster)}
         memberships = await self._catalog.memberships(row.volume)
@@ -239,16 +246,18 @@ class FailoverWatch:
 
     async def _name(self, ward: _Ward, to: str, why: str) -> bool:
         """False if somebody else was named meanwhile; then nothing has changed."""
-        row = ward.row
-        self._runtime.steps.before(Step.NAME_WRITER)
-        named = await self._catalog.name_writer(
-            row.name, to, instead_of=row.writer, time_us=self._runtime.clock.wall_us(), why=why
-        )
-        self.wake()
-        if not named:
-            return False
-        ward.moving = _Moving(to, self._now)
-        if ward.row.writer == row.writer:
+        row = (
+            ward.row
+        )  # before the wait for our turn: it was decided about this writer and no other
+        async with self._writing:
+            self._runtime.steps.before(Step.NAME_WRITER)
+            named = await self._catalog.name_writer(
+                row.name, to, instead_of=row.writer, time_us=self._runtime.clock.wall_us(), why=why
+            )
+            self.wake()
+            if not named:
+                return False
+            ward.moving = _Moving(to, self._now)
             self._begin_with(ward, replace(ward.row, writer=to))
         self._notify()
         self._runtime.steps.after(Step.NAME_WRITER)

@@ -9,7 +9,9 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.control.catalog import Catalog
 from cluster.control.health import REST_FIRST_S, REST_LIMIT_S
+from cluster.control.rows import InstanceRow
 from cluster.endpoint.balance import Kind as Client
 from cluster.faults.catalogue import Fault, Kind
 from cluster.sim.faults import Injector
@@ -118,6 +120,28 @@ def test_on_purpose_it_is_refused_for_a_reason(cluster):
         with pytest.raises(ConfigError, match="no replica of main can take over"):
             await cluster.failover()
         assert cluster.writer == "main-1"
+
+    cluster.run(story)
+
+
+def test_what_was_read_before_somebody_was_named_does_not_put_the_old_writer_back(
+    cluster, monkeypatch
+):
+    quick = Catalog.instances
+
+    async def slow(catalog: Catalog, name: str) -> list[InstanceRow]:
+        rows = await quick(catalog, name)
+        await asyncio.sleep(0.5)
+        return rows
+
+    async def story() -> None:
+        monkeypatch.setattr(Catalog, "instances", slow)
+        first = asyncio.create_task(cluster.failover("main-2"))
+        await asyncio.sleep(0.02)
+        second = asyncio.create_task(cluster.failover("main-2"))  # reads while the first one names
+        assert (await first).writer == "main-2"
+        with pytest.raises(ConfigError, match="another writer of main was named just now"):
+            await second
 
     cluster.run(story)
 
