@@ -47,6 +47,11 @@ BLAME_S = 60.0
 OPEN_S = 30.0
 """How long a failover on purpose waits for the new writer to open."""
 
+HANGS = (
+    "; if it was paused, `sextet fault resume {name}`; if it hangs, kill -9 its process"
+    " (`sextet status` has the pid): its supervisor starts it again"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class _Moving:
@@ -191,7 +196,7 @@ class FailoverWatch:
         if ward.row.writer != writer:
             return  # somebody else was named while that was written down
         if reason is not None and ward.rest.allows(self._now):
-            await self._replace(ward, reason)
+            await self._replace(ward, reason, hangs=sight.seen is Seen.SILENT)
 
     def _witnessed(self, ward: _Ward) -> bool:
         return any(
@@ -230,14 +235,19 @@ class FailoverWatch:
             for look in (ward.looks.get(instance.name),)
         ]
 
-    async def _replace(self, ward: _Ward, reason: str) -> None:
-        """Name a successor, if there is one; otherwise the writer's supervisor is all there is."""
+    async def _replace(self, ward: _Ward, reason: str, *, hangs: bool) -> None:
+        """Name a successor, if there is one; otherwise the writer's supervisor is all there is.
+
+        That starts again what has died. Of one that hangs it knows nothing, and we end no processes:
+        whoever reads the event has to.
+        """
         old = ward.row.writer
         to = successor(self._candidates(ward), instead_of=old)
         if to is None:
             if not ward.alone:
                 ward.alone = True
-                await self._event(old, f"the writer {reason}, and nobody can take over")
+                advice = HANGS.format(name=old) if hangs else ""
+                await self._event(old, f"the writer {reason}, and nobody can take over{advice}")
             return
         ward.rest.failed_over(self._now)
         ward.blamed[old] = self._now

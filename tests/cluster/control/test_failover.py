@@ -208,6 +208,24 @@ def test_with_no_replica_the_writer_is_waited_for():
         cluster.world.close()
 
 
+@pytest.mark.parametrize(("kind", "advised"), [(Kind.PAUSE, True), (Kind.KILL, False)])
+def test_with_no_replica_a_hung_writer_is_an_event_that_says_what_to_do(kind, advised):
+    """Its supervisor starts again who is dead; who hangs lives."""
+    cluster = Cluster(replicas=0)
+
+    async def story() -> None:
+        cluster.fault(kind, "main-1", 6.0)
+        await asyncio.sleep(5.0)
+        (event,) = (e for e in await cluster.events() if "nobody can take over" in e)
+        assert ("`sextet fault resume main-1`" in event) is advised
+        assert ("kill -9 its process" in event) is advised
+
+    try:
+        cluster.run(story)
+    finally:
+        cluster.world.close()
+
+
 def test_without_storage_nobody_is_blamed(cluster):
     """Three nodes of six are gone and then the writer restarts: no other writer would fare better."""
 
