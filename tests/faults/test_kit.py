@@ -58,11 +58,11 @@ def test_copies_are_corrupted_in_one_fault_so_they_stand_still_together(
     """One after the other, the first would be repaired from the second before that one's turn."""
     notes = Notes(kit._folder)
     monkeypatch.setattr(kit, "_carry", notes)
-    done = CliRunner().invoke(app, ["fault", "corrupt", "storage-5", "az1", "storage-5"])
+    done = CliRunner().invoke(app, ["fault", "corrupt", "storage-5", "az1", "storage-1"])
     assert done.exit_code == 0
     (fault,) = notes.faults
     assert fault.names == ("storage-5", "storage-1", "storage-2")
-    assert done.output == "rot-page storage-5, az1 (storage-5, storage-1, storage-2)\n"
+    assert done.output == "rot-page storage-5, az1, storage-1 (storage-5, storage-1, storage-2)\n"
 
 
 def test_of_several_the_one_that_is_not_running_is_named(
