@@ -18,7 +18,9 @@ PAGES = [
     "docs/glossary.md",
     "docs/inspecting.md",
     "docs/measurements.md",
+    "docs/read-consistency.md",
     "docs/simulation.md",
+    "docs/testing.md",
     "README.md",
     "tests/README.md",
 ]

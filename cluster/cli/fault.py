@@ -61,8 +61,17 @@ def _each(data: Path, targets: list[str], begin: Callable[[FaultKit, str], Activ
     kit = _kit(data)
     for target in targets:
         kit.resolve(target)
-    for target in targets:
-        _say(begin(kit, target))
+    for n, target in enumerate(targets):
+        try:
+            _say(begin(kit, target))
+        except ConfigError as error:
+            raise ConfigError(f"{error}{_others(targets[:n], targets[n + 1 :])}") from error
+
+
+def _others(done: list[str], left: list[str]) -> str:
+    """What became of the targets beside the one that failed."""
+    said = f"; done to {', '.join(done)}" if done else ""
+    return said + (f"; not tried on {', '.join(left)}" if left else "")
 
 
 def _say(fault: ActiveFault) -> None:
@@ -238,7 +247,7 @@ def corrupt(
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Flip a bit in what storage nodes keep of a page: in the log, or in a page version."""
-    _each(data, targets, lambda kit, t: kit.corrupt(t, what=what, page=page))
+    _say(_kit(data).corrupt(*targets, what=what, page=page))
 
 
 @fault_app.command("clock-skew")

@@ -13,7 +13,7 @@ from engine.faults.file import ActiveFault
 def describe(fault: ActiveFault) -> str:
     """One line for people."""
     parts = [f"{fault.kind} {fault.target}" + (f" / {fault.peer}" if fault.peer else "")]
-    if (fault.target,) != fault.names:
+    if fault.target != ", ".join(fault.names):
         parts.append(f"({', '.join(fault.names)})")
     if fault.step:
         parts.append(f"{fault.when} {fault.step}, time {fault.nth}")

@@ -47,6 +47,11 @@ BLAME_S = 60.0
 OPEN_S = 30.0
 """How long a failover on purpose waits for the new writer to open."""
 
+HANGS = (
+    "; if it was paused, `sextet fault resume {name}`; if it hangs, kill -9 its process"
+    " (`sextet status` has the pid): its supervisor starts it again"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class _Moving:
@@ -98,6 +103,9 @@ class FailoverWatch:
         self._wake = asyncio.Event()
         self._looked = asyncio.Event()
         self._wards: dict[str, _Ward] = {}
+        self._writing = asyncio.Lock()
+        """Rows are copied from the catalog, or changed there and here, in turn: what was read before
+        somebody was named must not put the old writer back."""
 
     def wake(self) -> None:
         self._wake.set()
@@ -115,6 +123,10 @@ class FailoverWatch:
             await self._wake.wait()
 
     async def _refresh(self, cluster: str) -> None:
+        async with self._writing:
+            await self._copy(cluster)
+
+    async def _copy(self, cluster: str) -> None:
         row = await self._catalog.cluster(cluster)
         instances = {i.name: i for i in await self._catalog.instances(cluster)}
         memberships = await self._catalog.memberships(row.volume)
@@ -184,7 +196,7 @@ class FailoverWatch:
         if ward.row.writer != writer:
             return  # somebody else was named while that was written down
         if reason is not None and ward.rest.allows(self._now):
-            await self._replace(ward, reason)
+            await self._replace(ward, reason, hangs=sight.seen is Seen.SILENT)
 
     def _witnessed(self, ward: _Ward) -> bool:
         return any(
@@ -223,14 +235,19 @@ class FailoverWatch:
             for look in (ward.looks.get(instance.name),)
         ]
 
-    async def _replace(self, ward: _Ward, reason: str) -> None:
-        """Name a successor, if there is one; otherwise the writer's supervisor is all there is."""
+    async def _replace(self, ward: _Ward, reason: str, *, hangs: bool) -> None:
+        """Name a successor, if there is one; otherwise the writer's supervisor is all there is.
+
+        That starts again what has died. Of one that hangs it knows nothing, and we end no processes:
+        whoever reads the event has to.
+        """
         old = ward.row.writer
         to = successor(self._candidates(ward), instead_of=old)
         if to is None:
             if not ward.alone:
                 ward.alone = True
-                await self._event(old, f"the writer {reason}, and nobody can take over")
+                advice = HANGS.format(name=old) if hangs else ""
+                await self._event(old, f"the writer {reason}, and nobody can take over{advice}")
             return
         ward.rest.failed_over(self._now)
         ward.blamed[old] = self._now
@@ -239,16 +256,18 @@ class FailoverWatch:
 
     async def _name(self, ward: _Ward, to: str, why: str) -> bool:
         """False if somebody else was named meanwhile; then nothing has changed."""
-        row = ward.row
-        self._runtime.steps.before(Step.NAME_WRITER)
-        named = await self._catalog.name_writer(
-            row.name, to, instead_of=row.writer, time_us=self._runtime.clock.wall_us(), why=why
-        )
-        self.wake()
-        if not named:
-            return False
-        ward.moving = _Moving(to, self._now)
-        if ward.row.writer == row.writer:
+        row = (
+            ward.row
+        )  # before the wait for our turn: it was decided about this writer and no other
+        async with self._writing:
+            self._runtime.steps.before(Step.NAME_WRITER)
+            named = await self._catalog.name_writer(
+                row.name, to, instead_of=row.writer, time_us=self._runtime.clock.wall_us(), why=why
+            )
+            self.wake()
+            if not named:
+                return False
+            ward.moving = _Moving(to, self._now)
             self._begin_with(ward, replace(ward.row, writer=to))
         self._notify()
         self._runtime.steps.after(Step.NAME_WRITER)

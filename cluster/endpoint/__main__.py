@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 RECONNECT_FIRST_S, RECONNECT_LIMIT_S = 0.05, 1.0
 
+VIEW_S = 15.0
+"""A view of the cluster is asked for again after this long without a change."""
+
 DESCRIPTORS_MIN = SPARE_DESCRIPTORS + 256
 """With fewer an endpoint is not worth starting."""
 
@@ -105,7 +108,7 @@ async def _watch(channel: Channel, folder: Folder, cluster: str, endpoint: Endpo
             WATCH_CLUSTER, pb.WatchClusterRequest(cluster=cluster)
         )
         try:
-            while (message := await stream.recv()) is not None:
+            while (message := await _next_view(stream)) is not None:
                 delays = backoff(rng, RECONNECT_FIRST_S, RECONNECT_LIMIT_S)
                 view = view_from_pb(message)
                 endpoint.update(view)
@@ -115,6 +118,18 @@ async def _watch(channel: Channel, folder: Folder, cluster: str, endpoint: Endpo
         finally:
             stream.close()
         await asyncio.sleep(next(delays))
+
+
+async def _next_view(
+    stream: Stream[pb.WatchClusterRequest, pb.ClusterView],
+) -> pb.ClusterView | None:
+    """The next change. Now and then the stream is opened anew without one, as if it had ended:
+    it may hang without being broken, and then a new writer would never be heard of."""
+    try:
+        async with asyncio.timeout(VIEW_S):
+            return await stream.recv()
+    except TimeoutError:
+        return None
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ class Carrier:
     def _signal(self, fault: ActiveFault, number: signal.Signals) -> list[ProcessId]:
         reached = [p for p in self.processes(fault.names) if p.send(number)]
         if not reached and fault.id == 0:
-            raise ConfigError(f"{fault.target} is not running: nothing was done")
+            raise ConfigError(f"{fault.target} is not running: nothing was done to it")
         return reached
 
     def _kill(self, fault: ActiveFault) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from cluster.local.components import endpoint_name
 from cluster.local.folder import Folder
 from cluster.local.layout import Layout, address
-from engine.faults.file import FaultFile, Node, read, write
+from engine.faults.file import FaultFile, Node, changing, read, write
 
 
 def nodes_of(layout: Layout) -> tuple[Node, ...]:
@@ -37,3 +37,12 @@ def prepare(folder: Folder, layout: Layout, *, allow: bool | None) -> None:
         folder.faults,
         replace(old, allowed=allowed, revision=old.revision + 1, nodes=nodes_of(layout), faults=()),
     )
+
+
+def follow(folder: Folder, layout: Layout) -> None:
+    """While an installation runs: who is new in its layout can have faults too, in SQL as well, where the
+    file is all that is known. Raises ConfigError if the file is damaged."""
+    old, nodes = read(folder.faults), nodes_of(layout)
+    if old.allowed and old.nodes != nodes:
+        with changing(folder.faults) as change:
+            change.file = replace(change.file, nodes=nodes)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import replace
+from itertools import chain
 
 from cluster.faults.carry import Carrier
 from cluster.faults.catalogue import Fault, Kind
@@ -65,14 +66,15 @@ class FaultKit:
 
     # -- the general way
 
-    def begin(self, fault: Fault) -> ActiveFault:
-        """Put `fault` into effect now; `at` is the simulator's. What it was made to is returned."""
+    def begin(self, fault: Fault, *also: str) -> ActiveFault:
+        """Put `fault` into effect now; `at` is the simulator's. What it was made to is returned.
+
+        `also`: further targets that it is on at once.
+        """
         targets = self._targets()
         _check(fault)
-        if fault.kind in ON_DISKS:
-            names = targets.storage(fault.target, fault.kind.value)
-        else:
-            names = targets.resolve(fault.target)
+        found = (_named(targets, fault.kind, target) for target in (fault.target, *also))
+        names = tuple(dict.fromkeys(chain.from_iterable(found)))
         if fault.kind is Kind.AZ_DOWN and fault.target not in AZ_TARGETS:
             raise ConfigError(f"{fault.target} is no zone; there is: {', '.join(AZ_TARGETS)}")
         peers = targets.resolve(fault.peer) if fault.kind in TWO_SIDED else ()
@@ -80,7 +82,7 @@ class FaultKit:
         active = ActiveFault(
             id=0,
             kind=fault.kind.value,
-            target=fault.target,
+            target=", ".join((fault.target, *also)),
             names=names,
             since=now,
             until=_until(fault, now),
@@ -212,16 +214,19 @@ class FaultKit:
         """The next fsync fails, once on each target."""
         return self.begin(Fault(Kind.FAIL_FSYNC, target))
 
-    def corrupt(self, target: str, *, what: str = "page", page: int | None = None) -> ActiveFault:
+    def corrupt(
+        self, target: str, *also: str, what: str = "page", page: int | None = None
+    ) -> ActiveFault:
         """Flip a bit of what each target has stored of a page: in its `"log"` or in a `"page"` version.
 
-        Without `page`, of the newest there is on that node.
+        Without `page`, of the newest there is on the first of them. All stand still until it is done:
+        in a call for each, one could be repaired from another whose turn is yet to come.
         """
         if what not in ("log", "page"):
             raise ConfigError(f'{what!r} cannot be corrupted; choose "log" or "page"')
         kind = Kind.ROT_LOG if what == "log" else Kind.ROT_PAGE
         params = () if page is None else (("page", float(page)),)
-        return self.begin(Fault(kind, target, params=params))
+        return self.begin(Fault(kind, target, params=params), *also)
 
     def clock_skew(
         self, target: str, *, seconds: float = 3600.0, for_s: float = 0.0
@@ -265,6 +270,10 @@ class FaultKit:
 
 
 AZ_TARGETS = ("az1", "az2", "az3")
+
+
+def _named(targets: Targets, kind: Kind, target: str) -> tuple[str, ...]:
+    return targets.storage(target, kind.value) if kind in ON_DISKS else targets.resolve(target)
 
 
 def _check(fault: Fault) -> None:

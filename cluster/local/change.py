@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from cluster.faults.directory import follow
 from cluster.local.files import in_turn
 from cluster.local.folder import Folder
 from cluster.local.layout import Layout, load, save
@@ -32,6 +33,7 @@ def change_layout(folder: Folder, change: Callable[[Layout], Layout]) -> Layout:
     if old is None:
         raise ConfigError(f"{folder.data} has no installation; make one with `sextet up`")
     new = change(old)
+    follow(folder, new)  # before: if it raises, nothing has changed
     save(folder.data, new)
     return new
 

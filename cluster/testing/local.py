@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cluster.chaos.well import missing
 from cluster.faults.directory import prepare
 from cluster.faults.kit import FaultKit
 from cluster.local.create import new_layout, with_free_ports
@@ -231,18 +232,24 @@ class LocalCluster:
         return self.fault.resolve("writer")[0]
 
     def sextet(self, *arguments: object, timeout_s: float = 120.0) -> str:
-        """Run `sextet ARGUMENTS` on this cluster; what it printed. Raises ClusterDown if it fails."""
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "cluster.cli.app", *map(str, arguments)],
-            env={**os.environ, "SEXTET_DATA": str(self._running().data), "COLUMNS": "200"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        """Run `sextet ARGUMENTS` on this cluster; what it printed.
+
+        Raises ClusterDown if it fails or takes longer than `timeout_s`.
+        """
+        command = " ".join(["sextet", *map(str, arguments)])
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "cluster.cli.app", *map(str, arguments)],
+                env={**os.environ, "SEXTET_DATA": str(self._running().data), "COLUMNS": "200"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ClusterDown(f"`{command}` did not end within {timeout_s:g} s") from error
         if done.returncode != 0:
-            command = " ".join(["sextet", *map(str, arguments)])
             raise ClusterDown(f"`{command}` failed: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
@@ -256,7 +263,9 @@ class LocalCluster:
         return "\n".join(tail_of(self._running().log(name), lines))
 
     def until_healthy(self, timeout_s: float = HEALTHY_S) -> None:
-        """Return once every instance and storage node is up and every group has all its quorums.
+        """Return once every instance and storage node is up and every group has six whole copies.
+
+        A node that lost its disk is replaced or filled again first.
 
         Heal faults before (`fault.heal()`). Raises ClusterDown, naming what is missing.
         """
@@ -282,17 +291,7 @@ class LocalCluster:
             report = self.status()
         except ClusterDown as error:
             return [str(error)]
-        rows = [*report["instances"], *report["storage"]]
-        missing = [
-            f"{row['name']}: {row['error'] or row['state']}"
-            for row in rows
-            if row["state"] not in ("available", "up")
-        ]
-        return missing + [
-            f"group {group['pg']}: no quorum"
-            for group in report["groups"]
-            if not (group["write_quorum"] and group["read_quorum"])
-        ]
+        return missing(report)
 
     def _layout(self) -> Layout:
         layout = load(self._running().data)

@@ -63,8 +63,17 @@ class Customers:
 
 
 def kill(sextet: LocalCluster) -> None:
-    """The writer dies, and is started again or replaced."""
+    """The writer dies. It is back in half a second, before anybody else would be named."""
     sextet.fault.kill("writer")
+
+
+def hang(sextet: LocalCluster) -> None:
+    """The writer hangs until another instance is the writer, and goes on as a replica of that one."""
+    old = sextet.writer
+    sextet.fault.pause(old)
+    sextet.until(lambda: sextet.writer != old, f"another writer than {old}")
+    sextet.fault.resume(old)
+    assert sextet.writer != old
 
 
 def lose_a_zone(sextet: LocalCluster) -> None:
@@ -72,7 +81,7 @@ def lose_a_zone(sextet: LocalCluster) -> None:
     sextet.fault.az_down("az3", for_s=2.0)
 
 
-@pytest.mark.parametrize("strike", [kill, lose_a_zone])
+@pytest.mark.parametrize("strike", [kill, hang, lose_a_zone])
 def test_every_confirmed_order_is_there_once(
     sextet: LocalCluster, shop: Shop, strike: Callable[[LocalCluster], None]
 ) -> None:

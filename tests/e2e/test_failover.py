@@ -117,33 +117,17 @@ def test_hung_writer_is_replaced_under_load_and_persists_nothing_once_it_goes_on
     check_rows(cluster, load)
 
 
-def moved(cluster: LocalCluster, *arguments: str) -> str:
-    """What `sextet failover` printed. Where a process takes longer to start than the control plane waits
-    for a writer, it names another one in the middle, and the command says so: then once more."""
-    for _ in range(5):
-        done = cluster.sextet("failover", *arguments, check=False)
-        if "was named writer of main while" not in done.stderr:
-            break
-        cluster.until(lambda: works(cluster, writer_of(cluster), epoch_of(cluster)), "a writer")
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def epoch_of(cluster: LocalCluster) -> int:
-    return cluster.status()["volume"]["epoch"]
-
-
 def test_failover_on_purpose_and_its_events(new_cluster):
     cluster = new_cluster()
     cluster.query(TABLE)
     with Load(cluster.url(), timeout_ms=5000) as load:
         load.wait_for_more(20)
-        printed = moved(cluster, "--to", "main-3")
+        printed = cluster.sextet("failover", "--to", "main-3").stdout
         assert re.match(
             r"main-3 is the writer instead of main-[12]: open after .* s, epoch \d+$", printed
         )
         load.wait_for_more(20)
-        printed = moved(cluster)
+        printed = cluster.sextet("failover").stdout
         assert printed.startswith(f"{writer_of(cluster)} is the writer instead of main-")
         load.wait_for_more(20)
     check_rows(cluster, load)

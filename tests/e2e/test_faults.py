@@ -410,8 +410,7 @@ def test_a_log_rotten_in_one_copy_and_in_two_is_found_and_repaired(new_cluster):
         cluster.query(f"INSERT INTO rot_log VALUES ({number})")
         level(cluster)
         before = {t: storage(cluster, t).counters["scrub_repaired"] for t in targets}
-        for target in targets:
-            kit.corrupt(target, what="log")
+        kit.corrupt(*targets, what="log")
         for target in targets:
             cluster.until(
                 lambda t=target, n=before[target]: (

@@ -9,7 +9,9 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.control.catalog import Catalog
 from cluster.control.health import REST_FIRST_S, REST_LIMIT_S
+from cluster.control.rows import InstanceRow
 from cluster.endpoint.balance import Kind as Client
 from cluster.faults.catalogue import Fault, Kind
 from cluster.sim.faults import Injector
@@ -122,6 +124,28 @@ def test_on_purpose_it_is_refused_for_a_reason(cluster):
     cluster.run(story)
 
 
+def test_what_was_read_before_somebody_was_named_does_not_put_the_old_writer_back(
+    cluster, monkeypatch
+):
+    quick = Catalog.instances
+
+    async def slow(catalog: Catalog, name: str) -> list[InstanceRow]:
+        rows = await quick(catalog, name)
+        await asyncio.sleep(0.5)
+        return rows
+
+    async def story() -> None:
+        monkeypatch.setattr(Catalog, "instances", slow)
+        first = asyncio.create_task(cluster.failover("main-2"))
+        await asyncio.sleep(0.02)
+        second = asyncio.create_task(cluster.failover("main-2"))  # reads while the first one names
+        assert (await first).writer == "main-2"
+        with pytest.raises(ConfigError, match="another writer of main was named just now"):
+            await second
+
+    cluster.run(story)
+
+
 @pytest.mark.parametrize("kind", [Kind.KILL, Kind.PAUSE, Kind.ISOLATE])
 def test_the_lowest_tier_takes_over_from_a_writer_that_is_gone(kind):
     cluster = Cluster(replicas=3, tiers=(0, 5, 2, 2))
@@ -177,6 +201,24 @@ def test_with_no_replica_the_writer_is_waited_for():
         await cluster.until_open(2)
         await asyncio.sleep(1.0)
         assert "main-1: the writer works, epoch 2" in await cluster.events()
+
+    try:
+        cluster.run(story)
+    finally:
+        cluster.world.close()
+
+
+@pytest.mark.parametrize(("kind", "advised"), [(Kind.PAUSE, True), (Kind.KILL, False)])
+def test_with_no_replica_a_hung_writer_is_an_event_that_says_what_to_do(kind, advised):
+    """Its supervisor starts again who is dead; who hangs lives."""
+    cluster = Cluster(replicas=0)
+
+    async def story() -> None:
+        cluster.fault(kind, "main-1", 6.0)
+        await asyncio.sleep(5.0)
+        (event,) = (e for e in await cluster.events() if "nobody can take over" in e)
+        assert ("`sextet fault resume main-1`" in event) is advised
+        assert ("kill -9 its process" in event) is advised
 
     try:
         cluster.run(story)

@@ -7,15 +7,20 @@ import sys
 
 import pytest
 
+from cluster.faults.directory import nodes_of, prepare
 from cluster.local.change import change_layout, layout_turn, tell_supervisor
 from cluster.local.folder import Folder
-from cluster.local.layout import load, save
+from cluster.local.layout import StorageSpec, load, save
 from engine.errors import ConfigError
+from engine.faults.bysql import SqlFaults
+from engine.faults.file import read
+from engine.faults.statements import DISK_FAILURE, REPLICA_FAILURE, VOLUME_STATUS, FaultStatement
 from tests.cluster.control.test_catalog import make_layout
 
 HOLDER = """
 import sys
 from pathlib import Path
+from cluster.faults.directory import nodes_of, prepare
 from cluster.local.change import layout_turn
 from cluster.local.folder import Folder
 with layout_turn(Folder.at(Path(sys.argv[1]))):
@@ -65,3 +70,33 @@ def test_change_that_cannot_be_changes_nothing(folder):
     with layout_turn(folder), pytest.raises(ConfigError):
         change_layout(folder, lambda layout: layout.without_instance("main-9"))
     assert load(folder.data) == make_layout()
+
+
+def test_faults_in_sql_know_who_was_added_and_not_who_was_removed(folder):
+    prepare(folder, make_layout(), allow=True)
+    sql = SqlFaults(folder.faults, "main-1")
+    with layout_turn(folder):
+        change_layout(
+            folder, lambda layout: layout.with_storage(StorageSpec("storage-7", "az1", 98))
+        )
+        change_layout(folder, lambda layout: layout.with_instance("main", port=99))
+        change_layout(folder, lambda layout: layout.without_instance("main-2"))
+    assert sql.run(FaultStatement(VOLUME_STATUS))[-1] == ("6", "storage-7", "az1", "")
+    sql.run(FaultStatement(DISK_FAILURE, 100.0, "storage-7", 60.0))
+    sql.run(FaultStatement(REPLICA_FAILURE, 100.0, "", 60.0))
+    assert [f.names for f in read(folder.faults).faults] == [("storage-7",), ("main-3", "main-4")]
+
+
+def test_a_change_that_moves_nobody_leaves_the_faults_alone(folder):
+    prepare(folder, make_layout(), allow=True)
+    before = folder.faults.read_bytes()
+    with layout_turn(folder):
+        change_layout(folder, lambda layout: layout)
+    assert folder.faults.read_bytes() == before
+
+
+def test_where_no_faults_are_allowed_nobody_is_entered(folder):
+    prepare(folder, make_layout(), allow=False)
+    with layout_turn(folder):
+        new = change_layout(folder, lambda layout: layout.with_instance("main", port=99))
+    assert read(folder.faults).nodes != nodes_of(new)
