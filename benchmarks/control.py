@@ -30,6 +30,9 @@ class Named:
     writer: str
     epoch: int
 
+    def __str__(self) -> str:
+        return f"{self.writer} (epoch {self.epoch})"
+
 
 def named(cluster: LocalCluster) -> Named:
     uri = f"{Folder.at(cluster.folder).catalog.as_uri()}?mode=ro"

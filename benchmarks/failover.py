@@ -25,7 +25,6 @@ asked for a failover and there was none. Goals that are missed are only printed.
 from __future__ import annotations
 
 import argparse
-import logging
 import statistics
 import sys
 import time
@@ -265,7 +264,6 @@ def main() -> None:
         parser.error(f"there is no kind {', '.join(sorted(strange))}")
     if arguments.readers < 1 and set(kinds) != {IN_PLACE}:
         parser.error("without a replica nobody can take over")
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # lost connections are what we want
     with LocalCluster(replicas=arguments.readers) as cluster:
         result = measure(cluster, kinds, arguments.rounds, kill=arguments.kill_control)
     show(result)

@@ -36,7 +36,7 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.control import Killer, insist, named, status
+from benchmarks.control import Killer, insist, named, status, within
 from benchmarks.load import POOLS, Acks, load, longest_gap, sqlstate, verdict
 from benchmarks.local import save
 from cluster.testing import ClusterDown, LocalCluster
@@ -79,6 +79,7 @@ class Reads:
         self.at: list[float] = []
         """Moments at which a right row came."""
         self.failed: Counter[str] = Counter()
+        self.began = 0.0
         self._url = url
         self._order = random.Random(seed).sample(range(rows), rows)
         self._stop = threading.Event()
@@ -86,6 +87,7 @@ class Reads:
         self._connection: psycopg.Connection[Any] | None = None
 
     def __enter__(self) -> Reads:
+        self.began = time.perf_counter()
         self._thread.start()
         return self
 
@@ -124,12 +126,18 @@ class Reads:
     def between(self, begin: float, end: float) -> list[float]:
         return [at for at in list(self.at) if begin < at <= end]
 
+    def gap(self, since: float) -> float:
+        """The longest time without an answer since then, or since it began, seconds."""
+        begin = max(since, self.began)
+        return longest_gap(self.between(begin, time.perf_counter()), begin)
+
 
 class Phase:
     """What clients were told from here on."""
 
-    def __init__(self, acks: Acks, reads: Sequence[Reads]) -> None:
+    def __init__(self, cluster: LocalCluster, acks: Acks, reads: Sequence[Reads]) -> None:
         self.began = time.perf_counter()
+        self._cluster, self._named = cluster, named(cluster)
         self._acks, self._reads = acks, reads
         self._count, self._states = acks.count(), acks.states()
         self._failed = self._failed_reads()
@@ -149,10 +157,9 @@ class Phase:
             "longest_gap_s": {p: round(self._acks.gap(p, self.began), 2) for p in POOLS},
             "reads": sum(reads),
             "failed_reads": dict(self._failed_reads() - self._failed),
-            "longest_time_without_a_read_s": round(
-                max(longest_gap(some.between(self.began, now), self.began) for some in self._reads),
-                2,
-            ),
+            "longest_time_without_a_read_s": round(max(r.gap(self.began) for r in self._reads), 2),
+            # None of this is a reason for a failover; one that happened explains what failed.
+            "writer": f"{self._named} -> {named(self._cluster)}",
         }
 
 
@@ -161,10 +168,12 @@ def fleet(cluster: LocalCluster) -> dict[str, Any]:
     return found
 
 
-def equal(cluster: LocalCluster) -> bool:
+def repaired(cluster: LocalCluster) -> bool:
     now = fleet(cluster)
-    if now["replacements"] or any(node["state"] == "repairing" for node in now["nodes"]):
-        return False
+    return not now["replacements"] and all(node["state"] != "repairing" for node in now["nodes"])
+
+
+def equal(cluster: LocalCluster) -> bool:
     try:
         found = json.loads(cluster.sextet("storage", "verify", "--json"))
     except ClusterDown:
@@ -180,14 +189,14 @@ def pages_read(cluster: LocalCluster) -> Counter[str]:
 
 
 def zone_down(cluster: LocalCluster, acks: Acks, reads: Reads, seconds: float) -> dict[str, Any]:
-    phase = Phase(acks, [reads])
+    phase = Phase(cluster, acks, [reads])
     cluster.fault.az_down(ZONE)
     time.sleep(seconds)
     return phase.end()
 
 
 def zone_back(cluster: LocalCluster, acks: Acks, reads: Reads) -> dict[str, Any]:
-    phase = Phase(acks, [reads])
+    phase = Phase(cluster, acks, [reads])
     cluster.fault.az_up(ZONE)
     cluster.until_healthy(WITHIN_S)
     for az in SPARES:
@@ -221,7 +230,7 @@ def zone_and_one(
     lost = nodes_to_lose(cluster)
     pages = pages_read(cluster)
     before = acks.last()
-    phase = Phase(acks, [warm, cold])
+    phase = Phase(cluster, acks, [warm, cold])
     for name in lost:
         cluster.fault.kill(name, hold=True)
     lost_at = time.perf_counter()
@@ -245,16 +254,16 @@ def zone_and_one(
 
 
 def nodes_back(cluster: LocalCluster, acks: Acks, reads: Sequence[Reads]) -> dict[str, Any]:
-    phase = Phase(acks, reads)
+    phase = Phase(cluster, acks, reads)
     cluster.fault.heal()
     cluster.until_healthy(WITHIN_S)
-    cluster.until(lambda: equal(cluster), "six equal copies", timeout_s=WITHIN_S)
+    cluster.until(lambda: repaired(cluster), "no replacement under way", timeout_s=WITHIN_S)
     return phase.end()
 
 
-def wrong_in(phases: dict[str, dict[str, Any]], rows: dict[str, Any]) -> list[str]:
+def wrong_in(phases: dict[str, dict[str, Any]]) -> list[str]:
     """What must not be, by phase."""
-    wrong = list(rows["wrong"])
+    wrong: list[str] = []
     for name, phase in phases.items():
         allowed = WITHOUT_QUORUM if name == "zone_and_one_down" else frozenset()
         if strange := {s: n for s, n in phase["sqlstates"].items() if s not in allowed}:
@@ -298,15 +307,20 @@ def measure(cluster: LocalCluster, seconds: float, rows: int) -> dict[str, Any]:
         note("nodes_back", nodes_back(cluster, acks, [warm, cold]))
     with psycopg.connect(cluster.writer_url, autocommit=True) as connection:
         found = {row[0] for row in connection.execute("SELECT id FROM beat").fetchall()}
+    # Without load: under it a copy drops versions that the comparison has not come to yet.
+    same = within(lambda: equal(cluster), WITHIN_S, poll_s=1.0)
     judged = verdict(acks, found)
-    return {"phases": phases, "rows": judged, "wrong": wrong_in(phases, judged)}
+    wrong = [*judged["wrong"], *wrong_in(phases)]
+    if not same:
+        wrong.append(f"no six equal copies within {WITHIN_S:.0f} s")
+    return {"phases": phases, "rows": judged, "six_equal_copies": same, "wrong": wrong}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="how long the zone is down")
     parser.add_argument("--patience", type=float, default=10.0, help="seconds until repair begins")
-    parser.add_argument("--rows", type=int, default=8000, help="old rows, a page each")
+    parser.add_argument("--rows", type=int, default=4000, help="old rows, a page each")
     parser.add_argument("--kill-control", action="store_true")
     arguments = parser.parse_args()
     os.environ["SEXTET_REPLACE_AFTER"] = str(arguments.patience)
