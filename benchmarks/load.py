@@ -39,7 +39,8 @@ EXPECTED = (
 LOST = "connection lost"
 
 NOTHING_DONE = frozenset({"25006", "40001", "53100", "55P03", "57014", "57P01", "57P03"})
-"""SQLSTATEs that say that the insert has not happened (docs/testing.md); of other errors nobody knows."""
+"""SQLSTATEs that say that the insert has not happened (docs/testing.md; 57014 is a statement that was
+cancelled and rolled back); of other errors nobody knows."""
 
 
 def sqlstate(error: Exception) -> str:

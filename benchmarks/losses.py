@@ -51,7 +51,7 @@ COMES_BACK_S = 5.0
 
 WITHOUT_QUORUM = frozenset({"08007", "57014", "55P03"})
 """What a write may be told while there is no write quorum: outcome unknown, statement_timeout, lock_timeout
-(docs/testing.md). The writer lives all the while, so no connection may be lost."""
+(docs/testing.md, `engine.errors`). The writer lives all the while, so no connection may be lost."""
 
 BATCH = 100
 
