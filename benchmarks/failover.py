@@ -207,6 +207,7 @@ def show(result: dict[str, Any]) -> None:
         f"{rows['acknowledged']} acknowledged, {rows['lost']} of them lost; failed: {rows['failed']}, of "
         f"which {rows['there_of_unknown_outcome']} are there; epoch {result['epoch']}"
     )
+    print(f"errors that no client should see: {rows['unexpected_errors'] or 'none'}")
     print(f"requests of an older epoch refused by storage: {result['refused_stale_epoch']}")
     print(f"the control plane was killed {result['control_kills']} times")
     print("\n".join(result["wrong"]) or "nothing is wrong")
