@@ -184,7 +184,8 @@ async def asyncpg_workers(url: str, acks: Acks) -> None:
 @contextmanager
 def load(url: str) -> Iterator[Acks]:
     """Both pools at work for the length of the block, inserting into the table `beat`."""
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # lost connections are counted here
+    for pools in ("psycopg.pool", "asyncpg.pool"):
+        logging.getLogger(pools).setLevel(logging.CRITICAL)  # lost connections are counted here
     acks = Acks()
     arguments = {"autocommit": True, "connect_timeout": int(WAIT_S)}
     with ConnectionPool(
