@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := engine cluster tests tools examples
+SOURCES := engine cluster tests tools examples benchmarks
 
 # A test that hangs ends the run, with every thread's stack, instead of holding it for ever.
 PYTEST := $(BIN)/python -m pytest -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true

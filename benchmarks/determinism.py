@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = range(int(first), int(last or first) + 1)
     ways = [(sys.executable, 1), (sys.executable, 2), *((python, 3) for python in options.python)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(lambda way: histories(*way, seeds), ways))
+        found = list(pool.map(lambda way: histories(way[0], way[1], seeds), ways))
     for python, hash_seed in ways:
         print(f"{python}: {version(python)}, PYTHONHASHSEED={hash_seed}")
     differ = [seed for seed in seeds if len({hashes.get(seed) for hashes in found}) != 1]

@@ -1,203 +1,164 @@
 """What clients notice of a failover: the writer is killed, stopped, cut off or moved, in turn, under load.
 
-    python -m benchmarks.failover [--rounds N] [--kinds kill,pause,cut,move] [--readers N]
+    python -m benchmarks.failover [--rounds N] [--kinds kill,pause,cut,move,crash] [--readers N]
                                   [--kill-control]
 
-kill   SIGKILL; mostly its supervisor has it back before anybody else is named
+kill   SIGKILL, and it stays down until another writer has committed
 pause  SIGSTOP until another writer has committed, then SIGCONT
-cut    nothing passes between it and anybody else, until another writer has committed (`sextet fault`)
+cut    nothing passes between it and anybody else, its clients included, until another writer has committed
 move   `sextet failover`
+crash  SIGKILL, and its supervisor may have it back: mostly a restart in place, and no failover is asked for
 
-With `--kill-control` the control plane gets SIGKILL together with every fault.
+"Has committed": the control plane says that the new writer is available, and after that both pools were
+told of a commit. All eight workers then have another minute to do so before the old writer comes back.
 
-Two pools work all the time, psycopg's and asyncpg's, four connections each, one small insert after the
-other. Prints for each kind and pool the longest time without an acknowledged commit from the fault on;
-then acknowledged rows that are missing (must be 0) and what storage refused of old writers.
+With `--kill-control` the control plane gets SIGKILL at the moment of the fault; of a `move`, as soon as the
+catalog names the new writer, before that one can have opened.
+
+Two pools work all the time, psycopg's and asyncpg's, four connections each (`benchmarks.load`). Prints by
+kind and pool the longest time without an acknowledged commit of the pool from the fault on, and that of
+the worker that had the longest; how many rounds moved the writer; and rows against acks. Exit status 1 if
+an acknowledged row is missing or one is there that cannot be, if a worker has ended, or if a round
+asked for a failover and there was none. Goals that are missed are only printed.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import itertools
-import logging
-import os
-import signal
 import statistics
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import asyncpg
 import psycopg
-from psycopg_pool import ConnectionPool, PoolTimeout
 
-from benchmarks.local import Cluster, cluster, save
+from benchmarks.control import Killer, Named, meanwhile, named, open_writer, status, within
+from benchmarks.load import POOLS, WAIT_S, Acks, load, verdict
+from benchmarks.local import save
+from cluster.testing import ClusterDown, LocalCluster
 
-WORKERS = 4
-PAUSE_S = 0.005
-"""Between two transactions of one worker, and after an error."""
+KINDS = ("kill", "pause", "cut", "move", "crash")
+IN_PLACE = "crash"
+"""The only kind that does not ask for another writer."""
 
 SETTLE_S = 3.0
 """Between two faults, after everyone is back."""
 
-WAIT_S = 60.0
-PSYCOPG, ASYNCPG = "psycopg pool", "asyncpg pool"
+STATUS_POLL_S = 0.2
+"""Each look starts a process, and would slow down what is measured."""
+
+GOAL_MEDIAN_S, GOAL_WORST_S = 2.0, 5.0
 
 
-class Acks:
-    """What both pools were told."""
+@dataclass
+class Round:
+    """One fault and what came of it; gaps by pool, seconds."""
 
-    def __init__(self) -> None:
-        self.at: dict[str, list[float]] = {PSYCOPG: [], ASYNCPG: []}
-        self.keys: set[int] = set()
-        self.errors = 0
-        self.states: Counter[str] = Counter()
-        self.stop = threading.Event()
-        self._next = itertools.count(1)
+    kind: str
+    old: Named
+    new: Named
+    gap_s: dict[str, float] = field(default_factory=dict)
+    worst_worker_s: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
-    def key(self) -> int:
-        return next(self._next)
+    @property
+    def moved(self) -> bool:
+        return self.old.writer != self.new.writer
 
-    def acked(self, client: str, key: int) -> None:
-        self.keys.add(key)
-        self.at[client].append(time.perf_counter())
+    @property
+    def missed(self) -> bool:
+        """No failover though one was asked for, or nobody could write after it."""
+        return bool(self.notes) or (self.kind != IN_PLACE and not self.moved)
 
-    def failed(self, error: Exception) -> None:
-        self.errors += 1
-        self.states[getattr(error, "sqlstate", None) or type(error).__name__] += 1
-
-    def last(self) -> float:
-        """The moment of the newest ack of all."""
-        return max(times[-1] for times in self.at.values() if times)
-
-    def gap(self, client: str, since: float) -> float:
-        """The longest time without an ack from `since` to now, seconds."""
-        moments = [since, *(at for at in list(self.at[client]) if at > since), time.perf_counter()]
-        return max(b - a for a, b in itertools.pairwise(moments))
+    def __str__(self) -> str:
+        way = f"{self.old.writer} -> {self.new.writer}, epoch {self.old.epoch} -> {self.new.epoch}"
+        gaps = (
+            f"{p} {g:.2f} s (worker {self.worst_worker_s[p]:.2f})" for p, g in self.gap_s.items()
+        )
+        return "; ".join([f"{self.kind:5s} {way}", ", ".join(gaps), *self.notes])
 
 
-def psycopg_worker(pool: ConnectionPool[Any], acks: Acks) -> None:
-    while not acks.stop.is_set():
-        key = acks.key()
-        try:
-            with pool.connection() as connection:
-                connection.execute("INSERT INTO beat VALUES (%s)", (key,))
-        except (psycopg.Error, PoolTimeout) as error:
-            acks.failed(error)
-        else:
-            acks.acked(PSYCOPG, key)
-        time.sleep(PAUSE_S)
-
-
-async def asyncpg_workers(url: str, acks: Acks) -> None:
-    pool = await asyncpg.create_pool(url, min_size=WORKERS, max_size=WORKERS, timeout=WAIT_S)
-
-    async def work() -> None:
-        while not acks.stop.is_set():
-            key = acks.key()
-            try:
-                async with pool.acquire() as connection:
-                    await connection.execute("INSERT INTO beat VALUES ($1)", key)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-                acks.failed(error)
-            else:
-                acks.acked(ASYNCPG, key)
-            await asyncio.sleep(PAUSE_S)
-
-    await asyncio.gather(*(work() for _ in range(WORKERS)))
-    pool.terminate()
-
-
-@contextmanager
-def load(url: str) -> Iterator[Acks]:
-    """Both pools at work for the length of the block."""
-    acks = Acks()
-    arguments = {"autocommit": True, "connect_timeout": int(WAIT_S)}
-    with ConnectionPool(
-        url, min_size=WORKERS, max_size=WORKERS, kwargs=arguments, timeout=WAIT_S
-    ) as pool:
-        threads = [
-            threading.Thread(target=psycopg_worker, args=(pool, acks)) for _ in range(WORKERS)
-        ]
-        threads.append(threading.Thread(target=lambda: asyncio.run(asyncpg_workers(url, acks))))
-        for thread in threads:
-            thread.start()
-        try:
-            yield acks
-        finally:
-            acks.stop.set()
-            for thread in threads:
-                thread.join(WAIT_S)
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.perf_counter() + WAIT_S
-    while not true():
-        if time.perf_counter() > deadline:
-            sys.exit(f"not within {WAIT_S:.0f} s: {what}")
-        time.sleep(0.1)
-
-
-def until_all_well(made: Cluster, replicas: int) -> None:
-    def well() -> bool:
-        rows = made.status()["instances"]
-        ready = [row for row in rows if row["state"] == "available"]
-        return len(ready) == replicas + 1 and sum(r["role"] == "writer" for r in ready) == 1
-
-    until(well, "one writer and all replicas are available")
-
-
-def break_writer(made: Cluster, kind: str) -> tuple[float, Callable[[], None]]:
-    """The moment of the fault, and what ends it."""
-    writer = made.writer()
-    began = time.perf_counter()
+def strike(cluster: LocalCluster, kind: str, writer: str) -> Callable[[], object]:
+    """Do it; what is returned undoes it."""
     match kind:
         case "kill":
-            os.kill(writer["pid"], signal.SIGKILL)
-            return began, lambda: None
+            fault = cluster.fault.kill(writer, hold=True)
         case "pause":
-            os.kill(writer["pid"], signal.SIGSTOP)
-
-            def resume() -> None:
-                until(lambda: made.writer()["name"] != writer["name"], "another writer")
-                os.kill(writer["pid"], signal.SIGCONT)
-
-            return began, resume
+            fault = cluster.fault.pause(writer)
         case "cut":
-            made.sextet("fault", "isolate", writer["name"])
-
-            def mend() -> None:
-                until(lambda: made.writer()["name"] != writer["name"], "another writer")
-                made.sextet("fault", "heal")
-
-            return began, mend
+            fault = cluster.fault.isolate(writer)
+        case "move":
+            move(cluster)
+            return lambda: None
         case _:
-            made.sextet("failover")
-            return began, lambda: None
+            cluster.fault.kill(writer)
+            return lambda: None
+    return lambda: cluster.fault.heal(fault.id)
 
 
-def one_round(
-    made: Cluster, acks: Acks, kind: str, *, kill_control: bool = False
-) -> dict[str, float]:
-    """Each pool's gap, seconds."""
-    began, end = break_writer(made, kind)
-    if kill_control:
-        made.sextet("fault", "kill", "control")
-    end()
-    before = {client: len(times) for client, times in acks.at.items()}
-    until(
-        lambda: all(len(acks.at[client]) > count + 20 for client, count in before.items()),
-        f"both pools commit again after {kind}",
-    )
-    return {client: acks.gap(client, began) for client in acks.at}
+def move(cluster: LocalCluster) -> None:
+    try:
+        cluster.sextet("failover")
+    except ClusterDown as error:
+        # Not the end: the control plane may have died after it named somebody, which is what counts.
+        print(f"     {error}", flush=True)
 
 
-def summary(gaps: list[float]) -> dict[str, float]:
+def one_round(cluster: LocalCluster, acks: Acks, kind: str, killer: Killer | None) -> Round:
+    old = named(cluster)
+
+    def other_named() -> bool:
+        return named(cluster).writer != old.writer
+
+    def kill_control() -> None:
+        assert killer is not None
+        if kind != "move" or within(other_named, WAIT_S, poll_s=0.002):
+            killer.strike()
+
+    began = time.perf_counter()
+    with meanwhile(kill_control if killer is not None else None):
+        undo = strike(cluster, kind, old.writer)
+    try:
+        if kind == IN_PLACE or within(other_named, WAIT_S):
+            notes = until_committed(cluster, acks)
+        else:
+            notes = [f"no other writer was named within {WAIT_S:.0f} s"]
+        gaps = {pool: acks.gap(pool, began) for pool in POOLS}
+        worst = {pool: acks.worst_worker_gap(pool, began) for pool in POOLS}
+    finally:
+        undo()
+    return Round(kind, old, named(cluster), gaps, worst, notes)
+
+
+def until_committed(cluster: LocalCluster, acks: Acks) -> list[str]:
+    """Wait for the named writer to be available and for a commit of every worker after that; what of it
+    did not come."""
+
+    def opened() -> bool:
+        return open_writer(cluster) == named(cluster).writer
+
+    named_at = time.perf_counter()
+    # A commit first: asking for a status costs a process, and would slow down what is measured.
+    if not within(lambda: acks.pools_since(named_at), WAIT_S):
+        return [f"a pool has not committed for {WAIT_S:.0f} s"]
+    if not within(opened, WAIT_S, poll_s=STATUS_POLL_S):
+        return [f"the new writer was not available within {WAIT_S:.0f} s"]
+    open_at = time.perf_counter()
+    if not within(lambda: acks.pools_since(open_at), WAIT_S):
+        return [f"a pool has not committed for {WAIT_S:.0f} s"]
+    within(
+        lambda: not acks.silent_since(open_at), WAIT_S
+    )  # who hangs on shows in the workers' gaps
+    return []
+
+
+# -- results
+
+
+def summary(gaps: Sequence[float]) -> dict[str, float]:
     return {
         "rounds": len(gaps),
         "median_s": round(statistics.median(gaps), 2),
@@ -205,69 +166,110 @@ def summary(gaps: list[float]) -> dict[str, float]:
     }
 
 
+def summaries(rounds: Sequence[Round]) -> dict[str, dict[str, Any]]:
+    """By kind and pool, and over all rounds in which a failover was asked for."""
+    groups = {kind: [r for r in rounds if r.kind == kind] for kind in KINDS}
+    groups["failovers"] = [r for r in rounds if r.kind != IN_PLACE]
+    return {
+        f"{name}, {pool}": {
+            **summary([r.gap_s[pool] for r in some]),
+            "worst_worker_s": round(max(r.worst_worker_s[pool] for r in some), 2),
+        }
+        for name, some in groups.items()
+        if some
+        for pool in POOLS
+    }
+
+
+def goals(rounds: Sequence[Round]) -> dict[str, bool]:
+    """Whether the failovers met them, in both pools."""
+    every = [[r.gap_s[pool] for r in rounds if r.kind != IN_PLACE] for pool in POOLS]
+    return {
+        f"median below {GOAL_MEDIAN_S:g} s": all(
+            statistics.median(gaps) < GOAL_MEDIAN_S for gaps in every if gaps
+        ),
+        f"worst below {GOAL_WORST_S:g} s": all(max(gaps) < GOAL_WORST_S for gaps in every if gaps),
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    for name, row in result["gaps"].items():
+        print(
+            f"{name:24s} median {row['median_s']:.2f} s, worst {row['worst_s']:.2f} s "
+            f"of {row['rounds']}; worst worker {row['worst_worker_s']:.2f} s"
+        )
+    for goal, met in result["goals"].items():
+        print(f"goal: {goal:18s} {'met' if met else 'MISSED'}")
+    for kind, asked in result["rounds_by_kind"].items():
+        print(f"{kind:6s} moved the writer in {result['moved'].get(kind, 0)} of {asked} rounds")
+    rows = result["rows"]
+    print(
+        f"{rows['acknowledged']} acknowledged, {rows['lost']} of them lost; failed: {rows['failed']}, of "
+        f"which {rows['there_of_unknown_outcome']} are there; epoch {result['epoch']}"
+    )
+    print(f"errors that no client should see: {rows['unexpected_errors'] or 'none'}")
+    print(f"requests of an older epoch refused by storage: {result['refused_stale_epoch']}")
+    print(f"the control plane was killed {result['control_kills']} times")
+    print("\n".join(result["wrong"]) or "nothing is wrong")
+
+
+def wrong_in(rounds: Sequence[Round], rows: dict[str, Any]) -> list[str]:
+    missed = [f"round {n + 1}, {r}" for n, r in enumerate(rounds) if r.missed]
+    return [*rows["wrong"], *missed]
+
+
+def measure(
+    cluster: LocalCluster, kinds: Sequence[str], count: int, *, kill: bool
+) -> dict[str, Any]:
+    killer = Killer(cluster)
+    rounds: list[Round] = []
+    with psycopg.connect(cluster.writer_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE beat (id INTEGER PRIMARY KEY)")
+    with load(cluster.writer_url) as acks:
+        for n in range(count):
+            cluster.until_healthy()
+            time.sleep(SETTLE_S)
+            rounds.append(one_round(cluster, acks, kinds[n % len(kinds)], killer if kill else None))
+            print(f"{n + 1:4d} {rounds[-1]}", flush=True)
+        cluster.until_healthy()
+    with psycopg.connect(cluster.writer_url, autocommit=True) as connection:
+        found = {row[0] for row in connection.execute("SELECT id FROM beat").fetchall()}
+    now = status(cluster)
+    rows = verdict(acks, found)
+    return {
+        "gaps": summaries(rounds),
+        "goals": goals(rounds),
+        "rounds_by_kind": dict(Counter(r.kind for r in rounds)),
+        "moved": dict(Counter(r.kind for r in rounds if r.moved)),
+        "rows": rows,
+        "epoch": now["volume"]["epoch"],
+        # Redo, fences and greetings alike: storage nodes do not count them apart.
+        "refused_stale_epoch": sum(
+            node["counters"].get("refused_stale_epoch", 0) for node in now["storage"]
+        ),
+        "control_kills": killer.kills,
+        "wrong": wrong_in(rounds, rows),
+        "rounds": [{**asdict(r), "moved": r.moved} for r in rounds],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=20, help="faults, of each kind in turn")
-    parser.add_argument("--kinds", default="kill,pause,move")
+    parser.add_argument("--kinds", default="kill,pause,cut")
     parser.add_argument("--readers", type=int, default=2)
     parser.add_argument("--kill-control", action="store_true")
     arguments = parser.parse_args()
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # lost connections are what we want
     kinds = arguments.kinds.split(",")
-    if strange := set(kinds) - {"kill", "pause", "cut", "move"}:
+    if strange := set(kinds) - set(KINDS):
         parser.error(f"there is no kind {', '.join(sorted(strange))}")
-    gaps: dict[tuple[str, str], list[float]] = {}
-    with cluster(readers=arguments.readers) as made:
-        with made.connect() as connection:
-            connection.execute("CREATE TABLE beat (id INTEGER PRIMARY KEY)")
-        with load(made.status()["endpoints"]["writer"]) as acks:
-            for n in range(arguments.rounds):
-                until_all_well(made, arguments.readers)
-                time.sleep(SETTLE_S)
-                kind = kinds[n % len(kinds)]
-                for client, gap in one_round(
-                    made, acks, kind, kill_control=arguments.kill_control
-                ).items():
-                    gaps.setdefault((kind, client), []).append(gap)
-                shown = ", ".join(f"{client} {gaps[kind, client][-1]:.2f} s" for client in acks.at)
-                print(f"{n + 1:4d} {kind:6s} {shown}", flush=True)
-            until_all_well(made, arguments.readers)
-        with made.connect() as connection:
-            rows = connection.execute("SELECT id FROM beat").fetchall()
-        status = made.status()
-    found = {row[0] for row in rows}
-    lost = len(acks.keys - found)
-    refused = sum(s["counters"].get("refused_stale_epoch", 0) for s in status["storage"])
-    every = {
-        client: [g for (_, c), some in gaps.items() if c == client for g in some]
-        for client in acks.at
-    }
-    result = {
-        **{f"{kind}, {client}": summary(some) for (kind, client), some in sorted(gaps.items())},
-        **{f"all, {client}": summary(some) for client, some in every.items()},
-    }
-    for name, row in result.items():
-        print(
-            f"{name:24s} median {row['median_s']:.2f} s, worst {row['worst_s']:.2f} s "
-            f"of {row['rounds']:.0f}"
-        )
-    print(
-        f"{len(acks.keys)} acknowledged, {lost} of them lost; {acks.errors} errors; epoch "
-        f"{status['volume']['epoch']}; storage refused {refused} requests of old writers"
-    )
-    save(
-        "failover-control-killed" if arguments.kill_control else "failover",
-        {
-            "gaps": result,
-            "acknowledged": len(acks.keys),
-            "lost": lost,
-            "errors": acks.errors,
-            "sqlstates": dict(acks.states),
-            "epochs": status["volume"]["epoch"],
-            "refused_of_old_writers": refused,
-        },
-    )
-    if lost:
+    if arguments.readers < 1 and set(kinds) != {IN_PLACE}:
+        parser.error("without a replica nobody can take over")
+    with LocalCluster(replicas=arguments.readers) as cluster:
+        result = measure(cluster, kinds, arguments.rounds, kill=arguments.kill_control)
+    show(result)
+    save("failover-control-killed" if arguments.kill_control else "failover", result)
+    if result["wrong"]:
         sys.exit(1)
 
 

@@ -1,12 +1,20 @@
 """A writer is stopped, another one takes over, and the old one goes on: does anything of it get through?
 
-    python -m benchmarks.paused_writer [--rounds N] [--readers N]
+    python -m benchmarks.paused_writer [--rounds N] [--readers N] [--kill-control]
 
 Each round, under a steady load of inserts: SIGSTOP to the writer while clients are in the middle of
-transactions; another instance is named and commits; SIGCONT to the old one. Then every log file of all six
-storage nodes is read from the disk. Prints how many frames of the old epoch are there that were on no
-node's disk before it went on (must be 0), what storage refused of old writers, and when a client that had
-an open transaction on the old writer got its error. At the end, every acknowledged row must be there.
+transactions; another instance is named and commits; SIGCONT to the old one. The log files of all storage
+nodes are read from the disk before it goes on and after. Of the old epoch there must not be, afterwards,
+
+- a frame that was on no node's disk before;
+- a frame on one node more than before, if it reaches above where the new writer cut the log off. What is
+  below that is part of the volume's history, and gossip may bring it to who has missed it.
+
+Prints how many there are of each, what storage refused of older epochs (redo, greetings and fences: it
+does not count them apart), and when a client that had an open transaction on the old writer got its error.
+At the end every acknowledged row must be there and none that was refused.
+
+With `--kill-control` the control plane gets SIGKILL together with the SIGSTOP.
 """
 
 from __future__ import annotations
@@ -15,22 +23,29 @@ import argparse
 import json
 import os
 import signal
+import sqlite3
 import statistics
 import sys
 import threading
 import time
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from benchmarks.failover import load
+from benchmarks.control import Killer, named, status
+from benchmarks.load import Acks, load, sqlstate, verdict
 from benchmarks.local import save
 from cluster.testing import LocalCluster
 from engine.storage.walfile import Found, scan_file
 
 Frame = tuple[int, int, int]
-"""Group, first LSN, epoch."""
+"""Group, first LSN, epoch: a frame that a truncation has cut keeps them."""
+
+Copy = tuple[Frame, int, str]
+"""A frame, its last LSN, and the node that has it."""
 
 
 class OpenTransaction:
@@ -54,7 +69,7 @@ class OpenTransaction:
             self._connection.commit()
             self.outcome = "committed"
         except psycopg.Error as error:
-            self.outcome = error.sqlstate or "connection lost"
+            self.outcome = sqlstate(error)
         self.ended_at = time.perf_counter()
         self._connection.close()
 
@@ -64,9 +79,9 @@ class OpenTransaction:
             sys.exit("a client of the old writer has heard nothing for 60 s")
 
 
-def on_disk(folder: Path, upto: int) -> dict[Frame, int]:
-    """Frames of epochs up to `upto` in all storage nodes' log files, and on how many nodes each is."""
-    held: dict[Frame, int] = {}
+def on_disk(folder: Path, upto: int) -> set[Copy]:
+    """Every frame of epochs up to `upto` in all storage nodes' log files."""
+    held: set[Copy] = set()
     for node in sorted(folder.glob("storage-*")):
         files = sorted((node / "wal").glob("*.wal"))
         for path in files:
@@ -77,79 +92,135 @@ def on_disk(folder: Path, upto: int) -> dict[Frame, int]:
             for item in scan_file(data, int(path.stem), last=path == files[-1]).items:
                 if isinstance(item, Found) and item.header.epoch <= upto:
                     frame = (item.header.pg, item.header.first_lsn, item.header.epoch)
-                    held[frame] = held.get(frame, 0) + 1
+                    held.add((frame, item.header.last_lsn, node.name))
     return held
 
 
-def instances(cluster: LocalCluster) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = cluster.status()["instances"]
-    return found
+def cut_at(folder: Path, epoch: int) -> int:
+    """The LSN above which the writers after `epoch` have annulled what it wrote.
+
+    The newest recovery's list is the one in force (`engine.volume.recovery`).
+    """
+    lists = []
+    for node in sorted(folder.glob("storage-*")):
+        with closing(sqlite3.connect(f"{(node / 'node.db').as_uri()}?mode=ro", uri=True)) as db:
+            lists.append(db.execute("SELECT epoch, low FROM truncation ORDER BY epoch").fetchall())
+    newest = max(lists, key=lambda ranges: ranges[-1][0] if ranges else 0)
+    lows = [int(low) for by, low in newest if by > epoch]
+    if not lows:
+        sys.exit(f"no storage node knows where epoch {epoch} was cut off")
+    return min(lows)
 
 
-def moved(cluster: LocalCluster, old: str) -> bool:
-    return any(
-        (i["role"], i["state"]) == ("writer", "available") and i["name"] != old
-        for i in instances(cluster)
-    )
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What has changed on the disks between two looks; all are copies of an old epoch's frames."""
+
+    new: set[Copy]
+    """Of frames that nobody had."""
+
+    spread_above: set[Copy]
+    """Of annulled frames, on nodes that did not have them."""
+
+    spread_below: set[Copy]
+    """Of frames that count; gossip's work."""
 
 
-def one_round(cluster: LocalCluster, key: int) -> dict[str, Any]:
-    (writer,) = (i for i in instances(cluster) if i["role"] == "writer")
-    epoch = cluster.status()["volume"]["epoch"]
+def compare(before: set[Copy], after: set[Copy], cut: int) -> Comparison:
+    frames = {frame for frame, _, _ in before}
+    places = {(frame, node) for frame, _, node in before}
+    new = {copy for copy in after if copy[0] not in frames}
+    spread = {copy for copy in after - new if (copy[0], copy[2]) not in places}
+    above = {copy for copy in spread if copy[1] > cut}
+    return Comparison(new, above, spread - above)
+
+
+def until_taken_over(cluster: LocalCluster, acks: Acks, old: str) -> None:
+    """Until both pools were told of a commit which can only be another writer's.
+
+    No command is run for that: the old writer is to go on while its connections are still there.
+    """
+    cluster.until(lambda: named(cluster).writer != old, "another writer is named")
+    moment = time.perf_counter()
+    cluster.until(lambda: acks.pools_since(moment), "both pools commit again")
+
+
+def one_round(cluster: LocalCluster, acks: Acks, key: int, killer: Killer | None) -> dict[str, Any]:
+    old = named(cluster)
+    pid = next(i["pid"] for i in status(cluster)["instances"] if i["name"] == old.writer)
     client = OpenTransaction(cluster.writer_url, key)
     stopped = time.perf_counter()
-    os.kill(writer["pid"], signal.SIGSTOP)
-    client.commit()
-    cluster.until(lambda: moved(cluster, writer["name"]), "another writer")
-    before = on_disk(cluster.folder, epoch)
-    resumed = time.perf_counter()
-    os.kill(writer["pid"], signal.SIGCONT)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        if killer is not None:
+            killer.strike()
+        client.commit()
+        until_taken_over(cluster, acks, old.writer)
+        cut = cut_at(cluster.folder, old.epoch)
+        before = on_disk(cluster.folder, old.epoch)
+    finally:
+        resumed = time.perf_counter()
+        os.kill(pid, signal.SIGCONT)
     client.wait()
     cluster.until_healthy()
-    after = on_disk(cluster.folder, epoch)
+    found = compare(before, on_disk(cluster.folder, old.epoch), cut)
     return {
-        "frames_of_the_old_epoch": len(before),
-        "new_frames": len(set(after) - set(before)),
+        "old": old.writer,
+        "new": named(cluster).writer,
+        "frames_of_the_old_epoch": len({frame for frame, _, _ in before}),
+        "annulled_copies": sum(last > cut for _, last, _ in before),
+        "new_frames": len(found.new),
+        "spread_above_the_cut": len(found.spread_above),
+        "spread_below_the_cut": len(found.spread_below),
         "outcome": client.outcome,
         "error_after_stop_s": round(client.ended_at - stopped, 3),
         "error_after_resume_s": round(client.ended_at - resumed, 3),
     }
 
 
+def measure(cluster: LocalCluster, count: int, *, kill: bool) -> dict[str, Any]:
+    killer = Killer(cluster)
+    rounds: list[dict[str, Any]] = []
+    with psycopg.connect(cluster.writer_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE beat (id INTEGER PRIMARY KEY)")
+        connection.execute("CREATE TABLE open_ones (id INTEGER PRIMARY KEY)")
+    with load(cluster.writer_url) as acks:
+        for n in range(count):
+            rounds.append(one_round(cluster, acks, n, killer if kill else None))
+            print(f"{n + 1:3d} {json.dumps(rounds[-1])}", flush=True)
+    with psycopg.connect(cluster.writer_url, autocommit=True) as connection:
+        rows = connection.execute("SELECT id FROM beat").fetchall()
+        left = connection.execute("SELECT count(*) FROM open_ones").fetchall()[0][0]
+    storage = status(cluster)["storage"]
+    result = {
+        "rounds": rounds,
+        "new_frames": sum(r["new_frames"] for r in rounds),
+        "spread_above_the_cut": sum(r["spread_above_the_cut"] for r in rounds),
+        "refused_stale_epoch": sum(n["counters"].get("refused_stale_epoch", 0) for n in storage),
+        "error_after_stop_s_median": statistics.median(r["error_after_stop_s"] for r in rounds),
+        "error_after_stop_s_worst": max(r["error_after_stop_s"] for r in rounds),
+        "open_transactions_committed_by_an_old_writer": left,
+        "rows": verdict(acks, {row[0] for row in rows}),
+        "control_kills": killer.kills,
+    }
+    bad = ("new_frames", "spread_above_the_cut", "open_transactions_committed_by_an_old_writer")
+    result["wrong"] = result["rows"]["wrong"] + [f"{k}: {result[k]}" for k in bad if result[k]]
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--readers", type=int, default=2)
+    parser.add_argument("--kill-control", action="store_true")
     arguments = parser.parse_args()
-    rounds = []
+    if arguments.readers < 1:
+        parser.error("without a replica nobody can take over")
     with LocalCluster(replicas=arguments.readers) as cluster:
-        with psycopg.connect(cluster.writer_url, autocommit=True) as connection:
-            connection.execute("CREATE TABLE beat (id INTEGER PRIMARY KEY)")
-            connection.execute("CREATE TABLE open_ones (id INTEGER PRIMARY KEY)")
-        with load(cluster.writer_url) as acks:
-            for n in range(arguments.rounds):
-                rounds.append(one_round(cluster, n))
-                print(f"{n + 1:3d} {json.dumps(rounds[-1])}", flush=True)
-        with psycopg.connect(cluster.writer_url, autocommit=True) as connection:
-            rows = connection.execute("SELECT id FROM beat").fetchall()
-            left = connection.execute("SELECT count(*) FROM open_ones").fetchall()[0][0]
-        refused = sum(
-            node["counters"].get("refused_stale_epoch", 0) for node in cluster.status()["storage"]
-        )
-    lost = len(acks.keys - {row[0] for row in rows})
-    result = {
-        "rounds": rounds,
-        "new_frames": sum(r["new_frames"] for r in rounds),
-        "refused_of_old_writers": refused,
-        "error_after_stop_s_median": statistics.median(r["error_after_stop_s"] for r in rounds),
-        "error_after_stop_s_worst": max(r["error_after_stop_s"] for r in rounds),
-        "open_transactions_committed_by_an_old_writer": left,
-        "acknowledged": len(acks.keys),
-        "lost": lost,
-    }
+        result = measure(cluster, arguments.rounds, kill=arguments.kill_control)
     print(json.dumps({k: v for k, v in result.items() if k != "rounds"}, indent=2))
-    save("paused_writer", result)
-    if lost or left or result["new_frames"]:
+    save("paused_writer-control-killed" if arguments.kill_control else "paused_writer", result)
+    if result["wrong"]:
         sys.exit(1)
 
 

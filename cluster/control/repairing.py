@@ -3,6 +3,9 @@
 Level-triggered: every pass asks all nodes what they hold, compares it with the catalog, and makes what
 differs a little more alike. So it does not matter where a pass ends, or whether this process dies in one:
 the next pass, of whichever control plane, goes on from what is there.
+
+Only since when a node has been silent is remembered, in memory: patience with it begins anew with every
+start of this process. A control plane that dies more often than that begins no replacement by itself.
 """
 
 from __future__ import annotations
@@ -39,7 +42,8 @@ class RepairConfig:
     """The same while a member is being replaced."""
 
     gone_s: float = 30.0
-    """A storage node that has been silent for so long is replaced, if there is another one to do it."""
+    """A storage node that has been silent for so long is replaced, if there is another one to do it.
+    Counted from the first pass of this process that did not hear it."""
 
     answer_s: float = 1.0
     """A node that has not said by then what it holds is silent."""
