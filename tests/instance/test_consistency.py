@@ -54,12 +54,13 @@ async def test_session_read_waits_for_what_it_was_told_to(cluster) -> None:
 async def test_waiting_for_what_never_comes_ends_with_the_statement_timeout(cluster) -> None:
     _, replica = await two(cluster)
     reading = replica.session()
-    reading.settings.statement_timeout_s = 0.05
     reading.settings.wait_for = 10**15
     assert await run(reading, COUNT) == [(1,)], "eventual reads do not wait"
     reading.settings.read_consistency = ReadConsistency.SESSION
+    patience_s, reading.settings.statement_timeout_s = reading.settings.statement_timeout_s, 0.05
     with pytest.raises(QueryCanceled, match="statement timeout"):
         await run(reading, COUNT)
+    reading.settings.statement_timeout_s = patience_s
     reading.settings.wait_for = 0
     assert await run(reading, COUNT) == [(1,)]
     pool = replica.instance.pool
