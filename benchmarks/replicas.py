@@ -8,8 +8,9 @@ Opens four clients a replica on the reader endpoint and counts who got how many.
 - `commit_lag_ms`: how long commits took from durable on the writer to visible on a replica, median and 99th
   percentile over every commit on every replica: at most so long, as the replicas' counters have steps. A
   commit that a replica got otherwise than by its feed, joining again, is among `commits_not_counted`.
-- `shown_lag_ms`: what `sextet status` says of lag, asked ten times a second. It is that of the newest commit
-  then: many that come late together are one sample. `answers_missing` are those that a replica did not give.
+- `shown_lag_ms`: what `sextet status` says of lag, asked ten times a second. It is that of the newest
+  commit then: many that come late together are one sample. `answers_missing` are those that a replica
+  did not give.
 
 All processes share this machine's CPUs. Exit status 1 if clients were not spread evenly.
 """
