@@ -31,10 +31,7 @@ class SimPageStore:
         self._life = life
 
     async def _pause(self) -> None:
-        image = self._image
-        if image.slow_factor > 1:
-            image.effect("slow disk")
-        await asyncio.sleep(self._rng.random() * 2 * image.sync_s * image.slow_factor)
+        await asyncio.sleep(self._rng.random() * 2 * self._image.sync_s)
         if self._life is not None:
             self._life.check()
 
