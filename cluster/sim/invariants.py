@@ -64,6 +64,7 @@ class Invariants:
         self._stands: dict[PgNo, LSN] = {}  # what a quorum has acknowledged, by group
         self._memberships: dict[PgNo, dict[int, Membership]] = {}  # all there were, by epoch
         self._owed: dict[tuple[Key, PgNo, int], LSN] = {}  # by who joins: what stood when it began
+        self._creating: dict[str, dict[PgNo, LSN]] = {}  # what stood when a node made a segment
         world.on_wire.append(self._wire)
         world.on_step.append(self._step)
         world.on_writer.append(self._opened)
@@ -287,10 +288,14 @@ class Invariants:
     def _step(self, when: str, step: Step, process: SimProcess) -> None:
         node = process.node
         if isinstance(node, StorageNode):
+            if process.name in self._creating:
+                self._joins(process, node, self._creating.pop(process.name))
             if step is Step.WHOLE and when == "after":
                 self._joined_whole(process, node)
             elif step in (Step.CREATE, Step.MEMBERS) and when == "after":
-                self._joins(process, node)
+                self._joins(process, node, self._stands)
+                if step is Step.CREATE:  # the node shows the segment only after the step
+                    self._creating[process.name] = dict(self._stands)
             elif step is Step.DROP and when == "before":
                 kept = {segment.pg for _, segment in node.state.segments()}
                 self._ledger.forget((process.name, node.state.incarnation), kept)
@@ -321,15 +326,14 @@ class Invariants:
                     message = f"shows {shown}, no VDL is above {self._vdl}"
                     self._add("shown-above-vdl", process.name, message, shown)
 
-    def _joins(self, process: SimProcess, node: StorageNode) -> None:
+    def _joins(self, process: SimProcess, node: StorageNode, stood: dict[PgNo, LSN]) -> None:
         """From the moment at which it is told of it, whoever joins owes what stood on a quorum before."""
         for _, segment in node.state.segments():
             membership = segment.row.membership
             self._memberships.setdefault(segment.pg, {})[membership.epoch] = membership
             change = segment.row.membership.replacing
             if change is not None and change.new.node == process.name:
-                stands = self._stands.get(segment.pg, 0)
-                self._owed.setdefault(_joining(process, segment), stands)
+                self._owed.setdefault(_joining(process, segment), stood.get(segment.pg, 0))
 
     def _joined_whole(self, process: SimProcess, node: StorageNode) -> None:
         """What calls itself whole has what it owes, when it says so and when the catalog believes it."""
