@@ -16,7 +16,7 @@ from tests.mutants.mutant import Edit, Mutant, NotApplicable, install, mutated, 
 from tests.mutants.registry import MUTANTS, by_name
 
 QUICK = {
-    "commit-before-vdl": 2,
+    "commit-before-vdl": 4,
     "failed-fsync-retried": 1,
     "stale-writer": 6,
     "vdl-rounded-up": 3,
