@@ -251,9 +251,9 @@ INSTANCES = (
         "G5",
         "a replica shows commits as soon as their redo is there",
         "engine.instance.replica",
-        "        if item.vdl > self._applied:\n            self._apply_up_to(item.vdl)\n",
+        "        if item.vdl > self._applied:\n            commits = self._apply_up_to(item.vdl)\n",
         "        top = max([item.vdl, *(r.lsn for r in self._pending if r.commit)])\n"
-        "        if top > self._applied:\n            self._apply_up_to(top)\n",
+        "        if top > self._applied:\n            commits = self._apply_up_to(top)\n",
     ),
     _one(
         "replica-keeps-cache",
