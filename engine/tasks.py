@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 
 OnFailure = Callable[[str, BaseException], None]
+
+T = TypeVar("T")
 
 
 class Background:
@@ -63,3 +65,12 @@ def backoff(rng: random.Random, first: float, limit: float) -> Iterator[float]:
     while True:
         yield delay * (0.5 + rng.random() / 2)
         delay = min(limit, delay * 2)
+
+
+async def unless_late(answer: Awaitable[T], within_s: float) -> T | None:
+    """What comes of `answer`, None if that takes longer than `within_s` seconds; then it is cancelled."""
+    try:
+        async with asyncio.timeout(within_s):
+            return await answer
+    except TimeoutError:
+        return None

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.tasks import Background, backoff
+from engine.tasks import Background, backoff, unless_late
 
 
 async def test_failure_is_logged_and_reported_by_name(caplog: pytest.LogCaptureFixture) -> None:
@@ -132,3 +132,14 @@ def test_delays_double_to_their_limit_with_at_most_half_of_it_jitter(
     for n, delay in enumerate(delays):
         full = min(limit, first * 2**n)
         assert full * 0.499 <= delay <= full * 1.001
+
+
+async def test_what_comes_in_time_and_what_is_given_up() -> None:
+    never: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def soon() -> int:
+        return 7
+
+    assert await unless_late(soon(), 10.0) == 7
+    assert await unless_late(never, 0.0) is None
+    assert never.cancelled(), "nobody goes on with it"

@@ -256,9 +256,7 @@ class FailoverWatch:
 
     async def _name(self, ward: _Ward, to: str, why: str) -> bool:
         """False if somebody else was named meanwhile; then nothing has changed."""
-        row = (
-            ward.row
-        )  # before the wait for our turn: it was decided about this writer and no other
+        row = ward.row  # before we wait for our turn: it was decided about this writer alone
         async with self._writing:
             self._runtime.steps.before(Step.NAME_WRITER)
             named = await self._catalog.name_writer(

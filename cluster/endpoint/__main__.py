@@ -22,14 +22,15 @@ from engine.net.pb import control_pb2 as pb
 from engine.net.process import end_process, raise_descriptor_limit, run_node
 from engine.net.real import real_runtime
 from engine.ports import Channel, Stream
-from engine.tasks import backoff
+from engine.tasks import backoff, unless_late
 
 log = logging.getLogger(__name__)
 
 RECONNECT_FIRST_S, RECONNECT_LIMIT_S = 0.05, 1.0
 
 VIEW_S = 15.0
-"""A view of the cluster is asked for again after this long without a change."""
+"""The stream of views is opened anew after this long without a change: it may hang without being
+broken, and then a new writer would never be heard of."""
 
 DESCRIPTORS_MIN = SPARE_DESCRIPTORS + 256
 """With fewer an endpoint is not worth starting."""
@@ -108,7 +109,7 @@ async def _watch(channel: Channel, folder: Folder, cluster: str, endpoint: Endpo
             WATCH_CLUSTER, pb.WatchClusterRequest(cluster=cluster)
         )
         try:
-            while (message := await _next_view(stream)) is not None:
+            while (message := await unless_late(stream.recv(), VIEW_S)) is not None:
                 delays = backoff(rng, RECONNECT_FIRST_S, RECONNECT_LIMIT_S)
                 view = view_from_pb(message)
                 endpoint.update(view)
@@ -118,18 +119,6 @@ async def _watch(channel: Channel, folder: Folder, cluster: str, endpoint: Endpo
         finally:
             stream.close()
         await asyncio.sleep(next(delays))
-
-
-async def _next_view(
-    stream: Stream[pb.WatchClusterRequest, pb.ClusterView],
-) -> pb.ClusterView | None:
-    """The next change. Now and then the stream is opened anew without one, as if it had ended:
-    it may hang without being broken, and then a new writer would never be heard of."""
-    try:
-        async with asyncio.timeout(VIEW_S):
-            return await stream.recv()
-    except TimeoutError:
-        return None
 
 
 def main() -> None:

@@ -34,14 +34,15 @@ from engine.sql.engine import SqlEngine
 from engine.sql.pool import BufferPool
 from engine.sql.settings import SqlSettings
 from engine.steps import Step
-from engine.tasks import Background, backoff
+from engine.tasks import Background, backoff, unless_late
 from engine.volume.channels import Channels
 from engine.volume.fencing import membership_from_pb
 
 log = logging.getLogger(__name__)
 
 VIEW_S = 15.0
-"""A view of the cluster is asked for again after this long without a change."""
+"""The stream of views is opened anew after this long without a change: it may hang without being
+broken, and then a new writer would never be heard of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ class Instance:
                     WATCH_CLUSTER, cpb.WatchClusterRequest(cluster=identity.cluster)
                 )
                 try:
-                    while (view := await self._next_view(stream)) is not None:
+                    while (view := await unless_late(stream.recv(), VIEW_S)) is not None:
                         delays = backoff(self._runtime.rng, 0.05, 1.0)
                         self._take_view(view)
                 finally:
@@ -158,17 +159,6 @@ class Instance:
             except SextetError as error:
                 log.debug("control plane: %s: %s", type(error).__name__, error)
             await asyncio.sleep(next(delays))
-
-    async def _next_view(
-        self, stream: Stream[cpb.WatchClusterRequest, cpb.ClusterView]
-    ) -> cpb.ClusterView | None:
-        """The next change. Now and then the stream is opened anew without one, as if it had ended:
-        it may hang without being broken, and then a new writer would never be heard of."""
-        try:
-            async with asyncio.timeout(VIEW_S):
-                return await stream.recv()
-        except TimeoutError:
-            return None
 
     def _take_view(self, view: cpb.ClusterView) -> None:
         self.view = view

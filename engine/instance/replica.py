@@ -53,6 +53,14 @@ LAG_STEPS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 """Of all commits, how many were visible within so long is counted."""
 
 
+def within(milliseconds: int) -> str:
+    """The counter's name."""
+    return f"commits_within_{milliseconds}_ms"
+
+
+_LAG_COUNTERS = tuple((step * 1000, within(step)) for step in LAG_STEPS_MS)
+
+
 class FeedGap(ProtocolError):
     """A redo record's predecessor is not the one applied last."""
 
@@ -297,9 +305,10 @@ class Replica:
         process's clock has it, so neither wall clock has a say.
         """
         self.lag_us = max(0, self._now_us() - item.since_us)
-        for step in LAG_STEPS_MS:
-            if self.lag_us <= step * 1000:
-                self.counters[within(step)] += commits
+        if commits:
+            for step_us, counter in _LAG_COUNTERS:
+                if self.lag_us <= step_us:
+                    self.counters[counter] += commits
 
     def _apply_up_to(self, vdl: LSN) -> int:
         """The number of commits that have become visible."""
@@ -336,11 +345,6 @@ class Replica:
         self._runtime.steps.after(Step.APPLY)
         self.tails.forget_below(self.pool.min_pinned())
         return commits
-
-
-def within(milliseconds: int) -> str:
-    """The counter's name."""
-    return f"commits_within_{milliseconds}_ms"
 
 
 def _size(record: Record) -> int:
