@@ -94,13 +94,12 @@ def judge(
         *bank.check(whole, total=total, accounts=accounts, may_be_negative=True),
     ]
     appends = sum(isinstance(op, Append) for t in history for op in t.ops)
-    money = sum(isinstance(op, BankRead) for t in whole for op in t.ops)
     checks = {
         "appends at the end": appends if finals else 0,
         "instances at the end": len(finals),
-        "listappend": len(whole),
-        "sessions": len(whole),
-        "bank": money,
+        "listappend": listappend.looked_at(whole),
+        "sessions": sessions.looked_at(whole),
+        "bank": bank.looked_at(whole),
     }
     return Verdict(tuple(found), checks)
 

@@ -19,7 +19,7 @@ from cluster.plain import refuse_unknown, table, text
 from cluster.sim.expect import Expect
 from cluster.sim.fields import from_plain, to_plain
 from cluster.sim.run import Plan
-from cluster.sim.workload import SCRIPTS
+from cluster.sim.workload import READ_ONLY, SCRIPTS
 from cluster.sim.world import CLUSTER
 from engine.errors import ConfigError
 
@@ -133,6 +133,11 @@ def check(plan: Plan, where: str) -> None:
     if not all(0 <= weight <= SIZE_MAX for weight in weights) or sum(weights) <= 0:
         raise ConfigError(
             f"{where}: weights must be 0 or more (and no infinity), and one of them above 0"
+        )
+    if mix.readers and not any(mix.weights.get(kind, 1) for kind in READ_ONLY):
+        raise ConfigError(
+            f"{where}: there are readers, but the weights of all that they could do "
+            f"({', '.join(sorted(READ_ONLY))}) are 0"
         )
     known = TARGETS | {f"{CLUSTER}-{n + 1}" for n in range(1 + plan.shape.replicas)}
     known |= {f"storage-{n + 7}" for n in range(plan.shape.spares)}

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 KINDS = {
-    "send": "a message leaves a node: to, wire, what, size",
+    "send": "a message leaves a node: to, wire, what, size, crc",
     "recv": "it arrives: from, wire, what, size",
     "start": "a process begins a life: life",
     "die": "a process ends: reason",

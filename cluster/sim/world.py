@@ -38,7 +38,7 @@ from cluster.sim.pagestore import SimPageStore
 from cluster.sim.process import Life, ProcessDied
 from cluster.sim.sqlwire import sql_address, sql_handlers
 from cluster.sim.trace import Trace
-from cluster.sim.transport import Data, Opening, SimTransport, Status
+from cluster.sim.transport import Data, Opening, SimTransport, Status, crc
 from engine.config import InstanceConfig, VolumeConfig
 from engine.errors import SextetError
 from engine.instance.node import Instance, InstanceIdentity
@@ -408,14 +408,10 @@ class World:
             case _:
                 what = type(item).__name__.lower()
         other = "to" if kind == "send" else "from"
-        self.trace.emit(
-            kind,
-            event["host"],
-            **{other: event["peer"]},
-            wire=event["wire"],
-            what=what,
-            size=event["size"],
-        )
+        fields = {other: event["peer"], "wire": event["wire"], "what": what, "size": event["size"]}
+        if kind == "send":
+            fields["crc"] = crc(item)
+        self.trace.emit(kind, event["host"], **fields)
 
     def _loop_error(self, context: dict[str, Any]) -> None:
         error = context.get("exception")

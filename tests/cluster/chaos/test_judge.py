@@ -117,3 +117,6 @@ def test_it_says_how_much_it_looked_at() -> None:
     assert checks["appends at the end"] == 6
     assert checks["instances at the end"] == 2
     assert checks["bank"] == 3
+    reads = [op for t in HISTORY for op in t.ops if isinstance(op, ReadList)]
+    assert checks["listappend"] >= len(reads)
+    assert judge([], [], total=100, accounts=ACCOUNTS).checks["listappend"] == 0

@@ -49,6 +49,10 @@ def _set(*path: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def _readers_of_nothing(value: dict[str, Any]) -> None:
+    value["plan"]["mix"] |= {"readers": 1, "weights": {"append": 1, "lists": 0, "bank": 0}}
+
+
 FAULT = {"kind": "kill", "target": "main-1"}
 
 
@@ -122,6 +126,7 @@ def test_zero_is_allowed_where_it_means_none() -> None:
         (_set("plan", "shape", "storage", "gossip_s", to=math.inf), "storage.gossip_s is inf"),
         (_set("plan", "shape", "sql", "lock_timeout_s", to=-1), "lock_timeout_s is -1.0; it must"),
         (_set("plan", "mix", "readers", to=9), "readers is 9, not 0 to clients (4)"),
+        (_readers_of_nothing, "the weights of all that they could do (bank, lists) are 0"),
         (_set("plan", "mix", "reader_share", to=1.5), "reader_share is 1.5, not 0 to 1"),
         (_set("plan", "mix", "weights", to={"sing": 1}), "weights has no sing; it may have append"),
         (_set("plan", "mix", "weights", to={"big": 0}), "one of them above 0"),
