@@ -29,6 +29,7 @@ from cluster.control.rows import ClusterRow, InstanceRow
 from engine.errors import ConfigError, DeadlineExceeded
 from engine.net.pb import control_pb2 as pb
 from engine.ports import Runtime
+from engine.pulse import PATIENCE_S
 from engine.steps import Mark, Step
 from engine.tasks import Background
 from engine.types import Membership
@@ -48,8 +49,8 @@ OPEN_S = 30.0
 """How long a failover on purpose waits for the new writer to open."""
 
 HANGS = (
-    "; if it was paused, `sextet fault resume {name}`; if it hangs, kill -9 its process"
-    " (`sextet status` has the pid): its supervisor starts it again"
+    "; if it hangs, its supervisor ends it after {patience} s and starts it again; if a fault has paused"
+    " it, `sextet fault resume {name}`"
 )
 
 
@@ -238,15 +239,14 @@ class FailoverWatch:
     async def _replace(self, ward: _Ward, reason: str, *, hangs: bool) -> None:
         """Name a successor, if there is one; otherwise the writer's supervisor is all there is.
 
-        That starts again what has died. Of one that hangs it knows nothing, and we end no processes:
-        whoever reads the event has to.
+        That starts again what has died, and ends what hangs (`engine.pulse`), so that it starts again.
         """
         old = ward.row.writer
         to = successor(self._candidates(ward), instead_of=old)
         if to is None:
             if not ward.alone:
                 ward.alone = True
-                advice = HANGS.format(name=old) if hangs else ""
+                advice = HANGS.format(name=old, patience=PATIENCE_S) if hangs else ""
                 await self._event(old, f"the writer {reason}, and nobody can take over{advice}")
             return
         ward.rest.failed_over(self._now)

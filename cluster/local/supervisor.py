@@ -7,6 +7,8 @@ Invariants
 - One supervisor per data folder, and none while a process of an earlier one is left: the lock is
   inherited by every child (`cluster.local.state`).
 - Children are ended by pid while they are our unreaped children, so a pid is never a stranger's.
+- A child that breaks its promise to be heard again hangs (`engine.pulse`): it is ended, so that it
+  starts again. Whom a fault has stopped does not hang.
 - A child that keeps dying is started less and less often, but never given up: what is wrong may be
   put right meanwhile. One that lived for UP_S counts as healthy again.
 - Whom an active fault holds down is not started, and whom it has stopped is woken when its time is
@@ -47,6 +49,7 @@ from cluster.local.state import (
     take_lock,
 )
 from engine.errors import ConfigError, SextetError
+from engine.pulse import PULSE, Listener
 
 log = logging.getLogger("supervisor")
 
@@ -60,6 +63,9 @@ UP_S = 1.0
 
 STOP_GRACE_S = 7.0
 """From SIGTERM to SIGKILL; longer than a node's own STOP_S."""
+
+LISTEN_S = 1.0
+"""How often it is looked at who hangs."""
 
 LOCK_WAIT_S = 15.0
 LOG_BYTES_MAX = 16 * 1024 * 1024
@@ -83,6 +89,7 @@ class _Child:
         self.exit_status: int | None = None
         self.kill_at: float | None = None  # set once it has been told to stop
         self.paused = False  # SIGSTOP was sent for a fault
+        self.pulse: Listener | None = None
 
     @property
     def name(self) -> str:
@@ -97,6 +104,11 @@ class _Child:
         if self.popen is not None:
             self.popen.send_signal(number)
 
+    def forget_pulse(self) -> None:
+        if self.pulse is not None:
+            self.pulse.close()
+            self.pulse = None
+
     def state(self) -> ChildState:
         return ChildState(self.name, self.identity, max(0, self.restarts), self.exit_status)
 
@@ -110,6 +122,7 @@ class Supervisor:
         self._children = {c.name: _Child(c) for c in components}
         self._holds = Holds(folder.faults)
         self._stopping = False
+        self._listen_at = 0.0
         self._me = ProcessId.of(os.getpid())
         self._signals = SignalQueue((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
@@ -117,6 +130,7 @@ class Supervisor:
         """Start everything and keep it running; returns once all of it has been stopped."""
         while not self._stopping:
             self._obey_faults()
+            self._end_who_hangs()
             self._start_due()
             self._publish()
             self._handle(self._signals.wait(self._next_wake()))
@@ -134,7 +148,8 @@ class Supervisor:
     def _next_wake(self) -> float | None:
         """Seconds until a start, a kill or the end of a fault is due, None if only a signal can matter."""
         now = time.monotonic()
-        times = [c.kill_at - now for c in self._children.values() if c.kill_at is not None]
+        times = [self._listen_at - now] if any(c.running for c in self._children.values()) else []
+        times += [c.kill_at - now for c in self._children.values() if c.kill_at is not None]
         for child in self._children.values():
             ends = self._holds.next_end(child.name)
             if ends is not None:
@@ -156,6 +171,20 @@ class Supervisor:
                 child.signal(signal.SIGSTOP if paused else signal.SIGCONT)
                 child.paused = paused
 
+    def _end_who_hangs(self) -> None:
+        now = time.monotonic()
+        if now < self._listen_at:
+            return
+        self._listen_at = now + LISTEN_S
+        for child in self._children.values():
+            if child.pulse is None:
+                continue
+            if child.paused:
+                child.pulse.excuse()
+            elif (silent := child.pulse.look(now)) is not None:
+                log.warning("! %s hangs: not heard for %.0f s; ending it", child.name, silent)
+                child.signal(signal.SIGKILL)
+
     def _start_due(self) -> None:
         now = time.monotonic()
         for child in self._children.values():
@@ -170,20 +199,29 @@ class Supervisor:
         child.restarts += 1
         child.started_at = time.monotonic()
         try:
+            child.pulse = Listener()
+            pulse = child.pulse.writer
             with self._open_log(child.name) as output:
                 child.popen = subprocess.Popen(
                     child.component.command,
                     cwd=self._folder.data,
-                    env={**os.environ, SUPERVISED: str(os.getpid()), **self._holds.environment()},
+                    env={
+                        **os.environ,
+                        SUPERVISED: str(os.getpid()),
+                        PULSE: str(pulse),
+                        **self._holds.environment(),
+                    },
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    pass_fds=(self._lock,),
+                    pass_fds=(self._lock, pulse),
                 )
         except OSError as error:
             log.error("! %s cannot be started: %s", child.name, error)
+            child.forget_pulse()
             self._again_later(child)
             return
+        child.pulse.born()
         child.identity = ProcessId.of(child.popen.pid)
         log.info("> %s started, pid %d", child.name, child.popen.pid)
 
@@ -201,6 +239,7 @@ class Supervisor:
             log.info("< %s, pid %d, %s", child.name, child.popen.pid, _how(child.exit_status))
             child.popen = child.identity = None
             child.paused = False
+            child.forget_pulse()
             if child.kill_at is not None:
                 del self._children[child.name]  # it was told to go
             else:

@@ -16,6 +16,7 @@ from engine.net.process import raise_descriptor_limit, run_node
 from engine.net.real import real_runtime
 from engine.pgwire.handoff import HandoffServer, relay_cancel
 from engine.pgwire.server import PgServer, ServerConfig
+from engine.pulse import LONG_PATIENCE_S, PATIENCE_S, Pulse
 
 SPARE_DESCRIPTORS = 256
 """For everything but clients, which cost one each."""
@@ -38,7 +39,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
+async def serve(arguments: argparse.Namespace, stop: asyncio.Event, pulse: Pulse) -> None:
     """Run one instance until `stop` is set."""
     path: Path = arguments.socket
 
@@ -67,6 +68,7 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
         relay_cancel=relay,
         faults=SqlFaults.of_environment(arguments.name, os.environ.get(FAULTS, "")),
     )
+    pulse.patience = lambda: LONG_PATIENCE_S if instance.importing else PATIENCE_S
     on_isolation(runtime, server.hold_clients)
     instance.connections = lambda: server.connections
     rpc = await runtime.transport.serve(arguments.listen, instance.handlers)
@@ -87,7 +89,8 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
 
 def main() -> None:
     arguments = _arguments()
-    run_node(lambda stop: serve(arguments, stop), name=arguments.name)
+    pulse = Pulse.of_environment(os.environ)
+    run_node(lambda stop: serve(arguments, stop, pulse), name=arguments.name, pulse=pulse)
 
 
 if __name__ == "__main__":

@@ -261,6 +261,11 @@ class Instance:
         lsn = await self.writer.commit_point()
         return pb.ConfirmedCommitReply(epoch=self.writer.volume.epoch, lsn=lsn)
 
+    @property
+    def importing(self) -> bool:
+        """Whether it may say nothing for a while: the last step of an import is one long computation."""
+        return self._imports > 0
+
     async def _import(self, stream: Stream[pb.ImportReply, pb.ImportChunk]) -> pb.ImportReply:
         if self.writer is None:
             raise Unavailable(f"{self.identity.name} is no open writer now")
@@ -281,7 +286,7 @@ class Instance:
         reply = pb.InstanceStatusReply(
             instance=self.identity.name,
             role=self.role,
-            state="importing" if self._imports else self._state,
+            state="importing" if self.importing else self._state,
             pid=self.identity.pid,
             connections=self.connections(),
         )

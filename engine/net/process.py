@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from engine.errors import ConfigError, SextetError
+from engine.pulse import Pulse
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,10 @@ _PR_SET_PDEATHSIG = 1
 Main = Callable[[asyncio.Event], Awaitable[None]]
 
 
-def run_node(main: Main, *, name: str) -> NoReturn:
+def run_node(main: Main, *, name: str, pulse: Pulse | None = None) -> NoReturn:
     """Run `main(stop)` until it returns; SIGTERM and SIGINT set `stop`. Never returns itself.
+
+    `pulse` tells the supervisor that this process does not hang; by default its own patience.
 
     Exit status 0: `main` returned. 1: it raised, a SextetError as one line in the log and anything
     else with its traceback, or it did not return within STOP_S of the signal.
@@ -47,17 +50,19 @@ def run_node(main: Main, *, name: str) -> NoReturn:
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
     _die_with_supervisor()
-    asyncio.run(_run(main, name))
+    asyncio.run(_run(main, name, pulse or Pulse.of_environment(os.environ)))
     raise AssertionError("_run ends the process")
 
 
-async def _run(main: Main, name: str) -> NoReturn:
+async def _run(main: Main, name: str, pulse: Pulse) -> NoReturn:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _begin_stop, stop)
     log.info("%s starts, pid %d", name, os.getpid())
     work = asyncio.ensure_future(main(stop))
+    beating = asyncio.ensure_future(pulse.beat())
+    beating.add_done_callback(_pulse_ended)
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not work.done():
@@ -65,6 +70,11 @@ async def _run(main: Main, name: str) -> NoReturn:
     _end(
         _status_of(work, name)
     )  # here and not after asyncio.run, which waits for what is left over
+
+
+def _pulse_ended(beating: asyncio.Future[None]) -> None:
+    if not beating.cancelled() and (error := beating.exception()) is not None:
+        log.error("the pulse has stopped; the supervisor will think that we hang", exc_info=error)
 
 
 def _begin_stop(stop: asyncio.Event) -> None:

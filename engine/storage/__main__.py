@@ -10,6 +10,7 @@ from pathlib import Path
 from engine.faults.store import faulty_store
 from engine.net.process import run_node
 from engine.net.real import real_runtime
+from engine.pulse import PATIENCE_S, Pulse
 from engine.storage.node import StorageNode
 from engine.storage.pagestore_sqlite import SqlitePageStore
 
@@ -24,13 +25,14 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
+async def serve(arguments: argparse.Namespace, stop: asyncio.Event, pulse: Pulse) -> None:
     """Run one node until `stop` is set."""
     runtime = real_runtime(arguments.folder, name=arguments.name)
     store = faulty_store(SqlitePageStore(runtime.disk.local_path("node.db")), runtime.disk)
     node = StorageNode(runtime, name=arguments.name, az=arguments.az, store=store, pid=os.getpid())
     await node.open()
     server = await runtime.transport.serve(arguments.listen, node.handlers)
+    pulse.patience = lambda: PATIENCE_S
     node.start()
     node.register_with(arguments.control, address=server.address)
     await stop.wait()
@@ -40,7 +42,9 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
 
 def main() -> None:
     arguments = _arguments()
-    run_node(lambda stop: serve(arguments, stop), name=arguments.name)
+    # Nothing is promised before it serves: reading a long log takes as long as it takes.
+    pulse = Pulse.of_environment(os.environ, patience=lambda: 0)
+    run_node(lambda stop: serve(arguments, stop, pulse), name=arguments.name, pulse=pulse)
 
 
 if __name__ == "__main__":

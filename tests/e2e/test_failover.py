@@ -147,11 +147,40 @@ def test_failover_on_purpose_and_its_events(new_cluster):
         assert len(done.stderr.splitlines()) == 1
 
 
-def test_without_a_replica_there_is_nobody_to_fail_over_to(new_cluster):
+def test_cut_off_writer_is_replaced_under_load_and_comes_back_as_a_replica(new_cluster):
+    """Nothing passes between it and anybody else, its clients included."""
+    cluster = new_cluster()
+    cluster.query(TABLE)
+    with Load(cluster.url(), timeout_ms=5000) as load:
+        load.wait_for_more(50)
+        start = cluster.status()["volume"]["vdl"]
+        before = cluster.process("main-1")
+        cluster.sextet("fault", "isolate", "main-1")
+        until_moved(cluster, "main-1")
+        load.wait_for_more(50)
+        accepted = of_epoch(cluster, 1, start)
+        cluster.sextet("fault", "heal")
+        until_replica(cluster, "main-1")
+        assert cluster.process("main-1") != before, "who is superseded starts again"
+        for node, lsns in of_epoch(cluster, 1, start).items():
+            assert lsns <= accepted[node], f"{node} took redo of an epoch that was over"
+        load.wait_for_more(50)
+    check_rows(cluster, load)
+
+
+def test_without_a_replica_there_is_nobody_to_fail_over_to_and_who_hangs_is_restarted(new_cluster):
     cluster = new_cluster("--readers", 0)
     done = cluster.sextet("failover", check=False)
     assert done.returncode == 1
     assert "no replica of main can take over" in done.stderr
+    cluster.query("CREATE TABLE kept AS SELECT 1 AS n")
+    hung = cluster.kill("main-1", signal.SIGSTOP)
+    cluster.until_restarted("main-1", hung)
+    cluster.until_sql("SELECT n FROM kept", [(1,)])
+    assert any(
+        "nobody can take over; if it hangs, its supervisor ends it" in event
+        for event in cluster.events()
+    )
 
 
 def test_control_plane_killed_during_a_failover_goes_on_with_it(new_cluster):

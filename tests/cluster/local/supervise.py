@@ -13,6 +13,7 @@ from cluster.local.folder import Folder
 
 logging.basicConfig(level="INFO")
 supervisor.STOP_GRACE_S = 1.0
+supervisor.LISTEN_S = 0.1
 
 
 def components() -> list[Component]:

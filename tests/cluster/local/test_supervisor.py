@@ -198,6 +198,30 @@ def test_stopped_child_is_killed_after_its_grace(supervised):
     assert not child.alive
 
 
+BEATS_ONCE = [
+    *(sys.executable, "-S", "-E", "-c"),
+    "import os, time; os.write(int(os.environ['SEXTET_PULSE']), bytes([1])); time.sleep(600)",
+]
+"""It promises to be heard again within a second, and is not."""
+
+
+def test_child_that_hangs_is_ended_and_started_again(supervised):
+    supervised.start(("hangs", 0, BEATS_ONCE), ("silent", 0, SLEEPER))
+    first = supervised.state_when(_all_run)
+    later = supervised.state_when(lambda s: s.child("hangs").restarts >= 2 and _all_run(s))
+    assert supervised.pid(later, "silent") == supervised.pid(first, "silent"), "it promised nothing"
+    assert later.child("hangs").exit_status == -signal.SIGKILL
+    assert "hangs hangs: not heard for" in supervised.end()
+
+
+def test_child_that_a_fault_has_stopped_does_not_hang(supervised):
+    supervised.start(("one", 0, BEATS_ONCE), ("other", 0, BEATS_ONCE))
+    supervised.state_when(_all_run)
+    _begin(supervised, "pause", for_s=600.0)
+    after = supervised.state_when(lambda s: s.child("other").restarts >= 3)
+    assert after.child("one").restarts <= 1, "it hung before the fault had begun, at most"
+
+
 def test_sighup_starts_what_is_new_and_stops_what_is_gone(supervised):
     supervised.start(("old", 0, SLEEPER), ("kept", 0, SLEEPER))
     before = supervised.state_when(_all_run)
