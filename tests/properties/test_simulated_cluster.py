@@ -32,9 +32,16 @@ class SimulatedCluster(RuleBasedStateMachine):
     """Every rule takes some virtual time, in which clients go on working."""
 
     story: Story
+    loss: Kind
+    """How storage-2 may lose what it holds."""
 
-    @initialize(seed=st.integers(0, 2**16), frame=st.sampled_from((2048, 1 << 20)))
-    def start(self, seed: int, frame: int) -> None:
+    @initialize(
+        seed=st.integers(0, 2**16),
+        frame=st.sampled_from((2048, 1 << 20)),
+        loss=st.sampled_from((Kind.WIPE, Kind.LOSE_WRITES)),
+    )
+    def start(self, seed: int, frame: int, loss: Kind) -> None:
+        self.loss = loss
         shape = Shape(
             replicas=1,
             group_pages=16,
@@ -94,9 +101,47 @@ class SimulatedCluster(RuleBasedStateMachine):
     def a_disk_fails(self, kind: Kind, whom: str) -> None:
         self.inject(self.fault(kind, whom, 0.0 if kind is Kind.FAIL_FSYNC else 1.0))
 
+    # Two of the six may lose what they hold for good, as in the swarm: one rots, and of another ...
+
     @rule(kind=st.sampled_from((Kind.ROT_LOG, Kind.ROT_PAGE)))
     def one_copy_rots(self, kind: Kind) -> None:
         self.inject(self.fault(kind, "storage-1", 0.0))
+
+    @rule(for_s=LASTING)
+    def another_copy_is_lost(self, for_s: float) -> None:
+        """... the disk is replaced by an empty one, or had lied about what was durable."""
+        self.inject(self.fault(self.loss, "storage-2", 0.0))
+        if self.loss is Kind.LOSE_WRITES:
+            self.inject(self.fault(Kind.POWER, "storage-2", for_s))
+
+    @rule(whom=st.sampled_from(STORAGE))
+    def a_read_goes_astray(self, whom: str) -> None:
+        self.inject(self.fault(Kind.MISDIRECT_READ, whom, 0.0))
+
+    @rule(
+        slow=st.sampled_from(
+            (
+                (Kind.SLOW_NET, ANYBODY, ("latency_s", 0.05)),
+                (Kind.DROP, ANYBODY, ("share", 0.2)),
+                (Kind.SLOW_DISK, STORAGE, ("factor", 200.0)),
+            )
+        ),
+        data=st.data(),
+        for_s=LASTING,
+    )
+    def somebody_is_slow(
+        self,
+        slow: tuple[Kind, tuple[str, ...], tuple[str, float]],
+        data: st.DataObject,
+        for_s: float,
+    ) -> None:
+        kind, anybody, param = slow
+        whom = data.draw(st.sampled_from(anybody))
+        self.inject(self.fault(kind, whom, for_s, params=(param,)))
+
+    @rule(whom=st.sampled_from(ANYBODY), seconds=st.sampled_from((-3600.0, 0.2, 3600.0)))
+    def a_clock_jumps(self, whom: str, seconds: float) -> None:
+        self.inject(self.fault(Kind.CLOCK_SKEW, whom, 0.0, params=(("seconds", seconds),)))
 
     @rule(heir=st.sampled_from(INSTANCES))
     def another_writer_is_named(self, heir: str) -> None:
