@@ -137,7 +137,7 @@ class Invariants:
             self._durable(process, segment, said.scl)
             if not segment.row.damaged:  # an ack does not say
                 self._remembers(process, segment, said.scl)
-            told.claim(epoch, said.scl)
+            told.claim(epoch, said.scl, said.membership_epoch)
 
     def _fence_reply(self, process: SimProcess, reply: pb.FenceReply, epoch: Epoch) -> None:
         authority = max((t.epoch for t in reply.truncations), default=0)
@@ -182,7 +182,7 @@ class Invariants:
                     f"has epoch {asked.epoch}'s truncation in memory only",
                 )
             self._durable(process, segment, said.scl)
-            told.claim(asked.epoch, said.scl)
+            told.claim(asked.epoch, said.scl, segment.row.membership.epoch)
             told.truncated = max(told.truncated, asked.epoch)
             told.authority = max([told.authority, *(t.epoch for t in asked.truncations)])
 
@@ -361,9 +361,7 @@ class Invariants:
             tail = volume.tails.at(pg, volume.vdl.lsn)
             if tail <= self._stands.get(pg, 0):
                 continue  # it stood on a quorum once, perhaps of other members
-            reached = min(
-                self._ledger.counted_by(pg, six, Said.highest) for six in both(membership)
-            )
+            reached = self._stood(membership)
             if tail > reached:
                 self._add(
                     "vdl-without-quorum",
@@ -373,6 +371,24 @@ class Invariants:
                     volume.vdl.lsn,
                 )
             self._stands[pg] = tail
+
+    def _stood(self, membership: Membership) -> LSN:
+        """What a write quorum has acknowledged, of these members or of those before them at their time.
+
+        A group may have reached its tail long before another one lets VDL move, and may have got a new
+        member meanwhile that has yet to catch up.
+        """
+
+        def counted(known: Membership) -> LSN:
+            def value(said: Said) -> LSN:
+                return said.by(known.epoch)
+
+            return min(self._ledger.counted_by(known.pg, six, value) for six in both(known))
+
+        earlier = self._memberships.get(membership.pg, {}).values()
+        return max(
+            counted(known) for known in (membership, *earlier) if known.epoch <= membership.epoch
+        )
 
     def _opened(self, process: SimProcess, writer: Writer) -> None:
         volume = writer.volume

@@ -24,13 +24,20 @@ class Said:
 
     claims: dict[Epoch, LSN] = field(default_factory=dict)
     """The highest SCL acknowledged under each epoch."""
+    under: dict[int, LSN] = field(default_factory=dict)
+    """The same by the group's membership epoch: among which members the acknowledgement counts."""
     fenced: Epoch = 0
     truncated: Epoch = 0
     authority: Epoch = 0
     """Of the newest truncation that it has put into force; the first epoch makes none."""
 
-    def claim(self, epoch: Epoch, scl: LSN) -> None:
+    def claim(self, epoch: Epoch, scl: LSN, members: int = 0) -> None:
         self.claims[epoch] = max(scl, self.claims.get(epoch, 0))
+        self.under[members] = max(scl, self.under.get(members, 0))
+
+    def by(self, members: int) -> LSN:
+        """The highest SCL acknowledged up to that membership epoch."""
+        return max((scl for epoch, scl in self.under.items() if epoch <= members), default=0)
 
     def highest(self) -> LSN:
         """The highest SCL ever acknowledged, whatever became of it."""

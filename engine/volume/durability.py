@@ -68,8 +68,9 @@ class DurabilityTracker:
     def set_quorum(self, pg: PgNo, quorum: QuorumSet, *, forget: Collection[NodeId] = ()) -> bool:
         """A membership change: what is durable stays so, what is outstanding needs the new set.
 
-        `forget`: nodes whose name stands for another life of the disk now; what the one before has
-        acknowledged is nothing that this one holds. True if VDL moved: the new set may need less.
+        `forget`: nodes that left, or whose name stands for another life of the disk now; what the segment
+        there has acknowledged is nothing that a later one holds. True if VDL moved: the new set may
+        need less.
         """
         group = self._groups[pg]
         group.quorum = quorum

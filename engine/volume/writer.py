@@ -462,9 +462,11 @@ class VolumeWriter:
         reborn = [n for n in now if before.get(n, "") not in ("", now[n])]
         for node in reborn:
             self.links[node].forget(pg)
-        for node in sorted(before.keys() - now.keys()):
+        gone = sorted(before.keys() - now.keys())
+        for node in gone:
             self.links[node].leave(pg)
-        self._tracker.set_quorum(pg, write_quorum(heard), forget=reborn)
+        # Who leaves drops its segment; if it is ever a member again it begins with an empty one.
+        self._tracker.set_quorum(pg, write_quorum(heard), forget=[*reborn, *gone])
         self._link(heard)
 
     def _drop_idle_links(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from engine.net.methods import APPEND
 from engine.net.pb import storage_pb2 as pb
 from engine.types import Member, Membership
 from engine.volume.fencing import membership_to_pb
-from engine.volume.membership import begin, forward
+from engine.volume.membership import back, begin, forward
 from tests.support.fleet import NODES, VOLUME, Fleet, OpenedWriter
 from tests.support.until import until
 from tests.volume.test_volume_over_storage import Model, check
@@ -102,6 +102,31 @@ async def test_a_new_disk_does_not_count_while_it_copies(fleet: Fleet) -> None:
     assert writer.volume.quorums(0) == (False, True)
     writer.volume.learn([forward(during)])
     await commit
+    await writer.close()
+
+
+@pytest.mark.parametrize("ends", [forward, back], ids=["was replaced", "was given up"])
+async def test_who_left_and_joins_again_has_acknowledged_nothing(
+    fleet: Fleet, ends: Callable[[Membership], Membership]
+) -> None:
+    """Whoever leaves drops its segment: what that had acknowledged counts for no later, empty one."""
+    writer = await fleet.open_writer()
+    volume = writer.volume
+    mark = await Model().commit(writer)
+    await until(lambda: volume.scls(0)["storage-6"] >= mark)
+    (members,) = fleet.memberships
+    six = members.voter("storage-6")
+    assert six is not None
+    seven = Member("storage-7", six.az, "127.0.0.1:1", "fresh")
+    during = begin(members, old=six, new=seven)
+    volume.learn([during])
+    volume._acked("storage-7", [(0, mark)])  # as if it had caught up
+    after = ends(during)
+    volume.learn([after])
+    stays, leaves = (seven, six) if ends is forward else (six, seven)
+    volume.learn([begin(after, old=stays, new=leaves)])
+    assert volume.scls(0)[stays.node] >= mark
+    assert volume.scls(0)[leaves.node] == 0
     await writer.close()
 
 

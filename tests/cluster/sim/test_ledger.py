@@ -31,3 +31,12 @@ def test_another_life_of_the_disk_is_somebody_else():
     ledger.of(*NODE, 0).fenced = 5
     ledger.forget(NODE, kept=[])
     assert ledger.told_once(NODE[0], "b2", 0).fenced == 0
+
+
+def test_an_acknowledgement_counts_among_the_members_it_named_and_those_after_them():
+    said = Ledger().of(*NODE, 0)
+    said.claim(1, 17, members=3)
+    said.claim(1, 12, members=5)
+    assert [said.by(members) for members in (2, 3, 4, 5)] == [0, 17, 17, 17]
+    said.claim(2, 30, members=5)
+    assert [said.by(members) for members in (3, 4, 5)] == [17, 17, 30]
