@@ -44,9 +44,7 @@ class Carrier:
             case Kind.KILL | Kind.AZ_DOWN:
                 self._kill(fault)
             case Kind.PAUSE:
-                paused = self._signal(fault, signal.SIGSTOP)
-                self._tell_supervisor()
-                _until_stopped(paused)
+                self._pause(fault)
             case Kind.WIPE:
                 self._wipe(fault)
             case Kind.ROT_LOG | Kind.ROT_PAGE:
@@ -75,6 +73,12 @@ class Carrier:
         if not reached and fault.id == 0:
             raise ConfigError(f"{fault.target} is not running: nothing was done to it")
         return reached
+
+    def _pause(self, fault: ActiveFault) -> None:
+        """The supervisor stops them: who is not stopped by it, it would not wake either."""
+        running = self.processes(fault.names)
+        self._tell_supervisor()
+        _until_stopped(running, until=fault.until)
 
     def _kill(self, fault: ActiveFault) -> None:
         killed = self._signal(fault, signal.SIGKILL)
@@ -182,10 +186,13 @@ class Carrier:
         return read_effects(effects_path(self._folder.faults, name)).seen >= revision
 
 
-def _until_stopped(processes: Collection[ProcessId]) -> None:
-    """The kernel stops a process a moment after the signal; SEEN_S at most, if it waits for a disk."""
+def _until_stopped(processes: Collection[ProcessId], *, until: float | None = None) -> None:
+    """The kernel stops a process a moment after the signal; SEEN_S at most, if it waits for a disk,
+    and no longer than to `until`, wall time in seconds."""
     deadline = time.monotonic() + SEEN_S
     while not all(_stopped(p.pid) for p in processes) and time.monotonic() < deadline:
+        if until is not None and time.time() >= until:
+            return
         time.sleep(POLL_S)
 
 

@@ -67,6 +67,9 @@ STOP_GRACE_S = 7.0
 LISTEN_S = 1.0
 """How often it is looked at who hangs."""
 
+WAKE_LIMIT_S = 3600.0
+"""No wait is longer, whatever is due: the system has limits to what it can wait for."""
+
 LOCK_WAIT_S = 15.0
 LOG_BYTES_MAX = 16 * 1024 * 1024
 """A component's log above this is set aside as NAME.log.1 when it starts again."""
@@ -88,6 +91,7 @@ class _Child:
         self.restarts = -1
         self.exit_status: int | None = None
         self.kill_at: float | None = None  # set once it has been told to stop
+        self.wanted_again = False  # after that
         self.paused = False  # SIGSTOP was sent for a fault
         self.pulse: Listener | None = None
 
@@ -123,6 +127,7 @@ class Supervisor:
         self._holds = Holds(folder.faults)
         self._stopping = False
         self._listen_at = 0.0
+        self._published: SupervisorState | None = None  # None: what is written may be old
         self._me = ProcessId.of(os.getpid())
         self._signals = SignalQueue((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
@@ -156,7 +161,7 @@ class Supervisor:
                 times.append(ends)
             if not child.running and not self._holds.held(child.name):
                 times.append(child.start_at - now)
-        return max(0.0, min(times)) if times else None
+        return max(0.0, min(*times, WAKE_LIMIT_S)) if times else None
 
     def _obey_faults(self) -> None:
         """End whom a fault holds down and yet runs; stop and wake whom one stops."""
@@ -240,9 +245,10 @@ class Supervisor:
             child.popen = child.identity = None
             child.paused = False
             child.forget_pulse()
-            if child.kill_at is not None:
+            if child.kill_at is not None and not child.wanted_again:
                 del self._children[child.name]  # it was told to go
             else:
+                child.kill_at, child.wanted_again = None, False
                 self._again_later(child)
 
     def _again_later(self, child: _Child) -> None:
@@ -266,8 +272,10 @@ class Supervisor:
             return
         wanted = {c.name: c for c in components_of(self._folder, layout)}
         for name, component in wanted.items():
-            if name in self._children:
-                self._children[name].component = component  # counts from its next start
+            child = self._children.get(name)
+            if child is not None:
+                child.component = component  # counts from its next start
+                child.wanted_again = child.kill_at is not None
             else:
                 self._children[name] = _Child(component)
         for child in [c for name, c in self._children.items() if name not in wanted]:
@@ -276,7 +284,9 @@ class Supervisor:
     def _dismiss(self, child: _Child) -> None:
         if not child.running:
             del self._children[child.name]
-        elif child.kill_at is None:
+            return
+        child.wanted_again = False
+        if child.kill_at is None:
             child.kill_at = time.monotonic() + STOP_GRACE_S
             child.signal(signal.SIGTERM)
 
@@ -304,9 +314,20 @@ class Supervisor:
                 log.warning("! %s is still there after %s", child.name, number.name)
 
     def _publish(self) -> None:
+        """Write down what runs, if that has changed; on a full disk again and again until it succeeds."""
         assert self._me is not None
         children = tuple(child.state() for child in self._children.values())
-        save_state(self._folder, SupervisorState(self._me, self._stopping, children))
+        state = SupervisorState(self._me, self._stopping, children)
+        if state == self._published:
+            return
+        try:
+            save_state(self._folder, state)
+        except OSError as error:
+            if self._published is not None:
+                log.error("! cannot write down what runs, commands see it as it was: %s", error)
+            self._published = None
+            return
+        self._published = state
 
 
 def _how(status: int) -> str:

@@ -196,6 +196,9 @@ def test_a_pause_ends_by_itself(cluster, kit, writer):
     kit.pause("storage-2", for_s=2)
     assert _stopped(process.pid)
     cluster.until(lambda: not _stopped(process.pid), "the supervisor wakes it")
+    for _ in range(10):  # over before the supervisor has looked, or just then
+        kit.pause("storage-2", for_s=0.005)
+        cluster.until(lambda: not _stopped(process.pid), "it is not left stopped")
     assert process.alive
 
 

@@ -198,6 +198,7 @@ def test_stopped_child_is_killed_after_its_grace(supervised):
     assert not child.alive
 
 
+STUBBORN = ["/bin/sh", "-c", "trap 'echo told' TERM; echo ready; while :; do sleep 0.02; done"]
 BEATS_ONCE = [
     *(sys.executable, "-S", "-E", "-c"),
     "import os, time; os.write(int(os.environ['SEXTET_PULSE']), bytes([1])); time.sleep(600)",
@@ -233,6 +234,43 @@ def test_sighup_starts_what_is_new_and_stops_what_is_gone(supervised):
     )
     assert supervised.pid(after, "kept") == supervised.pid(before, "kept")
     assert not supervised.pid(before, "old").alive
+
+
+def test_child_that_is_wanted_again_while_it_stops_is_started_again(supervised):
+    supervised.start(("slow", 0, STUBBORN), ("kept", 0, SLEEPER))
+    before = supervised.state_when(_all_run)
+    log = supervised.folder.log("slow")
+    while "ready" not in log.read_text():
+        assert supervised.process.poll() is None
+    file = supervised.folder.data / "components.json"
+    both = file.read_text()
+    file.write_text(json.dumps([("kept", 0, SLEEPER)]))
+    supervised.process.send_signal(signal.SIGHUP)
+    while "told" not in log.read_text():
+        assert supervised.process.poll() is None
+    file.write_text(both)
+    supervised.process.send_signal(signal.SIGHUP)
+    old = supervised.pid(before, "slow")
+    after = supervised.state_when(lambda s: _all_run(s) and supervised.pid(s, "slow") != old)
+    assert not old.alive
+    assert supervised.pid(after, "kept") == supervised.pid(before, "kept")
+
+
+def test_supervisor_that_cannot_write_its_state_goes_on_and_writes_it_later(supervised):
+    supervised.start(("one", 0, SLEEPER))
+    before = supervised.state_when(_all_run)
+    path = supervised.folder.supervisor_state
+    path.unlink()
+    path.mkdir()  # as good as a full disk: no file can get this name
+    one = supervised.pid(before, "one")
+    one.send(signal.SIGKILL)
+    assert wait_until_gone([one], WAIT_S) == []
+    supervised.process.send_signal(signal.SIGHUP)
+    assert supervised.process.poll() is None
+    path.rmdir()
+    after = supervised.state_when(lambda s: _all_run(s) and s.child("one").restarts == 1)
+    assert supervised.pid(after, "one") != one
+    assert "cannot write down what runs" in supervised.end()
 
 
 def _begin(supervised: Supervised, kind: str, *, for_s: float) -> float:
