@@ -49,14 +49,20 @@ class Pulse:
     async def beat(self) -> None:
         """Until cancelled."""
         while self._fd is not None:
-            try:
-                if (promise := self.patience()) > 0:
-                    os.write(self._fd, bytes([min(promise, PROMISE_MAX_S)]))
-            except BlockingIOError:
-                pass  # a supervisor that has not looked for hours will find beats enough
-            except BrokenPipeError:
-                return  # it has gone, and so shall we (`engine.net.process`)
+            self.say()
             await asyncio.sleep(BEAT_S)
+
+    def say(self) -> None:
+        """Promise now what `patience` says now."""
+        promise = self.patience()
+        if self._fd is None or promise <= 0:
+            return
+        try:
+            os.write(self._fd, bytes([min(promise, PROMISE_MAX_S)]))
+        except BlockingIOError:
+            pass  # a supervisor that has not looked for hours will find beats enough
+        except BrokenPipeError:
+            self._fd = None  # it has gone, and so shall we (`engine.net.process`)
 
 
 class Listener:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from cluster.control.catalog import Catalog
 from cluster.control.fullness import FullnessWatch
 from cluster.control.health import Rest, Seen, Sight, WriterHealth
-from cluster.control.looks import IMPORTING, Look, Looker
+from cluster.control.looks import BUSY, Look, Looker
 from cluster.control.nominate import Candidate, successor
 from cluster.control.rows import ClusterRow, InstanceRow
 from engine.errors import ConfigError, DeadlineExceeded
@@ -75,7 +75,8 @@ class _Ward:
     blamed: dict[str, float] = field(default_factory=dict)
     moving: _Moving | None = None
     established: bool = False
-    importing: bool = False
+    busy: bool = False
+    """It said when it last answered that it would not for a while."""
     ill: str = ""
     """Why the writer does not work, as the last event said; "" if it does."""
     alone: bool = False
@@ -147,7 +148,7 @@ class FailoverWatch:
         """Another writer is named: it gets all the patience there is."""
         ward.row = row
         ward.health = WriterHealth(self._now, named_now=True)
-        ward.ill, ward.alone, ward.importing = "", False, False
+        ward.ill, ward.alone, ward.busy = "", False, False
 
     # -- looking
 
@@ -174,14 +175,14 @@ class FailoverWatch:
     async def _judge(self, ward: _Ward, look: Look) -> None:
         writer = ward.row.writer
         if look.status is not None:
-            ward.importing = look.status.state == IMPORTING
+            ward.busy = look.status.state in BUSY
         sight = Sight(
             look.at,
             look.as_writer(ward.row),
             storage=look.storage,
             witnessed=self._witnessed(ward),
             cold=not ward.established,
-            busy=ward.importing,
+            busy=ward.busy,
         )
         first = not ward.health.ever_well
         reason = ward.health.look(sight)

@@ -47,7 +47,7 @@ class Sight:
     cold: bool = False
     """Nobody has ever worked yet: the installation starts."""
     busy: bool = False
-    """SILENT: it said before that it would not answer for a while (it imports a database)."""
+    """SILENT: it said before that it would not answer for a while (`engine.instance.busy`)."""
 
 
 @dataclass(frozen=True, slots=True)

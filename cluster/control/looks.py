@@ -34,8 +34,10 @@ FRESH_S = 1.0
 HEARD_S = 0.5
 """A replica that heard from the writer within this time is a witness; it hears ten times a second."""
 
-IMPORTING = "importing"
-_WRITES = frozenset({"available", IMPORTING})
+BUSY = frozenset({"importing", "committing"})
+"""States of a writer that may say nothing for a while: it has one long computation to do."""
+
+_WRITES = frozenset({"available", *BUSY})
 _CAN_TAKE_OVER = frozenset({"available", "disconnected", "joining"})
 """States of a replica that knows its cluster; more than that it does not need."""
 

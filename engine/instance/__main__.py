@@ -68,7 +68,8 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event, pulse: Pulse
         relay_cancel=relay,
         faults=SqlFaults.of_environment(arguments.name, os.environ.get(FAULTS, "")),
     )
-    pulse.patience = lambda: LONG_PATIENCE_S if instance.importing else PATIENCE_S
+    pulse.patience = lambda: LONG_PATIENCE_S if instance.computing else PATIENCE_S
+    instance.busy.on_announce = pulse.say
     on_isolation(runtime, server.hold_clients)
     instance.connections = lambda: server.connections
     rpc = await runtime.transport.serve(arguments.listen, instance.handlers)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from engine.config import InstanceConfig, VolumeConfig
 from engine.errors import SextetError, Unavailable
+from engine.instance.busy import Busy
 from engine.instance.replica import Replica
 from engine.instance.transfer import export_database, import_database
 from engine.instance.writer import Writer
@@ -74,7 +75,8 @@ class Instance:
         self.writer: Writer | None = None
         self.replica: Replica | None = None
         self._state = "starting"
-        self._imports = 0  # under way; while the last step of one lasts, nobody is answered
+        self.busy = Busy()
+        self._imports = 0  # under way
         self._runtime = runtime
         self._config = instance_config or InstanceConfig()
         self._volume_config = volume_config or VolumeConfig()
@@ -213,6 +215,7 @@ class Instance:
                 sql_settings=self._sql_settings,
                 on_fenced=self._runtime.stop_node,
             )
+            self.writer.volume.before_large_commit = self.busy.announce
             self._runtime.steps.after(Step.PROMOTE)
             if self.view is not None:  # what came while it opened
                 self._teach(self.writer, self.view)
@@ -262,9 +265,9 @@ class Instance:
         return pb.ConfirmedCommitReply(epoch=self.writer.volume.epoch, lsn=lsn)
 
     @property
-    def importing(self) -> bool:
+    def computing(self) -> bool:
         """Whether it may say nothing for a while: the last step of an import is one long computation."""
-        return self._imports > 0
+        return self._imports > 0 or self.busy.computing
 
     async def _import(self, stream: Stream[pb.ImportReply, pb.ImportChunk]) -> pb.ImportReply:
         if self.writer is None:
@@ -286,7 +289,7 @@ class Instance:
         reply = pb.InstanceStatusReply(
             instance=self.identity.name,
             role=self.role,
-            state="importing" if self.importing else self._state,
+            state="importing" if self._imports else self.busy.state or self._state,
             pid=self.identity.pid,
             connections=self.connections(),
         )

@@ -167,6 +167,7 @@ class Writer:
         """
         await self.volume.reserve(len(pages))
         changes = [PageChange(page, None, image) for page, image in enumerate(pages)]
+        await self.volume.prepare()
         mark, lsns = self.volume.commit(changes, len(pages))
         installed: dict[PageNo, tuple[LSN, bytes]] = {
             change.page: (lsns[change.page], change.after) for change in changes

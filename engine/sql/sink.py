@@ -8,6 +8,9 @@ from typing import Protocol
 from engine.log.record import PageChange
 from engine.types import LSN, CommitMark, PageNo
 
+LARGE_COMMIT_PAGES = 8192
+"""A commit of so many pages, 32 MiB, is a large one; each page takes it some 30 microseconds."""
+
 
 class CommitSink(Protocol):
     """Where commits go. A replica has none."""
@@ -17,6 +20,9 @@ class CommitSink(Protocol):
 
     async def reserve(self, pages: int) -> None:
         """Make the volume hold `pages` pages. Raises VolumeFull."""
+
+    async def prepare(self) -> None:
+        """A large commit comes; it goes on in the same step of the loop in which this returns."""
 
     def commit(
         self, changes: Sequence[PageChange], pages: int

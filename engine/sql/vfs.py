@@ -36,7 +36,7 @@ from engine.log.record import PageChange
 from engine.ports import Clock
 from engine.sql.bridge import await_sync
 from engine.sql.pool import BufferPool, Snapshot
-from engine.sql.sink import CommitSink
+from engine.sql.sink import LARGE_COMMIT_PAGES, CommitSink
 from engine.types import LSN, PAGE_SIZE, CommitMark, PageNo
 
 _NONE, _SHARED, _RESERVED = 0, apsw.SQLITE_LOCK_SHARED, apsw.SQLITE_LOCK_RESERVED
@@ -148,6 +148,8 @@ class VolumeFile(apsw.VFSFile):
             self._pages = self.mark.pages
         page = offset >> _SHIFT
         self._dirty[page] = bytes(data)
+        if len(self._dirty) == LARGE_COMMIT_PAGES:
+            self._prepare()
         if page >= self._pages:
             self._pages = page + 1
 
@@ -175,12 +177,19 @@ class VolumeFile(apsw.VFSFile):
         assert self._sink is not None
         if self._pages <= self.mark.pages:
             return
-        self._rolling_back = True  # unless the next line returns
+        self._rolling_back = True  # unless the next lines return
         try:
             await_sync(self._sink.reserve(self._pages))
         except VolumeFull as error:
             raise apsw.FullError(str(error)) from error
+        if len(self._dirty) >= LARGE_COMMIT_PAGES:
+            self._prepare()  # the loop has had a turn
         self._rolling_back = False
+
+    def _prepare(self) -> None:
+        """From here to the commit's end the loop gets no turn, unless the volume has to grow."""
+        assert self._sink is not None
+        await_sync(self._sink.prepare())
 
     def _commit(self) -> None:
         if not self._dirty:

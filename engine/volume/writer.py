@@ -128,6 +128,7 @@ class VolumeWriter:
         self._grow_lock = asyncio.Lock()
         self._points_sent: tuple[LSN, LSN] = (0, 0)
         self.pgmrpl: Callable[[], LSN] = lambda: 0
+        self.before_large_commit: Callable[[], Awaitable[None]] | None = None
         self.on_durable: list[Callable[[CommitMark], None]] = []
         self.on_batch: list[Callable[[Batch], None]] = []
         self.on_grown: list[Callable[[Sequence[Membership]], None]] = []
@@ -161,6 +162,11 @@ class VolumeWriter:
             self.limit.refuse(pages)
             raise
         self._raise_if_dead()
+
+    async def prepare(self) -> None:
+        """A large commit comes: whoever has to know is told."""
+        if self.before_large_commit is not None:
+            await self.before_large_commit()
 
     def commit(
         self, changes: Sequence[PageChange], pages: int

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
 import pytest
 
 from tests.e2e.conftest import LocalCluster
@@ -201,6 +202,26 @@ def test_control_plane_killed_during_a_failover_goes_on_with_it(new_cluster):
             load.wait_for_more(20)
         until_replica(cluster, "main-1")
     check_rows(cluster, load)
+
+
+@pytest.mark.long
+def test_a_writer_that_commits_something_huge_is_not_taken_for_hung(new_cluster):
+    """Nobody is answered for the seconds that 300 MB take."""
+    cluster = new_cluster("--readers", 1)
+    with psycopg.connect(cluster.url(), autocommit=True) as client:
+        client.execute("SET statement_timeout = 0")
+        client.execute("CREATE TABLE piece (n INTEGER PRIMARY KEY, body BLOB)")
+        client.execute(
+            "INSERT INTO piece WITH RECURSIVE c(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM c"
+            " WHERE n < 5000) SELECT n, randomblob(4000) FROM c"
+        )
+        client.execute(
+            "CREATE TABLE huge AS SELECT c.n, piece.body FROM piece, (WITH RECURSIVE c(n) AS"
+            " (VALUES (1) UNION ALL SELECT n + 1 FROM c WHERE n < 15) SELECT n FROM c) AS c"
+        )
+        assert client.execute("SELECT count(*) FROM huge").fetchall() == [(75_000,)]
+    assert writer_of(cluster) == "main-1"
+    assert not any("failover" in event for event in cluster.events())
 
 
 @pytest.mark.long

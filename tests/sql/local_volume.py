@@ -46,6 +46,7 @@ class LocalVolume:
         self.room = asyncio.Event()
         self.room.set()
         self.failure: SextetError | None = None  # of the next reads
+        self.prepared = 0  # large commits announced
         self.held = False
         self.dead = False
         self._waiters: list[tuple[LSN, asyncio.Future[None]]] = []
@@ -82,6 +83,10 @@ class LocalVolume:
         await asyncio.sleep(0)
         if pages > self.max_pages:
             raise VolumeFull(f"{pages} pages wanted, {self.max_pages} is the maximum")
+
+    async def prepare(self) -> None:
+        self.prepared += 1
+        await asyncio.sleep(0)
 
     def commit(
         self, changes: Sequence[PageChange], pages: int

@@ -122,6 +122,23 @@ async def test_an_mtr_has_only_pages_that_changed(volume: LocalVolume, session: 
     assert len(volume.log) == known
 
 
+async def test_a_large_commit_is_announced_and_a_small_one_is_not(
+    volume: LocalVolume, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.sql.vfs.LARGE_COMMIT_PAGES", 10)
+    await run(session, "create table t(a)")
+    await run(session, "insert into t values (zeroblob(20000))")
+    assert volume.prepared == 0
+    await run(session, "insert into t values (zeroblob(50000))")
+    assert volume.prepared == 2, "before the pages are handed over, and after the volume has grown"
+    await run(session, "update t set a = randomblob(length(a))")
+    assert volume.prepared == 3
+    with pytest.raises(Exception, match="maximum"):
+        volume.max_pages = volume.commits[-1].pages
+        await run(session, "insert into t values (zeroblob(90000))")
+    assert await rows(session, "select count(*) from t") == [(2,)]
+
+
 async def test_new_pages_are_full_images_and_old_ones_are_diffs(
     volume: LocalVolume, session: Session
 ) -> None:

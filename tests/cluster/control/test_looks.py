@@ -21,6 +21,7 @@ def look(at: float = 10.0, **status: object) -> Look:
     [
         ({"role": "writer", "state": "available", "epoch": 5}, Seen.WORKING),
         ({"role": "writer", "state": "importing", "epoch": 5}, Seen.WORKING),
+        ({"role": "writer", "state": "committing", "epoch": 5}, Seen.WORKING),
         ({"role": "writer", "state": "recovering"}, Seen.RECOVERING),
         ({"role": "writer", "state": "available", "epoch": 4}, Seen.RECOVERING),
         ({"role": "replica", "state": "available", "epoch": 5}, Seen.RECOVERING),
