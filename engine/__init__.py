@@ -15,6 +15,7 @@ Life of a write
     loop and back (see the life of a read).
  5. At commit SQLite hands over its dirty pages (`engine.sql.vfs.VolumeFile.xWrite`) and sends its last
     fallible signal: `engine.volume.writer.VolumeWriter.reserve` grows the volume or refuses.
+    A commit that will keep this process busy for seconds is announced (`engine.instance.busy.Busy`).
  6. `engine.volume.writer.VolumeWriter.commit` makes one MTR: for each page an LSN, the byte ranges that
     differ (`engine.log.diff.diff_page`) and a record (`engine.log.frame.encode_record`); the last one is
     the CPL. The new versions go into the pool (`engine.sql.pool.BufferPool.install`), the lock is
