@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from cluster.local.folder import Folder
 from cluster.testing import ClusterDown, LocalCluster
 from engine.errors import ConfigError
+from engine.storage.state import STALE
 
 POLL_S = 0.01
 BACK_S = 30.0
@@ -81,6 +82,15 @@ def status(cluster: LocalCluster) -> dict[str, Any]:
 
     cluster.until(done, "a status")
     return found[-1]
+
+
+def refused_stale(storage: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """How many requests of older epochs storage refused, by kind (`engine.storage.state.STALE`), as far as
+    the nodes that are there remember."""
+    return {
+        what: sum(node["counters"].get(f"refused_stale_{what}", 0) for node in storage)
+        for what in STALE
+    }
 
 
 def open_writer(cluster: LocalCluster) -> str:

@@ -143,9 +143,9 @@ class Acks:
         """The longest time in which the whole pool had no ack, from `since` to now, seconds."""
         return longest_gap((at for w in self.of(pool) for at in w.since(since)), since)
 
-    def worst_worker_gap(self, pool: str, since: float) -> float:
-        """The same of the worker that had the longest."""
-        return max(longest_gap(worker.since(since), since) for worker in self.of(pool))
+    def worker_gaps(self, pool: str, since: float) -> list[float]:
+        """The same of each worker of the pool: what each client saw."""
+        return [longest_gap(worker.since(since), since) for worker in self.of(pool)]
 
 
 def longest_gap(moments: Iterator[float] | list[float], since: float) -> float:

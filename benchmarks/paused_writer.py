@@ -2,17 +2,21 @@
 
     python -m benchmarks.paused_writer [--rounds N] [--readers N] [--kill-control]
 
-Each round, under a steady load of inserts: SIGSTOP to the writer while clients are in the middle of
-transactions; another instance is named and commits; SIGCONT to the old one. The log files of all storage
-nodes are read from the disk before it goes on and after. Of the old epoch there must not be, afterwards,
+Each round, under a steady load of inserts: the writer is paused (`sextet fault pause`: SIGSTOP, and its
+supervisor leaves it alone) while four clients are in the middle of transactions, one of which has written;
+another instance is named and commits; the old one is resumed. The log files of all storage nodes are
+read from the disk before it goes on and after. Of the old epoch there must not be, afterwards,
 
 - a frame that was on no node's disk before;
 - a frame on one node more than before, if it reaches above where the new writer cut the log off. What is
   below that is part of the volume's history, and gossip may bring it to who has missed it.
 
-Prints how many there are of each, what storage refused of older epochs (redo, greetings and fences: it
-does not count them apart), and when a client that had an open transaction on the old writer got its error.
-At the end every acknowledged row must be there and none that was refused.
+All four clients ask for their commit while the writer is stopped, and each must get an error: one that is
+told "committed", or hears nothing for a minute, fails the run, and a row that was told committed and is not
+there is named. At the end every acknowledged row must be there and none that was refused.
+
+Prints how many frames there are of each sort, what storage refused of older epochs by kind, and how long
+after the stop, and after another writer was named, the four had their errors: median and worst.
 
 With `--kill-control` the control plane gets SIGKILL together with the SIGSTOP.
 """
@@ -21,13 +25,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import sqlite3
 import statistics
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +39,7 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.control import Killer, named, status
+from benchmarks.control import Killer, named, refused_stale, status, within
 from benchmarks.load import Acks, load, sqlstate, verdict
 from benchmarks.local import save
 from cluster.testing import LocalCluster
@@ -48,16 +52,31 @@ Copy = tuple[Frame, int, str]
 """A frame, its last LSN, and the node that has it."""
 
 
-class OpenTransaction:
-    """A client in the middle of a transaction, which it wants to commit once the writer is stopped."""
+READERS = 3
+"""Clients in the middle of a transaction besides the one that has the write lock."""
 
-    def __init__(self, url: str, key: int) -> None:
+HEARD_S = 60.0
+COMMITTED, NOTHING = "committed", f"nothing heard for {HEARD_S:.0f} s"
+NO_ERROR = frozenset({COMMITTED, NOTHING})
+
+
+class OpenTransaction:
+    """A client in the middle of a transaction, which it wants to commit once the writer is stopped.
+
+    It has inserted `key`, or has only read if that is None.
+    """
+
+    def __init__(self, url: str, key: int | None = None) -> None:
+        self.key = key
         self._connection = psycopg.connect(url, connect_timeout=30)
-        self._connection.execute("INSERT INTO open_ones VALUES (%s)", (key,))
+        if key is None:
+            self._connection.execute("SELECT count(*) FROM open_ones").fetchall()
+        else:
+            self._connection.execute("INSERT INTO open_ones VALUES (%s)", (key,))
         self._go = threading.Event()
         self.ended_at = 0.0
-        self.outcome = ""
-        self._thread = threading.Thread(target=self._commit)
+        self.outcome = NOTHING
+        self._thread = threading.Thread(target=self._commit, daemon=True)
         self._thread.start()
 
     def commit(self) -> None:
@@ -67,16 +86,18 @@ class OpenTransaction:
         self._go.wait()
         try:
             self._connection.commit()
-            self.outcome = "committed"
+            outcome = COMMITTED
         except psycopg.Error as error:
-            self.outcome = sqlstate(error)
-        self.ended_at = time.perf_counter()
+            outcome = sqlstate(error)
+        self.ended_at, self.outcome = time.perf_counter(), outcome
         self._connection.close()
 
-    def wait(self) -> None:
-        self._thread.join(60)
-        if self._thread.is_alive():
-            sys.exit("a client of the old writer has heard nothing for 60 s")
+    def wait(self, deadline: float) -> None:
+        self._thread.join(max(0.0, deadline - time.perf_counter()))
+
+    def error_after(self, moment: float) -> float | None:
+        """Seconds; None if it got no error."""
+        return None if self.outcome in NO_ERROR else round(self.ended_at - moment, 3)
 
 
 def on_disk(folder: Path, upto: int) -> set[Copy]:
@@ -135,33 +156,38 @@ def compare(before: set[Copy], after: set[Copy], cut: int) -> Comparison:
     return Comparison(new, above, spread - above)
 
 
-def until_taken_over(cluster: LocalCluster, acks: Acks, old: str) -> None:
-    """Until both pools were told of a commit which can only be another writer's.
+def until_taken_over(cluster: LocalCluster, acks: Acks, old: str) -> float:
+    """Until both pools were told of a commit which can only be another writer's; when that was named.
 
     No command is run for that: the old writer is to go on while its connections are still there.
     """
-    cluster.until(lambda: named(cluster).writer != old, "another writer is named")
+    if not within(lambda: named(cluster).writer != old, HEARD_S, poll_s=0.002):
+        sys.exit(f"nobody was named in the place of {old} within {HEARD_S:.0f} s")
     moment = time.perf_counter()
     cluster.until(lambda: acks.pools_since(moment), "both pools commit again")
+    return moment
 
 
 def one_round(cluster: LocalCluster, acks: Acks, key: int, killer: Killer | None) -> dict[str, Any]:
     old = named(cluster)
-    pid = next(i["pid"] for i in status(cluster)["instances"] if i["name"] == old.writer)
-    client = OpenTransaction(cluster.writer_url, key)
+    # The one that takes the write lock comes last, for the load has to wait for it.
+    clients = [OpenTransaction(cluster.writer_url) for _ in range(READERS)]
+    clients.append(OpenTransaction(cluster.writer_url, key))
     stopped = time.perf_counter()
-    os.kill(pid, signal.SIGSTOP)
+    pause = cluster.fault.pause(old.writer)
     try:
         if killer is not None:
             killer.strike()
-        client.commit()
-        until_taken_over(cluster, acks, old.writer)
+        for client in clients:
+            client.commit()
+        moment = until_taken_over(cluster, acks, old.writer)
         cut = cut_at(cluster.folder, old.epoch)
         before = on_disk(cluster.folder, old.epoch)
     finally:
         resumed = time.perf_counter()
-        os.kill(pid, signal.SIGCONT)
-    client.wait()
+        cluster.fault.heal(pause.id)
+    for client in clients:
+        client.wait(resumed + HEARD_S)
     cluster.until_healthy()
     found = compare(before, on_disk(cluster.folder, old.epoch), cut)
     return {
@@ -172,10 +198,42 @@ def one_round(cluster: LocalCluster, acks: Acks, key: int, killer: Killer | None
         "new_frames": len(found.new),
         "spread_above_the_cut": len(found.spread_above),
         "spread_below_the_cut": len(found.spread_below),
-        "outcome": client.outcome,
-        "error_after_stop_s": round(client.ended_at - stopped, 3),
-        "error_after_resume_s": round(client.ended_at - resumed, 3),
+        "named_after_stop_s": round(moment - stopped, 3),
+        "resumed_after_stop_s": round(resumed - stopped, 3),
+        "outcomes": dict(Counter(client.outcome for client in clients)),
+        "told_committed": [c.key for c in clients if c.outcome == COMMITTED and c.key is not None],
+        "errors_after_stop_s": errors_after(clients, stopped),
+        "errors_after_naming_s": errors_after(clients, moment),
     }
+
+
+def errors_after(clients: Sequence[OpenTransaction], moment: float) -> list[float]:
+    return [s for client in clients if (s := client.error_after(moment)) is not None]
+
+
+def median_and_worst(rounds: Sequence[dict[str, Any]], name: str) -> dict[str, float | None]:
+    """Of every client in every round; None if none got an error."""
+    every = [seconds for r in rounds for seconds in r[name]]
+    return {
+        "median": round(statistics.median(every), 3) if every else None,
+        "worst": max(every, default=None),
+    }
+
+
+def wrong_in(rounds: Sequence[dict[str, Any]], left: set[int]) -> list[str]:
+    """What became of the clients that were in the middle of a transaction and must not have."""
+    wrong = []
+    for number, r in enumerate(rounds, 1):
+        wrong += [
+            f"round {number}: {count} clients of the old writer got no error but {outcome!r}"
+            for outcome, count in r["outcomes"].items()
+            if outcome in NO_ERROR
+        ]
+        wrong += [
+            f"round {number}: row {key} was told committed and is lost"
+            for key in set(r["told_committed"]) - left
+        ]
+    return wrong
 
 
 def measure(cluster: LocalCluster, count: int, *, kill: bool) -> dict[str, Any]:
@@ -190,21 +248,22 @@ def measure(cluster: LocalCluster, count: int, *, kill: bool) -> dict[str, Any]:
             print(f"{n + 1:3d} {json.dumps(rounds[-1])}", flush=True)
     with psycopg.connect(cluster.writer_url, autocommit=True) as connection:
         rows = connection.execute("SELECT id FROM beat").fetchall()
-        left = connection.execute("SELECT count(*) FROM open_ones").fetchall()[0][0]
-    storage = status(cluster)["storage"]
+        left = {row[0] for row in connection.execute("SELECT id FROM open_ones").fetchall()}
     result = {
         "rounds": rounds,
         "new_frames": sum(r["new_frames"] for r in rounds),
         "spread_above_the_cut": sum(r["spread_above_the_cut"] for r in rounds),
-        "refused_stale_epoch": sum(n["counters"].get("refused_stale_epoch", 0) for n in storage),
-        "error_after_stop_s_median": statistics.median(r["error_after_stop_s"] for r in rounds),
-        "error_after_stop_s_worst": max(r["error_after_stop_s"] for r in rounds),
-        "open_transactions_committed_by_an_old_writer": left,
+        "refused_stale": refused_stale(status(cluster)["storage"]),
+        "outcomes": dict(sum((Counter(r["outcomes"]) for r in rounds), Counter[str]())),
+        "error_after_stop_s": median_and_worst(rounds, "errors_after_stop_s"),
+        "error_after_naming_s": median_and_worst(rounds, "errors_after_naming_s"),
+        "open_transactions_committed_by_an_old_writer": len(left),
         "rows": verdict(acks, {row[0] for row in rows}),
         "control_kills": killer.kills,
     }
     bad = ("new_frames", "spread_above_the_cut", "open_transactions_committed_by_an_old_writer")
-    result["wrong"] = result["rows"]["wrong"] + [f"{k}: {result[k]}" for k in bad if result[k]]
+    found = [f"{k}: {result[k]}" for k in bad if result[k]]
+    result["wrong"] = [*result["rows"]["wrong"], *found, *wrong_in(rounds, left)]
     return result
 
 

@@ -139,7 +139,7 @@ def _ack(
     """What may be said now that `segments` (SCL, membership epoch it was sent under) are durable."""
     known = state.volume(volume).epoch
     if epoch != known:
-        state.counters["refused_stale_epoch"] += 1
+        state.refused_stale("ack")
         detail = f"{state.name} was fenced at epoch {known} before it could ack"
         return pb.AppendAck(refusal=pb.REFUSAL_STALE_EPOCH, epoch=known, detail=detail)
     ack = pb.AppendAck(epoch=known)
@@ -161,12 +161,13 @@ def _answer(state: NodeState, request: pb.AppendRequest) -> _Taken | pb.AppendAc
     try:
         return _take_in(state, request)
     except _Refused as refused:
-        stale = refused.refusal == pb.REFUSAL_STALE_EPOCH
-        if stale:
+        if refused.refusal == pb.REFUSAL_STALE_EPOCH:
             state.runtime.steps.mark(Mark.STALE_REFUSED)
-        elif refused.refusal == pb.REFUSAL_BEHIND_EPOCH:
+            state.refused_stale("redo" if request.pgs else "greeting")
+        else:
+            state.counters["refused_other"] += 1
+        if refused.refusal == pb.REFUSAL_BEHIND_EPOCH:
             state.runtime.steps.mark(Mark.BEHIND_REFUSED)
-        state.counters["refused_stale_epoch" if stale else "refused_other"] += 1
         volume = state.volumes.get(request.volume)
         return pb.AppendAck(
             refusal=refused.refusal,

@@ -52,7 +52,7 @@ async def fence(state: NodeState, request: pb.FenceRequest) -> pb.FenceReply:
 
 def _check_epoch(state: NodeState, volume: Volume, epoch: Epoch) -> None:
     if epoch < volume.epoch:
-        state.counters["refused_stale_epoch"] += 1
+        state.refused_stale("fence")
     volume.check_epoch(epoch, node=state.name)
 
 

@@ -27,6 +27,7 @@ from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Stream
 from engine.steps import Mark, Step
 from engine.storage.fencing import authority_of, learn, truncations_from_pb, truncations_to_pb
+from engine.storage.loss import Loss
 from engine.storage.pagestore import PageVersion
 from engine.storage.segment import Segment
 from engine.storage.state import NodeState, check_numbers
@@ -98,6 +99,8 @@ class Gossiper:
         self._state = state
         self._seen: dict[SegmentId, LSN] = {}
         """The highest SCL that a peer reported in an earlier round."""
+        self._given_up: set[SegmentId] = set()
+        """Segments that were said to have lost something for good."""
 
     async def run(self) -> None:
         state = self._state
@@ -140,6 +143,8 @@ class Gossiper:
         for said in reply.segments:
             volume = state.volumes.get(said.volume)
             segment = volume.segments.get(said.pg) if volume is not None else None
+            if segment is not None:
+                self._note_help(segment, name, said)
             heard = known.get(said.volume)
             if volume is None or segment is None or heard is None or heard.epoch != volume.epoch:
                 continue
@@ -151,6 +156,24 @@ class Gossiper:
                 await self._with_segment(
                     volume, segment, said, _Peer(name, channel, copyable=copyable), patient
                 )
+
+    def _note_help(self, segment: Segment, name: str, said: pb.GossipSegment) -> None:
+        """Remember whether that peer could help, and say once if nobody can."""
+        segment.no_help.pop(name, None)
+        if said.damaged or said.scl <= segment.scl:
+            segment.no_help[name] = said.damaged
+        key = segment.row.id
+        losses = lost_for_good(self._state, segment)
+        if not losses:
+            self._given_up.discard(key)
+        elif key not in self._given_up:
+            self._given_up.add(key)
+            log.critical(
+                "%s has rotted away here and no other copy has it. It may have been acknowledged, so no "
+                "writer can open volume %d any more: import the last `sextet export` into a new cluster",
+                "; ".join(loss.text(segment.pg) for loss in losses),
+                key.volume,
+            )
 
     async def _with_segment(
         self,
@@ -255,6 +278,16 @@ class Gossiper:
     ) -> pb.FramesChunk | None:
         async with asyncio.timeout(self._state.config.peer_timeout_s):
             return await stream.recv()
+
+
+def lost_for_good(state: NodeState, segment: Segment) -> list[Loss]:
+    """What the segment has lost though it has heard every peer, none of which had it, and too few of
+    which can say that they never had. Such a group lets no recovery pass."""
+    losses = segment.lost()
+    if not losses or state.peers(segment).keys() - segment.no_help.keys():
+        return []
+    undamaged = {name for name, damaged in segment.no_help.items() if not damaged}
+    return [] if made_whole(segment.row.membership, state.name, undamaged) else losses
 
 
 async def copy_segment(

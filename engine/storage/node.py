@@ -334,4 +334,12 @@ class StorageNode:
     def _condition(self) -> str:
         if self.state.stopped:
             return f"fenced: {self.state.stopped}"
+        lost = [
+            loss.text(segment.pg)
+            for _, segment in self.state.segments()
+            for loss in gossip.lost_for_good(self.state, segment)
+        ]
+        if lost:
+            more = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
+            return f"lost {lost[0]}{more}"
         return "disk full" if self.state.full else "up"

@@ -15,6 +15,7 @@ from engine.net.methods import FETCH_FRAMES, READ_PAGES
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel
 from engine.steps import Mark, Step
+from engine.storage.loss import of_pages
 from engine.storage.pagestore import PageVersion
 from engine.storage.segment import FrameRef, Segment
 from engine.storage.state import NUMBER_LIMIT, NodeState
@@ -103,7 +104,7 @@ async def _put(state: NodeState, segment: Segment, rotten: PageVersion, good: Pa
 async def repair_frame(state: NodeState, segment: Segment, ref: FrameRef) -> None:
     """Append a good copy of the frame to the log again and point to that.
 
-    Raises Corrupt naming the records if neither memory nor a peer has one, DiskFull.
+    Raises Corrupt naming the records and their pages if neither memory nor a peer has one, DiskFull.
     """
     state.runtime.steps.mark(Mark.ROT_FOUND)
     state.counters["scrub_found"] += 1
@@ -121,8 +122,8 @@ async def repair_frame(state: NodeState, segment: Segment, ref: FrameRef) -> Non
         log.warning("frame %d..%d was corrupt, repaired from %s", ref.first, ref.last, name)
         return
     raise Corrupt(
-        f"redo {ref.first}..{ref.last} of group {segment.pg} fails its checksum on "
-        f"{state.name}, and no peer could repair it"
+        f"redo {ref.first}..{ref.last} of group {segment.pg}{of_pages(segment.pages_of(ref))} "
+        f"fails its checksum on {state.name}, and no peer could repair it"
     )
 
 

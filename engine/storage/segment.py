@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 
 from engine.log.chain import Chain
 from engine.log.frame import FrameHeader, RecordRef, index_frame
+from engine.storage.loss import Loss
 from engine.storage.pagestore import SegmentRow
 from engine.storage.walfile import Location
 from engine.types import LSN, CommitMark, Epoch, PageNo, PgNo, Truncation
@@ -79,6 +80,11 @@ class Segment:
         if row.applied > row.floor:
             self.coalesced.append((row.applied, None))
         self.caught_up_with: set[str] = set()
+        self.losses: tuple[Loss, ...] = ()
+        """What of the log was found rotten above `applied` when it was read back."""
+        self.no_help: dict[str, bool] = {}
+        """Members that had nothing for a damaged segment when they were last heard: True for who misses
+        something too, False for who reaches no further."""
         self.dropped = False
         """Others keep the group now: nothing about this segment is written any more."""
         self.members_since = row.membership.epoch
@@ -167,6 +173,18 @@ class Segment:
             if record.commit is not None and record.commit.lsn > self.row.commit.lsn:
                 insort(self.commits, record.commit)
         return _runs(records)
+
+    def lost(self) -> list[Loss]:
+        """Of `losses` what has not been got back from peers."""
+        if not self.row.damaged:
+            return []
+        return [loss for loss in self.losses if not loss.last or loss.last > self.scl]
+
+    def pages_of(self, ref: FrameRef) -> list[PageNo]:
+        """Those that the frame has records of; none if it is at or below the floor."""
+        return sorted(
+            page for page, records in self.index.items() if any(r.frame is ref for r in records)
+        )
 
     def _frame_at(self, first: LSN) -> FrameRef | None:
         at = bisect_left(self.frames, first, key=lambda f: f.first)

@@ -22,6 +22,7 @@ from dataclasses import replace
 from engine.errors import FormatError
 from engine.log.frame import read_header
 from engine.steps import Mark
+from engine.storage.loss import Loss, of_pages
 from engine.storage.segment import Segment
 from engine.storage.state import NodeState
 from engine.storage.volume import Volume
@@ -64,10 +65,23 @@ def _replay(state: NodeState) -> list[Damage]:
         volume = state.volumes.get(item.header.volume) if item.header is not None else None
         damages += [item] if isinstance(item, Damage) else put_back(volume, [item])
     for damage in damages:
-        log.error("the log is damaged: file %d, offset %d", damage.file, damage.offset)
+        log.error(
+            "the log is damaged: file %d, offset %d: %s",
+            damage.file,
+            damage.offset,
+            _what_it_was(damage),
+        )
     for _, segment in state.segments():
         segment.measure_hot_log()
     return damages
+
+
+def _what_it_was(damage: Damage) -> str:
+    header = damage.header
+    if header is None:
+        return "not even a frame's header can be read"
+    redo = f"redo {header.first_lsn}..{header.last_lsn} of group {header.pg}"
+    return f"{redo} of volume {header.volume}{of_pages(damage.pages)}"
 
 
 def put_back(volume: Volume | None, items: Iterable[Found | Damage]) -> list[Damage]:
@@ -127,10 +141,25 @@ def mark_damaged(
         return False
     state.runtime.steps.mark(Mark.DAMAGE_FOUND)
     state.counters["scrub_found"] += 1
+    segment.losses = _losses(segment, marks, lost=lost)
     acked = lost or any(d.header is None or d.header.last_lsn > segment.applied for d in marks)
     segment.row = replace(segment.row, damaged=segment.row.damaged or acked)
     segment.raise_floor()
     return True
+
+
+def _losses(segment: Segment, marks: Sequence[Damage], *, lost: bool) -> tuple[Loss, ...]:
+    """Which records are gone, for those who are to be told."""
+    found = [
+        Loss(d.header.first_lsn, d.header.last_lsn, d.pages)
+        for d in marks
+        if d.header is not None and d.header.last_lsn > segment.applied
+    ]
+    if any(d.header is None for d in marks) or (lost and not found):
+        # How far it reached once says its row, which is written seldom; or else what follows the gap.
+        end = max(segment.row.scl, segment.gap_end())
+        found.append(Loss(segment.scl + 1, end if end > segment.scl else 0))
+    return tuple(found)
 
 
 def _may_hit(volume: Volume, segment: Segment, damage: Damage) -> bool:

@@ -38,12 +38,18 @@ Copies under way add one; archives and clones can."""
 NUMBER_LIMIT = 1 << 63
 """LSNs, epochs and times stay below: SQLite's integers are signed."""
 
+STALE = ("redo", "ack", "greeting", "fence")
+"""What storage refuses of an older epoch. `redo`: redo that was not taken in. `ack`: it was, but the epoch
+had passed before it could be acknowledged. `greeting`: a request to append that brought no redo. `fence`: a
+fence or a truncation. Each is a counter, and all are in `refused_stale_epoch`."""
+
 COUNTERS = (
     "appends",
     "frames",
     "redo_bytes",
     "acks",
     "refused_stale_epoch",
+    *(f"refused_stale_{what}" for what in STALE),
     "refused_other",
     "gossip_rounds",
     "gossip_frames_filled",
@@ -80,6 +86,11 @@ class NodeState:
     """Why this node is ending itself, if it is."""
     rows: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while segment rows are made and written, so an older row never overwrites a newer."""
+
+    def refused_stale(self, what: str) -> None:
+        """Count a request of an older epoch; `what` is one of `STALE`."""
+        self.counters["refused_stale_epoch"] += 1
+        self.counters[f"refused_stale_{what}"] += 1
 
     # -- segments
 

@@ -26,10 +26,15 @@ from dataclasses import dataclass
 from google_crc32c import value as crc32c
 
 from engine.errors import Corrupt, FormatError
-from engine.log.frame import MAGIC, FrameHeader, check_body, read_header
+from engine.log.frame import MAGIC, FrameHeader, check_body, index_frame, read_header
+from engine.types import PageNo
+from engine.volume.geometry import first_page
 
 _MARK = struct.Struct("<4sIQQ")
 _MARK_MAGIC = b"SXM1"
+_NO_NUMBER = re.compile(rb"[\x80-\xff]{8192}")
+"""A disk's erased block, say. Read as one number of that many digits it would take minutes."""
+
 _START = re.compile(re.escape(MAGIC.to_bytes(4, "little")) + b"|" + re.escape(_MARK_MAGIC))
 
 
@@ -55,11 +60,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Bytes that were durable and are no frame any more; `header` if it at least is readable."""
+    """Bytes that were durable and are no frame any more; `header` if it at least is readable.
+
+    `pages`: whose records the rotten body seems to hold, see `_pages_in`.
+    """
 
     file: int
     offset: int
     header: FrameHeader | None
+    pages: tuple[PageNo, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +105,7 @@ def scan_file(data: bytes, file: int, *, last: bool) -> Scanned:
             header = read_header(data, offset)
             check_body(data, header, offset)
         except (FormatError, Corrupt):
-            items.append(Damage(file, offset, header))
+            items.append(Damage(file, offset, header, _pages_in(data, offset, header)))
             offset = _resume(data, offset, header, file)
             continue
         end = offset + header.length
@@ -106,6 +115,23 @@ def scan_file(data: bytes, file: int, *, last: bool) -> Scanned:
     if not last:
         return Scanned(tuple(items), None, durable)
     return _cut(items, durable)
+
+
+def _pages_in(data: bytes, offset: int, header: FrameHeader | None) -> tuple[PageNo, ...]:
+    """The pages of a rotten frame's records, for the error that names them; nothing else may rest on it.
+
+    A few flipped bits mostly hit the pages' content and leave the records' own numbers as they were.
+    Those still have to agree with the header and the group, or nothing is said.
+    """
+    frame = b"" if header is None else data[offset : offset + header.length]
+    if header is None or _NO_NUMBER.search(frame):
+        return ()
+    try:
+        pages = {record.page for record in index_frame(frame)}
+    except FormatError:
+        return ()
+    start, end = first_page(header.pg), first_page(header.pg + 1)
+    return tuple(sorted(pages)) if all(start <= page < end for page in pages) else ()
 
 
 def _cut(items: list[Found | Damage], durable: int) -> Scanned:

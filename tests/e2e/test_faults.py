@@ -424,14 +424,19 @@ def test_a_page_rotten_in_one_copy_and_in_two_is_found_and_repaired(new_cluster)
     assert cluster.query("PRAGMA integrity_check") == [("ok",)]
 
 
-def test_a_log_rotten_in_one_copy_and_in_two_is_found_and_repaired(new_cluster):
+def test_a_log_rotten_in_some_copies_and_in_all_is_found_and_repaired_without_a_control_plane(
+    new_cluster,
+):
+    """In all copies while the nodes live on, which have what they wrote last in memory."""
     cluster = new_cluster("--readers", 0)
     kit = FaultKit(cluster.folder)
     cluster.query("CREATE TABLE rot_log (n INTEGER)")
-    for number, targets in enumerate((["storage-1"], ["storage-2", "storage-5"])):
+    everybody = [node.name for node in cluster.layout.storage]
+    for number, targets in enumerate((["storage-1"], ["storage-2", "storage-5"], everybody)):
         cluster.query(f"INSERT INTO rot_log VALUES ({number})")
         level(cluster)
         before = {t: storage(cluster, t).counters["scrub_repaired"] for t in targets}
+        control = cluster.kill("control")
         kit.corrupt(*targets, what="log")
         for target in targets:
             cluster.until(
@@ -441,7 +446,41 @@ def test_a_log_rotten_in_one_copy_and_in_two_is_found_and_repaired(new_cluster):
                 f"{target} is repaired",
                 seconds=60,
             )
-    assert cluster.query("SELECT count(*) FROM rot_log") == [(2,)]
+        cluster.until_restarted("control", control)
+        assert {node["state"] for node in cluster.status()["storage"]} == {"up"}
+    assert cluster.query("SELECT count(*) FROM rot_log") == [(3,)]
+
+
+def test_a_log_rotten_in_all_copies_that_nobody_remembers_is_an_error_that_names_it(new_cluster):
+    """Who has lost what was acknowledged must say so: no answer without it, and no writer."""
+    cluster = new_cluster("--readers", 0)
+    kit = FaultKit(cluster.folder)
+    cluster.query("CREATE TABLE lost (n INTEGER)")
+    cluster.query("INSERT INTO lost VALUES (1)")
+    level(cluster)
+    down = kit.kill("storage", hold=True)
+    rotten = kit.corrupt("storage", what="log")
+    kit.kill("main-1")
+    kit.heal(down.id)
+    page, lsn = int(rotten.param("page", -1)), int(rotten.param("lsn", -1))
+
+    def told() -> bool:
+        return all(n["state"].startswith("lost redo ") for n in cluster.status()["storage"])
+
+    cluster.until(told, "all six say what they have lost")
+    state = storage(cluster, "storage-1").state
+    found = re.fullmatch(r"lost redo (\d+)\.\.(\d+) of group 0 \(pages? (.+)\)", state)
+    assert found, state
+    assert int(found[1]) <= lsn <= int(found[2])
+    assert str(page) in found[3].split(", ")
+    with pytest.raises(psycopg.OperationalError, match="no writer has been available"):
+        cluster.query("SELECT n FROM lost")
+    assert f"lost redo {found[1]}..{found[2]}" in cluster.sextet("status").stdout
+    assert "import the last `sextet export`" in cluster.folder.log("storage-1").read_text()
+    # What may have been acknowledged is never taken for something that never was.
+    _, _, since = cluster.folder.log("main-1").read_text().partition("RecoveryBlocked")
+    assert since, "recovery was not stopped"
+    assert "volume open" not in since
 
 
 @pytest.mark.long

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from engine.errors import Corrupt, SnapshotTooOld
 from engine.types import LAL
-from tests.storage.harness import QUIET, Group, Log, Node, flip, rot_frame
+from tests.storage.harness import MEMBERS, QUIET, Group, Log, Node, flip, rot_frame
 
 Make = Callable[..., Awaitable[Node]]
 
@@ -50,6 +53,64 @@ async def test_rot_in_the_newest_frame_is_damage_once_a_mark_covers_it(make: Mak
     damaged = await make()
     assert damaged.segment().row.damaged
     assert damaged.state.wal.counters["torn_tail_cuts"] == 0
+
+
+@asynccontextmanager
+async def rotten_in(folder: Path, count: int) -> AsyncIterator[Group]:
+    """Six members that have the redo 1..4 of pages 3 to 6, and were restarted with record 3 rotten in the
+    first `count` of them."""
+    group = await Group(folder, count=6).start()
+    try:
+        log = Log()
+        frames = [log.commit([3 + n])[0] for n in range(4)]
+        await group.append(*frames)
+        for number in range(6):
+            rot = partial(rot_frame, frame=frames[2]) if number < count else None
+            await group.restart(number, rot)
+        yield group
+    finally:
+        await group.stop()
+
+
+async def test_redo_that_is_lost_in_all_copies_is_named_by_lsn_and_page(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rotten_in(tmp_path, 6) as group:
+        assert "redo 3..3 of group 0 of volume 1 (page 5)" in caplog.text
+        node = group.nodes[0]
+        await group.gossip(0, 1, 2, 3, 4)
+        assert (await node.status()).state == "up", "the one that is left may have it"
+        await group.gossip(0, 5)
+        assert (await node.status()).state == "lost redo 3..3 of group 0 (page 5)"
+        await group.gossip(0, 5)
+        told = [r.getMessage() for r in caplog.records if r.levelname == "CRITICAL"]
+        assert len(told) == 1, "once"
+        assert told[0].startswith("redo 3..3 of group 0 (page 5) has rotted away here")
+        assert node.segment().scl == 2, "what is rotten is not taken in"
+
+
+async def test_redo_that_a_peer_has_is_not_called_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rotten_in(tmp_path, 5) as group:
+        await group.gossip(0, 1, 2, 3, 4, 5)
+        assert group.nodes[0].segment().scl == 4
+        assert (await group.nodes[0].status()).state == "up"
+        assert not [r for r in caplog.records if r.levelname == "CRITICAL"]
+
+
+async def test_lost_redo_whose_header_is_rotten_too_is_named_by_where_it_begins(make: Make) -> None:
+    node = await make()
+    await node.assign()
+    await node.fence(1)
+    frames = Log().frames(4)
+    await node.append(*frames)
+    await node.kill()
+    rot_frame(node, frames[3], header=True)
+    rotten = await make()
+    rotten.segment().no_help.update(dict.fromkeys(MEMBERS, True))
+    after = rotten.segment().scl
+    assert (await rotten.status()).state == f"lost redo from {after + 1} on of group 0"
 
 
 async def test_damage_of_one_group_is_not_blamed_on_another(make: Make) -> None:

@@ -20,6 +20,7 @@ from engine.log.frame import (
     trim_frame,
 )
 from engine.net.pb import storage_pb2 as pb
+from engine.storage.state import STALE
 from engine.types import LAL
 from tests.storage.harness import QUIET, VOLUME, FaultyDisk, GatedStore, Group, Log, Node, Writer
 from tests.support.until import until
@@ -80,6 +81,37 @@ async def test_what_a_fence_reports_is_durable_when_it_is_answered(
     assert report.scl == log.last
     assert (await writer.ack()).refusal == pb.REFUSAL_STALE_EPOCH, "it is no ack any more"
     await writer.close()
+
+
+async def test_what_is_refused_of_an_older_epoch_is_counted_apart(
+    make: Make, tmp_path: Path
+) -> None:
+    disk = FaultyDisk(tmp_path / "node")
+    node = await make(disk=disk)
+    await node.assign()
+    await node.fence(1)
+    frames = Log().frames(3)
+    writer = Writer(node)
+    disk.gate.clear()
+    writer.send(frames[0])
+    await disk.syncing.wait()
+    fencing = asyncio.create_task(node.fence(2))
+    await until(lambda: node.state.volume(VOLUME).epoch == 2)
+    disk.gate.set()
+    await fencing
+    assert (await writer.ack()).refusal == pb.REFUSAL_STALE_EPOCH, "taken in, and no ack any more"
+    for refused in ((frames[1],), (frames[2],), ()):
+        writer.send(*refused)
+        assert (await writer.ack()).refusal == pb.REFUSAL_STALE_EPOCH
+    await writer.close()
+    with pytest.raises(StaleEpoch):
+        await node.fence(1)
+    with pytest.raises(StaleEpoch):
+        await node.truncate(1, (1, 0, LAL))
+    counted = (await node.status()).counters
+    kinds = {what: counted[f"refused_stale_{what}"] for what in STALE}
+    assert kinds == {"redo": 2, "ack": 1, "greeting": 1, "fence": 2}
+    assert counted["refused_stale_epoch"] == sum(kinds.values())
 
 
 async def test_a_fence_that_is_overtaken_is_refused(make: Make) -> None:

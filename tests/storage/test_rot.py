@@ -179,7 +179,7 @@ async def test_rot_in_all_copies_of_a_frame_is_an_error_that_names_its_records(
     for node in uncached.nodes:
         rot_frame(node, frames[1])
     async with asyncio.timeout(5):
-        with pytest.raises(Corrupt, match=r"redo 2\.\.2 of group 0"):
+        with pytest.raises(Corrupt, match=r"redo 2\.\.2 of group 0 \(page 0\)"):
             await uncached.nodes[0].read([0], log.last)
     assert await uncached.nodes[0].read([0], 1) == [log.page_at(0, 1)], "it is not needed here"
     assert not uncached.nodes[0].stopped

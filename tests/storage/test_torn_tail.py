@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from engine.log.frame import split_frames
+from engine.log.frame import HEADER_SIZE, MAX_FRAME, build_frame, split_frames
 from engine.storage.walfile import Damage, Found, mark, scan_file
 from tests.storage.harness import FaultyDisk, Log, Node, Writer
 
@@ -133,3 +133,20 @@ def _in_a_mark(torn: Torn, at: int) -> bool:
         and item.location.offset <= at < item.location.offset + item.location.length
         for item in scan_file(torn.whole, 1, last=True).items
     )
+
+
+def test_a_rotten_frame_names_its_pages_and_is_not_searched_for_minutes() -> None:
+    erased = build_frame(
+        volume=1,
+        pg=0,
+        epoch=1,
+        prev_pg_lsn=0,
+        first_lsn=1,
+        last_lsn=1,
+        records=[b"\xff" * (MAX_FRAME - HEADER_SIZE)],
+    )
+    for frame, pages in ((Log().commit([1, 7])[0], (1, 7)), (erased, ())):
+        rotten = frame[:-1] + bytes([frame[-1] ^ 1])
+        (damage,) = scan_file(rotten + mark(1, len(rotten)), 1, last=True).items
+        assert isinstance(damage, Damage)
+        assert damage.pages == pages
