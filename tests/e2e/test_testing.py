@@ -151,19 +151,19 @@ async def test_a_pool_in_the_same_loop_goes_on_while_faults_and_waits_are_awaite
         await pool.execute("CREATE TABLE awaited (n INTEGER)")
         others = [tasks.create_task(customer(pool)), tasks.create_task(turn())]
 
-        async def more() -> bool:
+        def more() -> bool:
             """There would never be more if the wait for it held the loop up."""
-            seen = turns
-            await cluster.status()
-            assert turns > seen
             return committed >= wanted
 
         for target in ("storage-1", "writer"):
-            before = turns
+            seen = turns
             await cluster.fault.kill(target)
-            assert turns > before
+            assert turns > seen
             wanted = committed + 20
             await cluster.until(more, "commits meanwhile")
+            seen = turns
+            await cluster.status()
+            assert turns > seen
             await cluster.until_healthy()
         assert await cluster.writer() == "main-1"
         for task in others:
