@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.cli.options import DEFAULT_DATA, Data
+from cluster.faults.catalogue import REAL_PARAMS, Kind
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,9 +27,13 @@ Targets = Annotated[list[str], typer.Argument(metavar="TARGET...", show_default=
 For = Annotated[
     str | None,
     typer.Option(
-        "--for", metavar="TIME", help="End it after 30s, 500ms, 2m; otherwise when it is healed."
+        "--for",
+        metavar="TIME",
+        help="End it after 30s, 500ms, 2m, at most 24h; otherwise when it is healed.",
     ),
 ]
+
+SHARES, FACTORS = REAL_PARAMS[Kind.DROP]["share"], REAL_PARAMS[Kind.SLOW_DISK]["factor"]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
@@ -203,7 +208,9 @@ def slow_net(
 @fault_app.command()
 def drop(
     targets: Targets,
-    share: Annotated[float, typer.Option(min=0, max=0.95, help="Of all messages.")] = 0.1,
+    share: Annotated[
+        float, typer.Option(min=SHARES[0], max=SHARES[1], help="Of all messages.")
+    ] = 0.1,
     for_: For = None,
     data: Data = DEFAULT_DATA,
 ) -> None:
@@ -217,7 +224,9 @@ def drop(
 @fault_app.command("slow-disk")
 def slow_disk(
     targets: Targets,
-    factor: Annotated[float, typer.Option(min=1, help="So many times as slow.")] = 50.0,
+    factor: Annotated[
+        float, typer.Option(min=FACTORS[0], max=FACTORS[1], help="So many times as slow.")
+    ] = 50.0,
     for_: For = None,
     data: Data = DEFAULT_DATA,
 ) -> None:

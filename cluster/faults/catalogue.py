@@ -5,6 +5,7 @@ The same names are used in scenario files, in fault schedules that the simulator
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -13,6 +14,9 @@ from typing import Any
 from cluster.plain import member, number, text
 from engine.errors import ConfigError
 from engine.steps import Step
+
+Bounds = Mapping["Kind", Mapping[str, tuple[float, float]]]
+"""Params by kind, and the least and the most that each may be."""
 
 
 class Kind(StrEnum):
@@ -75,17 +79,48 @@ NEED_PEER = frozenset({Kind.PARTITION, Kind.ONE_WAY})
 MAY_HAVE_PEER = NEED_PEER | {Kind.RESET}
 """All other kinds have one side."""
 
-PARAMS: Mapping[Kind, Mapping[str, tuple[float, float]]] = {
+PARAMS: Bounds = {
     Kind.SLOW_NET: {"latency_s": (0, 3600)},
     Kind.DROP: {"share": (0, 1)},
     Kind.SLOW_DISK: {"factor": (0, 1e6)},
     Kind.LOSE_WRITES: {"syncs": (1, 1e6)},
     Kind.CLOCK_SKEW: {"seconds": (-1e8, 1e8)},
 }
-"""What a file may say of a kind, and within which bounds; nothing else of any other.
+"""What a file may say of a kind, and within which bounds; nothing else of any other."""
 
-`cluster.faults.kit` gives some kinds more than that ("hold", "page"): only real processes heed those.
-"""
+REAL_PARAMS: Bounds = {
+    **PARAMS,
+    Kind.KILL: {"hold": (0, 1)},
+    Kind.DROP: {"share": (0, 0.95)},
+    Kind.SLOW_DISK: {"factor": (1, 1e6)},
+    Kind.ROT_LOG: {"page": (0, 2**32)},
+    Kind.ROT_PAGE: {"page": (0, 2**32)},
+}
+"""The same for real processes, which heed some that the simulator does not have. Of what is sent again
+something must arrive at last, and a real disk is not made faster."""
+
+STEPS: Mapping[str, frozenset[Step]] = {
+    "storage": frozenset(
+        {
+            *(Step.RECEIVE, Step.PERSIST, Step.ACK, Step.SEAL, Step.CREATE, Step.FENCE),
+            *(Step.TRUNCATE, Step.COALESCE, Step.COLLECT, Step.DROP_LOG, Step.FILL, Step.COPY),
+            *(Step.MEMBERS, Step.DROP, Step.WHOLE, Step.REPAIR),
+        }
+    ),
+    "instance": frozenset(
+        {
+            *(Step.SEND, Step.DURABLE, Step.FENCED, Step.TRUNCATED, Step.REHARDENED),
+            *(Step.PROMOTE, Step.GROW, Step.JOIN, Step.APPLY),
+        }
+    ),
+    "control": frozenset(
+        {
+            *(Step.ADVANCE_EPOCH, Step.ADD_GROUP, Step.CONFIRM, Step.NAME_WRITER),
+            *(Step.BEGIN_CHANGE, Step.COMMIT_CHANGE, Step.CANCEL_CHANGE),
+        }
+    ),
+}
+"""Which kind of process takes a step; endpoints take none."""
 
 ROLES = ("writer", "replica", "control", "all")
 """Targets that are looked up when the fault begins, besides names of nodes and zones."""
@@ -134,8 +169,8 @@ class Fault:
         return {k: v for k, v in value.items() if v not in ("", None, {}) and (k, v) != ("nth", 1)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Fault:
-        """Raises ConfigError naming what is wrong."""
+    def from_json(cls, value: Mapping[str, Any], params: Bounds = PARAMS) -> Fault:
+        """Raises ConfigError naming what is wrong. `params`: those that there are; not their bounds."""
         known = {"kind", "target", "at", "for_s", "peer", "step", "when", "nth", "params"}
         strange = sorted(set(value) - known)
         if strange:
@@ -147,9 +182,9 @@ class Fault:
             raise ConfigError(
                 f"a fault needs kind and target; here is no {' and no '.join(missing)}"
             )
-        params = value.get("params", {})
-        if not isinstance(params, Mapping):
-            raise ConfigError(f"a fault's params is {params!r}; it must be a table of numbers")
+        given = value.get("params", {})
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"a fault's params is {given!r}; it must be a table of numbers")
         fault = cls(
             kind=member(Kind, value["kind"], "kind"),
             target=text(value["target"], "a fault's target"),
@@ -160,7 +195,7 @@ class Fault:
             when=text(value.get("when", "before"), "a fault's when"),
             nth=value.get("nth", 1),
             params=tuple(
-                (name, number(params[name], f"a fault's params.{name}")) for name in sorted(params)
+                (name, number(given[name], f"a fault's params.{name}")) for name in sorted(given)
             ),
         )
         if isinstance(fault.nth, bool) or not isinstance(fault.nth, int) or fault.nth < 1:
@@ -173,10 +208,10 @@ class Fault:
         pointless = [n for n in ("when", "nth") if n in value and value[n] != "before"]
         if fault.step is None and pointless:
             raise ConfigError(f"a fault has {' and '.join(pointless)} only with step")
-        fault._refuse_meaningless()
+        fault._refuse_meaningless(params)
         return fault
 
-    def _refuse_meaningless(self) -> None:
+    def _refuse_meaningless(self, params: Bounds) -> None:
         """Raises ConfigError for a peer or params that the kind does not have, or lacks."""
         kind = self.kind.value
         if self.peer and self.kind not in MAY_HAVE_PEER:
@@ -184,8 +219,22 @@ class Fault:
             raise ConfigError(f"{kind} has no peer; these have one: {having}")
         if not self.peer and self.kind in NEED_PEER:
             raise ConfigError(f"{kind} needs a peer: the other side")
-        known = PARAMS.get(self.kind, {})
+        known = params.get(self.kind, {})
         strange = [name for name, _ in self.params if name not in known]
         if strange:
             there = f"its params may have {', '.join(known)}" if known else "it has no params"
             raise ConfigError(f"{kind} has no {', '.join(strange)}; {there}")
+
+    def refuse_out_of_bounds(self, params: Bounds, where: str = "") -> None:
+        """Raises ConfigError for a param whose value cannot be; `where` goes ahead of what it says."""
+        for name, value in self.params:
+            least, most = params.get(self.kind, {}).get(name, (-math.inf, math.inf))
+            if not least <= value <= most:
+                raise ConfigError(
+                    f"{where}{name} of {self.kind.value} is {value:g}, "
+                    f"not {_plainly(least)} to {_plainly(most)}"
+                )
+
+
+def _plainly(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from dataclasses import replace
 
 from cluster.local.components import endpoint_name
 from cluster.local.folder import Folder
 from cluster.local.layout import Layout, address
-from engine.faults.file import FaultFile, Node, changing, read, write
+from engine.faults.file import ActiveFault, FaultFile, Node, changing, read, write
 
 
 def nodes_of(layout: Layout) -> tuple[Node, ...]:
@@ -41,8 +42,24 @@ def prepare(folder: Folder, layout: Layout, *, allow: bool | None) -> None:
 
 def follow(folder: Folder, layout: Layout) -> None:
     """While an installation runs: who is new in its layout can have faults too, in SQL as well, where the
-    file is all that is known. Raises ConfigError if the file is damaged."""
+    file is all that is known. Who is gone takes its faults along: a new one may get its name.
+
+    Raises ConfigError if the file is damaged.
+    """
     old, nodes = read(folder.faults), nodes_of(layout)
     if old.allowed and old.nodes != nodes:
+        gone = {node.name for node in old.nodes} - {node.name for node in nodes}
         with changing(folder.faults) as change:
-            change.file = replace(change.file, nodes=nodes)
+            rests = (without(fault, gone) for fault in change.file.faults)
+            left = tuple(fault for fault in rests if fault is not None)
+            change.file = replace(change.file, nodes=nodes, faults=left)
+
+
+def without(fault: ActiveFault, names: Collection[str]) -> ActiveFault | None:
+    """The fault on the nodes that are left; None if it has no side left."""
+    rest = replace(
+        fault,
+        names=tuple(n for n in fault.names if n not in names),
+        peers=tuple(n for n in fault.peers if n not in names),
+    )
+    return rest if rest.names and bool(rest.peers) is bool(fault.peers) else None

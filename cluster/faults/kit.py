@@ -21,14 +21,17 @@ from dataclasses import replace
 from itertools import chain
 
 from cluster.faults.carry import Carrier
-from cluster.faults.catalogue import Fault, Kind
+from cluster.faults.catalogue import REAL_PARAMS, Fault, Kind
+from cluster.faults.directory import without
 from cluster.faults.targets import Targets
 from cluster.local.folder import Folder
 from cluster.local.layout import load
 from cluster.local.state import running_state
+from cluster.plain import member
 from engine.errors import ConfigError
 from engine.faults.effects import effects_path, read_effects
 from engine.faults.file import ActiveFault, changing, read
+from engine.faults.statements import INTERVAL_S_MAX
 from engine.steps import Step
 
 LASTING = frozenset(
@@ -57,7 +60,8 @@ class FaultKit:
     """Faults on the installation in `folder`, which must be running.
 
     Every method raises ConfigError for what cannot be: an unknown target, a kind that only a simulator
-    has, an installation that is down or does not allow faults.
+    has, a number out of bounds, an installation that is down or does not allow faults. No fault is asked
+    for that lasts longer than a day; without a time of its own it may.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -72,12 +76,20 @@ class FaultKit:
         `also`: further targets that it is on at once.
         """
         targets = self._targets()
-        _check(fault)
-        found = (_named(targets, fault.kind, target) for target in (fault.target, *also))
+        fault = _checked(fault)
+        found = (_named(targets, fault, target) for target in (fault.target, *also))
         names = tuple(dict.fromkeys(chain.from_iterable(found)))
         if fault.kind is Kind.AZ_DOWN and fault.target not in AZ_TARGETS:
             raise ConfigError(f"{fault.target} is no zone; there is: {', '.join(AZ_TARGETS)}")
         peers = targets.resolve(fault.peer) if fault.kind in TWO_SIDED else ()
+        if peers and {*names, *peers} == {names[0]}:
+            both = (
+                fault.target if fault.target == fault.peer else f"{fault.target} and {fault.peer}"
+            )
+            raise ConfigError(
+                f"nothing can be cut between {names[0]} and itself; {both} is one node, "
+                f"and {fault.kind.value} needs two"
+            )
         now = time.time()
         active = ActiveFault(
             id=0,
@@ -116,7 +128,7 @@ class FaultKit:
                 rest: ActiveFault | None = fault
                 if not kinds or fault.kind in kinds:
                     whole = which in (None, fault.id, fault.target)
-                    rest = None if whole else _without(fault, names)
+                    rest = None if whole else without(fault, names)
                 if rest != fault:
                     ended.append(fault)
                 if rest is not None:
@@ -168,10 +180,17 @@ class FaultKit:
         return self.begin(Fault(Kind.WIPE, target, for_s=for_s))
 
     def crash_at(
-        self, target: str, step: Step, *, when: str = "before", nth: int = 1, for_s: float = 0.0
+        self,
+        target: str,
+        step: Step | str,
+        *,
+        when: str = "before",
+        nth: int = 1,
+        for_s: float = 0.0,
     ) -> ActiveFault:
         """Each target kills itself the `nth` time from now that it takes `step`, once."""
-        return self.begin(Fault(Kind.KILL, target, for_s=for_s, step=step, when=when, nth=nth))
+        taken = member(Step, step, "step")
+        return self.begin(Fault(Kind.KILL, target, for_s=for_s, step=taken, when=when, nth=nth))
 
     def az_down(self, az: str, *, for_s: float = 0.0) -> ActiveFault:
         """kill -9 every node of a zone and keep it down, until `for_s` is over or `az_up`."""
@@ -224,6 +243,8 @@ class FaultKit:
         """
         if what not in ("log", "page"):
             raise ConfigError(f'{what!r} cannot be corrupted; choose "log" or "page"')
+        if page is not None and (isinstance(page, bool) or not isinstance(page, int)):
+            raise ConfigError(f"page is {page!r}; it must be a whole number")
         kind = Kind.ROT_LOG if what == "log" else Kind.ROT_PAGE
         params = () if page is None else (("page", float(page)),)
         return self.begin(Fault(kind, target, params=params), *also)
@@ -272,11 +293,18 @@ class FaultKit:
 AZ_TARGETS = ("az1", "az2", "az3")
 
 
-def _named(targets: Targets, kind: Kind, target: str) -> tuple[str, ...]:
-    return targets.storage(target, kind.value) if kind in ON_DISKS else targets.resolve(target)
+def _named(targets: Targets, fault: Fault, target: str) -> tuple[str, ...]:
+    if fault.step is not None:
+        return targets.taking(fault.step, target)
+    if fault.kind in ON_DISKS:
+        return targets.storage(target, fault.kind.value)
+    return targets.resolve(target)
 
 
-def _check(fault: Fault) -> None:
+def _checked(fault: Fault) -> Fault:
+    """The same, if all that a fault file would have to keep to holds of it. Raises ConfigError."""
+    fault = Fault.from_json(fault.to_json(), REAL_PARAMS)
+    fault.refuse_out_of_bounds(REAL_PARAMS)
     if fault.kind not in REAL:
         known = ", ".join(sorted(kind.value for kind in REAL))
         raise ConfigError(
@@ -284,11 +312,9 @@ def _check(fault: Fault) -> None:
         )
     if fault.step is not None and fault.kind is not Kind.KILL:
         raise ConfigError(f"at a protocol step real processes can only be killed: {fault}")
-    if (fault.kind in TWO_SIDED) is not bool(fault.peer):
-        what = "needs" if fault.kind in TWO_SIDED else "has no"
-        raise ConfigError(f"{fault.kind.value} {what} second target")
-    if fault.for_s < 0:
-        raise ConfigError(f"a fault cannot last {fault.for_s} s")
+    if not 0 <= fault.for_s <= INTERVAL_S_MAX:
+        raise ConfigError(f"a fault lasts longer than 0 and at most a day, not {fault.for_s:g} s")
+    return fault
 
 
 def _until(fault: Fault, now: float) -> float | None:
@@ -300,13 +326,3 @@ def _until(fault: Fault, now: float) -> float | None:
     if fault.kind in LASTING or fault.param("hold", 0.0):
         return None
     return now
-
-
-def _without(fault: ActiveFault, names: Collection[str]) -> ActiveFault | None:
-    """The fault on the nodes that are left; None if it has no side left."""
-    rest = replace(
-        fault,
-        names=tuple(n for n in fault.names if n not in names),
-        peers=tuple(n for n in fault.peers if n not in names),
-    )
-    return rest if rest.names and bool(rest.peers) is bool(fault.peers) else None

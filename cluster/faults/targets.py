@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
+from cluster.faults.catalogue import STEPS
 from cluster.faults.directory import nodes_of
 from cluster.local.folder import Folder
 from cluster.local.layout import AZS, Layout
 from engine.errors import ConfigError
 from engine.faults.file import Node
+from engine.steps import Step
 
 ROLES = ("writer", "replica", "storage", "endpoint", "all")
 
@@ -49,12 +51,23 @@ class Targets:
 
     def storage(self, target: str, what: str) -> tuple[str, ...]:
         """The storage nodes among them. Raises ConfigError if there is none."""
-        names = self.resolve(target)
-        found = tuple(n for n in names if self._by_name[n].kind == "storage")
+        found = self._of_kind("storage", target)
         if not found:
-            there = ", ".join(self.resolve("storage"))
+            there = ", ".join(self._of_kind("storage", "all"))
             raise ConfigError(f"{what} needs a disk, and {target} has none; there is: {there}")
         return found
+
+    def taking(self, step: Step, target: str) -> tuple[str, ...]:
+        """Those among them that take `step`. Raises ConfigError if there is none."""
+        kind = next(kind for kind, steps in STEPS.items() if step in steps)
+        found = self._of_kind(kind, target)
+        if not found:
+            takers = ", ".join(self._of_kind(kind, "all"))
+            raise ConfigError(f"{target} never takes the step {step.value}; these do: {takers}")
+        return found
+
+    def _of_kind(self, kind: str, target: str) -> tuple[str, ...]:
+        return tuple(n for n in self.resolve(target) if self._by_name[n].kind == kind)
 
     def writers(self) -> tuple[str, ...]:
         """The writer of every cluster, by the catalog or else by the layout."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Thread
 
 from cluster.local.folder import Folder
 from cluster.local.state import is_locked, running_state
@@ -25,20 +30,46 @@ def wait_for_leftovers(folder: Folder) -> None:
 
 
 def start_supervisor(folder: Folder, *, with_parent: bool) -> subprocess.Popen[bytes]:
-    """The supervisor of the layout in `folder`; `with_parent`: it stops when our thread ends."""
+    """The supervisor of the layout in `folder`; `with_parent`: it stops when this process ends."""
     command = [sys.executable, "-P", "-m", "cluster.local.supervisor", "--data", str(folder.data)]
-    if with_parent:
-        command.append("--with-parent")
-    with folder.log("supervisor").open("ab") as output:
-        # A session of its own: neither Ctrl-C nor a closed terminal reaches the cluster.
-        return subprocess.Popen(
-            command,
-            cwd=folder.data,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+
+    def start() -> subprocess.Popen[bytes]:
+        with folder.log("supervisor").open("ab") as output:
+            # A session of its own: neither Ctrl-C nor a closed terminal reaches the cluster.
+            return subprocess.Popen(
+                command,
+                cwd=folder.data,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    if not with_parent:
+        return start()
+    command.append("--with-parent")
+    return _in_a_thread_that_stays(start)
+
+
+def _in_a_thread_that_stays(
+    start: Callable[[], subprocess.Popen[bytes]],
+) -> subprocess.Popen[bytes]:
+    """For Linux a process's parent is the thread that started it: here one that lives as long as its
+    child, so that the child is told of the end of this process and of no earlier one."""
+    begun: Future[subprocess.Popen[bytes]] = Future()
+
+    def stay() -> None:
+        try:
+            process = start()
+        except BaseException as error:
+            begun.set_exception(error)
+            return
+        begun.set_result(process)
+        with contextlib.suppress(ChildProcessError):  # the caller has waited for it already
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+
+    Thread(target=stay, name="parent of a supervisor", daemon=True).start()
+    return begun.result()
 
 
 def stop_started(folder: Folder, supervisor: subprocess.Popen[bytes]) -> None:

@@ -172,9 +172,4 @@ def _check_numbers(fault: Fault, where: str) -> None:
     for name, seconds in (("at", fault.at), ("for_s", fault.for_s)):
         if not math.isfinite(seconds):
             raise ConfigError(f"{where}: {name} of {kind} is {seconds}; it must be seconds")
-    for name, value in fault.params:
-        least, most = PARAMS.get(fault.kind, {}).get(name, (-math.inf, math.inf))
-        if not least <= value <= most:
-            raise ConfigError(
-                f"{where}: {name} of {kind} is {value:g}, not {least:,.0f} to {most:,.0f}"
-            )
+    fault.refuse_out_of_bounds(PARAMS, f"{where}: ")

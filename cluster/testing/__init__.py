@@ -4,10 +4,12 @@
         connection = psycopg.connect(cluster.writer_url)
         cluster.fault.kill("writer")
 
-`async with` works as well. With pytest the fixtures `sextet` and `sextet_cluster` are there once this
-package is installed (`cluster.testing.plugin`); docs/testing.md shows how to use them.
+In an event loop it is `async with AsyncLocalCluster()` and `await cluster.fault.kill("writer")`. With
+pytest the fixtures `sextet`, `sextet_async` and `sextet_cluster` are there once this package is installed
+(`cluster.testing.plugin`); docs/testing.md shows how to use them.
 """
 
+from cluster.testing.asynchronous import AsyncFaultKit, AsyncLocalCluster
 from cluster.testing.local import ClusterDown, LocalCluster
 
-__all__ = ["ClusterDown", "LocalCluster"]
+__all__ = ["AsyncFaultKit", "AsyncLocalCluster", "ClusterDown", "LocalCluster"]

@@ -46,12 +46,19 @@ class ClusterDown(SextetError):
     """The cluster did not start, or what was waited for did not come; the message ends with the log."""
 
 
+def did_not_come(what: str, timeout_s: float, why: object) -> ClusterDown:
+    return ClusterDown(f"not within {timeout_s:g} s: {what} {why}".rstrip())
+
+
 class LocalCluster:
     """A writer, replicas, six storage nodes in three zones, a control plane: each a process of its own.
 
     Nothing is shared with other clusters on this machine: ports are free ones, the folder a temporary
     one, and both are given back at the end, with every process. If the process that uses this class
     dies, the cluster stops by itself.
+
+    Every call returns when it is done. In an event loop use `AsyncLocalCluster`: there the rest of the
+    program goes on meanwhile.
 
     `folder`: keep the data there and find it again next time; a temporary folder by default.
     `port`: of the writer endpoint, the reader endpoint has the next one; free ones by default.
@@ -118,14 +125,14 @@ class LocalCluster:
         self.stop()
 
     async def __aenter__(self) -> Self:
-        # In this thread: the supervisor ends with the thread that has started it.
-        self._launch()
+        starting = asyncio.ensure_future(asyncio.to_thread(self.start))
         try:
-            await asyncio.to_thread(self._await_sql)
+            return await asyncio.shield(starting)
         except asyncio.CancelledError:
+            # A thread cannot be cancelled, and what it has started must go.
+            await asyncio.wait([starting])
             await asyncio.to_thread(self.stop)
             raise
-        return self
 
     async def __aexit__(
         self,
@@ -269,7 +276,7 @@ class LocalCluster:
 
         Heal faults before (`fault.heal()`). Raises ClusterDown, naming what is missing.
         """
-        self.until(lambda: not self._missing(), "a healthy cluster", timeout_s, self._missing)
+        self.until(lambda: not self.missing(), "a healthy cluster", timeout_s, self.missing)
 
     def until(
         self,
@@ -282,11 +289,12 @@ class LocalCluster:
         deadline = time.monotonic() + timeout_s
         while not true():
             if time.monotonic() > deadline:
-                raise ClusterDown(f"not within {timeout_s:g} s: {what} {why()}".rstrip())
+                raise did_not_come(what, timeout_s, why())
             time.sleep(POLL_S)
         self._note(self._running())
 
-    def _missing(self) -> list[str]:
+    def missing(self) -> list[str]:
+        """What `until_healthy` waits for, in words: empty if all is well."""
         try:
             report = self.status()
         except ClusterDown as error:

@@ -8,6 +8,7 @@ topmost conftest.py,
 `sextet_cluster` is one cluster for the whole session; each pytest-xdist worker has its own. `sextet` is
 the same cluster in order: after the test every fault is healed and everybody is up again, so the next
 test finds nothing of what this one broke. Data stays: use tables of your own, or drop them.
+`sextet_async` is `sextet` for tests that are coroutines, whichever plugin runs those.
 
 `--sextet-replicas N`, or `sextet_replicas = N` in the configuration, says how many replicas it has.
 """
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:  # loaded by every pytest run on this machine, so it must be quick
+    from cluster.testing.asynchronous import AsyncLocalCluster
     from cluster.testing.local import LocalCluster
 
 REPLICAS = 2
@@ -55,3 +57,11 @@ def sextet(sextet_cluster: LocalCluster) -> Iterator[LocalCluster]:
     yield sextet_cluster
     sextet_cluster.fault.heal()
     sextet_cluster.until_healthy()
+
+
+@pytest.fixture
+def sextet_async(sextet: LocalCluster) -> AsyncLocalCluster:
+    """`sextet`, awaited: it is started and made whole again outside of the test's loop."""
+    from cluster.testing.asynchronous import AsyncLocalCluster
+
+    return AsyncLocalCluster.of(sextet)

@@ -67,6 +67,12 @@ def kill(sextet: LocalCluster) -> None:
     sextet.fault.kill("writer")
 
 
+def kill_with_control(sextet: LocalCluster) -> None:
+    """The writer dies, and so does the control plane, of which it must hear that it is the writer."""
+    sextet.fault.kill("control")
+    sextet.fault.kill("writer")
+
+
 def hang(sextet: LocalCluster) -> None:
     """The writer hangs until another instance is the writer, and goes on as a replica of that one."""
     old = sextet.writer
@@ -81,7 +87,9 @@ def lose_a_zone(sextet: LocalCluster) -> None:
     sextet.fault.az_down("az3", for_s=2.0)
 
 
-@pytest.mark.parametrize(("strike", "times"), [(kill, 3), (hang, 1), (lose_a_zone, 3)])
+@pytest.mark.parametrize(
+    ("strike", "times"), [(kill, 3), (kill_with_control, 3), (hang, 1), (lose_a_zone, 3)]
+)
 def test_every_confirmed_order_is_there_once(
     sextet: LocalCluster, shop: Shop, strike: Callable[[LocalCluster], None], times: int
 ) -> None:

@@ -64,6 +64,16 @@ def test_control_plane_that_is_away_hears_of_new_instances_later(new_cluster) ->
     assert list(_listed(cluster)) == ["main-1", "main-2"]
 
 
+def test_faults_of_a_removed_instance_do_not_wait_for_the_next_of_its_name(new_cluster) -> None:
+    cluster = new_cluster("--readers", 1)
+    process = cluster.process("main-2")
+    cluster.sextet("fault", "pause", "main-2")
+    cluster.sextet("instance", "remove", "main-2")
+    assert not process.alive
+    assert json.loads(cluster.sextet("fault", "list", "--json").stdout) == []
+    assert "main-2 serves reads" in cluster.sextet("instance", "add").stdout
+
+
 @pytest.mark.long
 def test_fifteen_replicas_share_the_readers_evenly(new_cluster) -> None:
     cluster = new_cluster("--readers", 13)

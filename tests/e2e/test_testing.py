@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import psycopg
 import pytest
 
 from cluster.local.folder import Folder
 from cluster.local.processes import ProcessId, wait_until_gone
 from cluster.local.state import load_state
-from cluster.testing import ClusterDown, LocalCluster
+from cluster.testing import AsyncLocalCluster, ClusterDown, LocalCluster
 from engine.errors import ConfigError
 
 pytestmark = pytest.mark.e2e
@@ -110,6 +113,78 @@ async def test_async_with_and_a_folder_that_is_kept(tmp_path: Path) -> None:
         assert query(cluster.writer_url, "SELECT x FROM kept") == [(42,)]
 
 
+def test_it_outlives_the_thread_that_started_it() -> None:
+    cluster = LocalCluster(replicas=0)
+    starter = threading.Thread(target=cluster.start)
+    starter.start()
+    starter.join()
+    try:
+        cluster.fault.kill("writer")  # whoever is to start it again must be there
+        cluster.until_healthy()
+        assert query(cluster.writer_url, "SELECT 1") == [(1,)]
+    finally:
+        cluster.stop()
+
+
+async def test_a_pool_in_the_same_loop_goes_on_while_faults_and_waits_are_awaited() -> None:
+    committed = turns = 0
+
+    async def customer(pool: asyncpg.Pool) -> None:
+        nonlocal committed
+        while True:
+            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await pool.execute("INSERT INTO awaited VALUES ($1)", committed)
+                committed += 1
+            await asyncio.sleep(0.001)
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with (
+        AsyncLocalCluster(replicas=0) as cluster,
+        asyncpg.create_pool(cluster.writer_url, min_size=1, max_size=2) as pool,
+        asyncio.TaskGroup() as tasks,
+    ):
+        await pool.execute("CREATE TABLE awaited (n INTEGER)")
+        others = [tasks.create_task(customer(pool)), tasks.create_task(turn())]
+
+        def more() -> bool:
+            """There would never be more if the wait for it held the loop up."""
+            return committed >= wanted
+
+        for target in ("storage-1", "writer"):
+            seen = turns
+            await cluster.fault.kill(target)
+            assert turns > seen
+            wanted = committed + 20
+            await cluster.until(more, "commits meanwhile")
+            seen = turns
+            await cluster.status()
+            assert turns > seen
+            await cluster.until_healthy()
+        assert await cluster.writer() == "main-1"
+        for task in others:
+            task.cancel()
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing() -> None:
+    cluster = AsyncLocalCluster(replicas=0)
+    starting = asyncio.create_task(cluster.start())
+    await asyncio.sleep(0)  # it has begun
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    with pytest.raises(ClusterDown, match="not running"):
+        _ = cluster.folder
+    await cluster.start()
+    folder = cluster.folder
+    await cluster.stop()
+    assert not folder.exists()
+
+
 KILLED = """
 import json, sys, time
 from cluster.local.folder import Folder
@@ -139,6 +214,8 @@ def test_cluster_ends_with_the_process_that_had_it() -> None:
 
 
 PLUGIN_TESTS = """
+import asyncio
+
 def test_breaks(sextet):
     sextet.fault.kill("storage-1", hold=True)
 
@@ -146,6 +223,15 @@ def test_finds_it_whole(sextet):
     assert not sextet.fault.active()
     assert sextet.status()["storage"][0]["state"] == "up"
     assert len(sextet.status()["instances"]) == 1
+
+def test_awaits_it(sextet_async):
+    async def breaks():
+        await sextet_async.fault.kill("storage-2", hold=True)
+        return await sextet_async.missing()
+    assert asyncio.run(breaks())
+
+def test_finds_it_whole_again(sextet):
+    assert not sextet.missing()
 """
 
 
@@ -170,7 +256,7 @@ def test_fixture_is_whole_again_for_the_next_test(tmp_path: Path) -> None:
     plugin = ("-p", "cluster.testing.plugin", "-p", "no:asyncio")
     done = run_pytest(tmp_path, *plugin, "--sextet-replicas", "0")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed" in done.stdout
+    assert "4 passed" in done.stdout
 
 
 @pytest.mark.parametrize(

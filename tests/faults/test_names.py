@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from cluster.cli.fault import seconds
-from cluster.faults.catalogue import ABOUT, Kind
+from cluster.faults.catalogue import ABOUT, STEPS, Kind
 from cluster.faults.kit import LASTING, ON_DISKS, REAL, TWO_SIDED, WAITING
 from engine.errors import ConfigError
 from engine.faults import table
+from engine.steps import Step
 
 
 def test_kinds_that_the_wrappers_know_are_the_catalogues():
@@ -21,6 +22,10 @@ def test_every_kind_is_real_or_the_simulators_alone():
     assert REAL >= LASTING | WAITING | ON_DISKS | TWO_SIDED
     alone = {Kind.POWER, Kind.RESET, Kind.LOSE_WRITES, Kind.MISDIRECT_READ, Kind.FAILOVER}
     assert set(ABOUT) - REAL == alone
+
+
+def test_every_step_is_taken_by_one_kind_of_process():
+    assert sorted(step for steps in STEPS.values() for step in steps) == sorted(Step)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from cluster.local.folder import Folder
 from cluster.local.layout import StorageSpec, load, save
 from engine.errors import ConfigError
 from engine.faults.bysql import SqlFaults
-from engine.faults.file import read
+from engine.faults.file import ActiveFault, changing, read
 from engine.faults.statements import DISK_FAILURE, REPLICA_FAILURE, VOLUME_STATUS, FaultStatement
 from tests.cluster.control.test_catalog import make_layout
 
@@ -85,6 +86,32 @@ def test_faults_in_sql_know_who_was_added_and_not_who_was_removed(folder):
     sql.run(FaultStatement(DISK_FAILURE, 100.0, "storage-7", 60.0))
     sql.run(FaultStatement(REPLICA_FAILURE, 100.0, "", 60.0))
     assert [f.names for f in read(folder.faults).faults] == [("storage-7",), ("main-3", "main-4")]
+
+
+def test_faults_go_with_whom_they_are_on_so_that_a_new_one_of_its_name_has_none(folder):
+    prepare(folder, make_layout(), allow=True)
+    with changing(folder.faults) as change:
+        for kind, names, peers in (
+            ("pause", ("main-3",), ()),
+            ("slow-net", ("main-2", "main-3"), ()),
+            ("partition", ("storage-1",), ("main-3",)),
+            ("partition", ("storage-1",), ("main-2", "main-3")),
+            ("pause", ("storage-2",), ()),
+        ):
+            fault = ActiveFault(change.file.next_id, kind, "x", names, 0.0, peers=peers)
+            change.file = change.file.adding(fault)
+    with layout_turn(folder):
+        change_layout(folder, lambda layout: layout.without_instance("main-3"))
+    assert [(f.id, f.names, f.peers) for f in read(folder.faults).faults] == [
+        (2, ("main-2",), ()),
+        (4, ("storage-1",), ("main-2",)),
+        (5, ("storage-2",), ()),
+    ]
+    with layout_turn(folder):
+        change_layout(
+            folder, lambda layout: replace(layout, storage=(layout.storage[0], *layout.storage[2:]))
+        )
+    assert [f.id for f in read(folder.faults).faults] == [2, 4]
 
 
 def test_a_change_that_moves_nobody_leaves_the_faults_alone(folder):
