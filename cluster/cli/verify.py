@@ -98,7 +98,8 @@ async def _segment(member: Member, volume: int, pg: PgNo) -> pb.SegmentStatus:
     for segment in status.segments:
         if (segment.volume, segment.pg, segment.incarnation) == (volume, pg, member.incarnation):
             if segment.damaged:
-                raise NotComplete("its copy is not whole yet")
+                condition = "" if status.state == "up" else f" ({status.state})"
+                raise NotComplete(f"its copy is not whole yet{condition}")
             return segment
     raise NotComplete("it has no copy on the disk that it has now")
 

@@ -31,6 +31,10 @@ from engine.volume.fencing import membership_to_pb
 log = logging.getLogger(__name__)
 
 
+LOST = "lost "
+"""How the state of a storage node begins that has lost what no other copy has."""
+
+
 @dataclass(frozen=True, slots=True)
 class RepairConfig:
     """Units are in the names."""
@@ -69,6 +73,7 @@ class Repairer:
         self._changed = changed
         self._config = config or RepairConfig()
         self._silent_since: dict[NodeId, float] = {}
+        self._lost: dict[NodeId, str] = {}
         self._wake = asyncio.Event()
         self._groups: list[tuple[VolumeId, Membership]] = []
         self._version = -1
@@ -141,6 +146,7 @@ class Repairer:
             since = self._silent_since.setdefault(row.name, now)
             return replace(node, gone=now - since >= self._config.gone_s)
         self._silent_since.pop(row.name, None)
+        await self._note_loss(row.name, status.state)
         if status.incarnation != row.incarnation:
             return node  # it has not registered with this disk yet
         segments = {
@@ -148,6 +154,17 @@ class Repairer:
             for s in status.segments
         }
         return replace(node, answers=True, segments=segments)
+
+    async def _note_loss(self, node: NodeId, state: str) -> None:
+        """An event for what a node says no copy has any more: no repair brings it back."""
+        lost = state if state.startswith(LOST) else ""
+        if lost and lost != self._lost.get(node):
+            await self._catalog.record(
+                node,
+                f"{lost}: it rotted in too many copies, and the volume cannot be opened without it",
+                time_us=self._runtime.clock.wall_us(),
+            )
+        self._lost[node] = lost
 
     # -- changing
 

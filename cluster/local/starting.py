@@ -47,7 +47,7 @@ def start_supervisor(folder: Folder, *, with_parent: bool) -> subprocess.Popen[b
 
     if not with_parent:
         return start()
-    command.append("--with-parent")
+    command += ["--with-parent", str(os.getpid())]
     return _in_a_thread_that_stays(start)
 
 

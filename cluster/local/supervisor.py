@@ -367,19 +367,23 @@ def acquire(folder: Folder, wait: float = LOCK_WAIT_S) -> int:
     return lock
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Ask the kernel (Linux) for SIGTERM when the parent dies; then everything is stopped in order."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(f"supervisor: whoever started this, pid {parent}, has gone already")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="cluster.local.supervisor", description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--with-parent", action="store_true", help="stop when our parent dies")
+    parser.add_argument(
+        "--with-parent", type=int, metavar="PID", help="our parent: stop when it dies"
+    )
     arguments = parser.parse_args()
     folder = Folder.at(arguments.data)
-    if arguments.with_parent:
-        _die_with_parent()
+    if arguments.with_parent is not None:
+        _die_with_parent(arguments.with_parent)
     logging.basicConfig(
         stream=sys.stderr,
         level="INFO",

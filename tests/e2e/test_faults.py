@@ -476,6 +476,7 @@ def test_a_log_rotten_in_all_copies_that_nobody_remembers_is_an_error_that_names
     with pytest.raises(psycopg.OperationalError, match="no writer has been available"):
         cluster.query("SELECT n FROM lost")
     assert f"lost redo {found[1]}..{found[2]}" in cluster.sextet("status").stdout
+    assert f"storage-1: {state}: it rotted in too many copies" in " ".join(cluster.events())
     assert "import the last `sextet export`" in cluster.folder.log("storage-1").read_text()
     # What may have been acknowledged is never taken for something that never was.
     _, _, since = cluster.folder.log("main-1").read_text().partition("RecoveryBlocked")
