@@ -252,7 +252,7 @@ class Story:
     def judge(self) -> list[Violation]:
         history = list(self.workload.history)
         found = self.findings.found
-        for error in self.world.errors[:5]:
+        for error in self.world.errors:
             self.findings.add("internal-error", error)
         log_findings = Findings("oracle")
         log = self.observer.log(log_findings)
