@@ -1,4 +1,4 @@
-"""A bug in node code is a violation, whatever the node makes of it: a new life, or an error as its answer."""
+"""A bug in node code is a violation, whatever the node makes of it: a new life, or an answer."""
 
 from __future__ import annotations
 
