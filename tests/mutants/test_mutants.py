@@ -116,7 +116,7 @@ class Scripted:
     ("shows", "seed", "seeds", "said"),
     [
         ({1: ["crash/KeyError"], 2: ["run/hangs"]}, None, 9, "crashed: crash/KeyError, run/hangs"),
-        (dict.fromkeys(range(9), ["crash/child"]), None, 3, "crashed: crash/child"),
+        ({seed: ["crash/child"] for seed in range(9)}, None, 3, "crashed: crash/child"),
         ({1: ["crash/KeyError"], 5: ["oracle/page"]}, 5, 6, "oracle/page"),
         ({}, None, 9, "SURVIVED"),
     ],
