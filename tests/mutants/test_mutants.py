@@ -17,9 +17,9 @@ from tests.mutants.mutant import Edit, Mutant, NotApplicable, install, mutated, 
 from tests.mutants.registry import MUTANTS, by_name
 
 QUICK = {
-    "commit-before-vdl": 4,
+    "commit-before-vdl": 2,
     "failed-fsync-retried": 1,
-    "stale-writer": 6,
+    "stale-writer": 10,
     "vdl-rounded-up": 3,
 }
 """Each with a seed that shows it."""
