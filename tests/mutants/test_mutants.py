@@ -20,7 +20,7 @@ QUICK = {
     "commit-before-vdl": 2,
     "failed-fsync-retried": 1,
     "stale-writer": 10,
-    "vdl-rounded-up": 3,
+    "vdl-rounded-up": 2,
 }
 """Each with a seed that shows it."""
 
