@@ -32,7 +32,7 @@ sim: run-venv ## run 300 simulated clusters under faults (ARGS="--seeds 301..600
 # -- for developers
 
 nightly: dev-venv ## run 3,000 simulated clusters and the fault machine at length, over an hour on two CPUs
-	$(BIN)/sextet sim --seeds 1..3000 $(ARGS)
+	$(BIN)/sextet sim --seeds 1..3000 --complete 50 $(ARGS)
 	SEXTET_HYPOTHESIS=nightly $(PYTEST) tests/properties/test_simulated_cluster.py
 
 long: dev-venv ## run the tests that `make test` leaves out, about five minutes

@@ -4,7 +4,8 @@
 
 Every run is a fresh interpreter's: this one's twice, with PYTHONHASHSEED 1 and 2, and each PATH's once (it
 needs Sextet's dependencies: `PYTHON=python3.13 make up` in another clone makes such a `.venv/bin/python`).
-Prints how many seeds had the same trace hash everywhere, and those that had not. Exit status 1 if any.
+Prints how many seeds had the same trace hash everywhere, and those that had not. Exit status 1 if there are
+any, or if a process died: then what it said last is printed.
 """
 
 from __future__ import annotations
@@ -29,16 +30,25 @@ for outcome in runs(tasks, jobs=1):
 """
 
 
+LINES_MAX = 20
+
+
+class Died(Exception):
+    """A process did not get through its seeds; the message says which, and why."""
+
+
 def histories(python: str, hash_seed: int, seeds: range) -> dict[int, str]:
-    """Trace hash by seed. Raises CalledProcessError."""
+    """Trace hash by seed. Raises Died."""
     done = subprocess.run(
         [python, "-c", CHILD, str(seeds.start), str(seeds.stop)],
         env={**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": os.getcwd()},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    if done.returncode:
+        said = "\n".join(done.stderr.strip().splitlines()[-LINES_MAX:])
+        raise Died(f"{python}, PYTHONHASHSEED={hash_seed}: status {done.returncode}\n{said}")
     return {int(seed): digest for seed, digest in map(str.split, done.stdout.splitlines())}
 
 
@@ -58,7 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = range(int(first), int(last or first) + 1)
     ways = [(sys.executable, 1), (sys.executable, 2), *((python, 3) for python in options.python)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(lambda way: histories(way[0], way[1], seeds), ways))
+        running = [pool.submit(histories, python, hash_seed, seeds) for python, hash_seed in ways]
+    died = [str(error) for one in running if (error := one.exception()) is not None]
+    for why in died:
+        print(why)
+    if died:
+        return 1
+    found = [one.result() for one in running]
     for python, hash_seed in ways:
         print(f"{python}: {version(python)}, PYTHONHASHSEED={hash_seed}")
     differ = [seed for seed in seeds if len({hashes.get(seed) for hashes in found}) != 1]

@@ -241,6 +241,14 @@ def sim(
             metavar="FROM..TO", help="Show what happened in these virtual seconds, or all."
         ),
     ] = None,
+    complete: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Fail unless the runs reach every mark and step, and each fault takes effect N times.",
+        ),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show the scenarios there are.")] = False,
     shrink: Annotated[
         bool, typer.Option(help="Look for the shortest fault schedule that still fails.")
@@ -264,6 +272,7 @@ def sim(
                 save=save,
                 trace=trace,
                 timeline=timeline,
+                complete=complete,
                 shrink=shrink,
                 as_json=as_json,
             )

@@ -55,6 +55,7 @@ class SimOptions:
     save: Path | None = None
     trace: Path | None = None
     timeline: str | None = None
+    complete: int | None = None
     shrink: bool = True
     tries: int = TRIES
     as_json: bool = False
@@ -90,6 +91,8 @@ def simulate(options: SimOptions) -> int:
     if not options.as_json and plan.scenario is not None:
         report.print_story(plan.scenario)
     if single:
+        if options.complete is not None:
+            raise ConfigError("--complete is about many runs: give --seeds A..B")
         return _one(plan, options)
     for name in ("trace", "timeline"):
         if getattr(options, name) is not None:
@@ -294,11 +297,15 @@ def _many(asked: _Asked, options: SimOptions) -> int:
         failed.sort(key=_by_seed)
         rest = failed[len(failures) :]
         failures += [Failure(outcome, asked.command(_by_seed(outcome))) for outcome in rest]
+    judged = options.complete is not None and not interrupted  # half of the runs would show nothing
+    untested = totals.incomplete(options.complete or 0) if judged else []
     if options.as_json:
-        print_json(report.to_json(totals, failures, None, interrupted=interrupted))
+        told = report.to_json(totals, failures, None, interrupted=interrupted, untested=untested)
+        print_json(told)
     else:
         report.print_totals(totals, None, interrupted=interrupted)
         report.print_failures(failures)
+        report.print_untested(untested)
     if failures:
         _save(options, failures[0].outcome.task, failures)
     elif options.save is not None:
@@ -306,7 +313,7 @@ def _many(asked: _Asked, options: SimOptions) -> int:
     if interrupted:
         err.print(_cut_short(totals, len(asked.seeds)))
         return INTERRUPTED
-    return EXIT_FAILED if totals.failed else 0
+    return EXIT_FAILED if totals.failed or untested else 0
 
 
 def _by_seed(outcome: Outcome) -> int:

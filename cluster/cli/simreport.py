@@ -134,6 +134,12 @@ def print_failures(failures: Sequence[Failure]) -> None:
         _print_around(failure)
 
 
+def print_untested(untested: Sequence[str]) -> None:
+    """What `--complete` misses."""
+    for one in untested:
+        out.print(f"[red]not complete[/red]: {escape(one)}", soft_wrap=True)
+
+
 def _print_shrunk(failure: Failure) -> None:
     shrunk = failure.shrunk
     assert shrunk is not None
@@ -171,17 +177,23 @@ def _violations(failure: Failure) -> list[Violation]:
 
 
 def to_json(
-    totals: Totals, failures: Sequence[Failure], one: Outcome | None, *, interrupted: bool = False
+    totals: Totals,
+    failures: Sequence[Failure],
+    one: Outcome | None,
+    *,
+    interrupted: bool = False,
+    untested: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Keys are an interface."""
     value: dict[str, Any] = {
-        "ok": not totals.failed and not interrupted,
+        "ok": not totals.failed and not interrupted and not untested,
         "interrupted": interrupted,
         **totals.to_json(),
     }
     if one is not None:
         value["seed"] = one.task.plan.seed
         value["trace_hash"] = one.result.digest if one.result is not None else None
+    value["not_complete"] = list(untested)
     value["failures"] = [_failure_to_json(failure) for failure in failures]
     return value
 

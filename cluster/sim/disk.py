@@ -36,6 +36,8 @@ class _File:
     """Bytes below are on the medium."""
     doomed: list[tuple[int, int]] = field(default_factory=list)
     """Ranges below `durable` that the disk only says it has."""
+    lied: dict[int, int] = field(default_factory=dict)
+    """Which fault made the disk lie about a doomed range, by the range's start."""
 
 
 class DiskImage:
@@ -50,7 +52,12 @@ class DiskImage:
         """No file grows beyond so many bytes; 0 is a full disk."""
         self.failing_syncs = 0
         """So many of the next fsyncs fail."""
-        self.lying_syncs = 0
+        self.lying: list[int] = []
+        """So many of the next fsyncs lie: for each the number of the fault that makes it."""
+        self.liars = 0
+        """Faults so far that made syncs lie."""
+        self.liars_seen: set[int] = set()
+        """Those of which a power loss has shown something."""
         self.lies = 0
         """How many syncs have lied so far."""
         self.misdirected_reads = 0
@@ -60,13 +67,18 @@ class DiskImage:
         self.rotten: set[tuple[str, int]] = set()  # file, offset
         self.powerless = False  # since the last life
         self.effects: dict[str, int] = {}
-        """How often a fault changed something."""
+        """How many operations a fault changed, by what became of them."""
         self.rng = rng
 
     def effect(self, kind: str) -> None:
         self.effects[kind] = self.effects.get(kind, 0) + 1
 
     # -- what happens to it
+
+    def lie(self, syncs: int) -> None:
+        """So many of the next fsyncs say "durable" and are not: one fault."""
+        self.liars += 1
+        self.lying += [self.liars] * syncs
 
     def lose_power(self) -> None:
         """What is not durable is gone, or not, or in part."""
@@ -79,7 +91,10 @@ class DiskImage:
             if start < min(end, len(file.data)):
                 file.data[start:end] = bytes(min(end, len(file.data)) - start)
                 self.effect("lost write")
+                if start in file.lied:
+                    self.liars_seen.add(file.lied[start])
         file.doomed.clear()
+        file.lied.clear()
         tail = len(file.data) - file.durable
         if tail <= 0:
             return
@@ -169,16 +184,17 @@ class _SimAppendFile:
             # The kernel calls these pages clean from now on: no later sync writes them.
             if file.durable < len(file.data):
                 file.doomed.append((file.durable, len(file.data)))
+                file.lied.pop(file.durable, None)
                 file.durable = len(file.data)
         if self._failed:
             if not done.done():
                 done.set_exception(DiskFailed(self._failed))
             return
         if covered > file.durable:
-            if image.lying_syncs:
-                image.lying_syncs -= 1
+            if image.lying:
                 image.lies += 1
                 file.doomed.append((file.durable, covered))
+                file.lied[file.durable] = image.lying.pop(0)
             file.durable = covered
         if not done.done():
             done.set_result(None)
@@ -244,9 +260,13 @@ class SimDisk:
         end = len(data) if length < 0 else offset + length
         if self.image.misdirected_reads and 0 < length < len(data):
             self.image.misdirected_reads -= 1
-            self.image.effect("misdirected read")
-            shift = min(length, len(data) - length)
-            return bytes(data[shift : shift + length])
+            elsewhere = min(length, len(data) - length)
+            if elsewhere == offset:
+                elsewhere = 0
+            found = bytes(data[elsewhere : elsewhere + length])
+            if found != data[offset:end]:
+                self.image.effect("misdirected read")
+            return found
         return bytes(data[offset:end])
 
     def open_append(self, path: str) -> _SimAppendFile:

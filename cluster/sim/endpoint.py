@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from cluster.endpoint.balance import Kind, Load, choose
 from cluster.endpoint.link import SILENT_S
 from cluster.local.layout import DEFAULT_READER_LAG_MS
-from cluster.sim.process import Life
 from cluster.sim.sqlwire import SqlClient
 from cluster.sim.transport import SimTransport
 from engine.errors import SextetError
@@ -32,8 +31,7 @@ class SimEndpoint:
     def __init__(self, world: World) -> None:
         self._world = world
         self._host = "endpoint"
-        self._life = Life(world.loop, "endpoint", 1)
-        world.lives.append(self._life)
+        self._life = world.new_life("endpoint", 1)
         self.writer = ""
         self.epoch = 0
         self._names: tuple[str, ...] = ()

@@ -40,7 +40,7 @@ class _Hit:
     paths: Sequence[Path] = ()
     """That a cut has closed."""
     met_before: int = 0
-    """Messages that such a fault had met when this one began."""
+    """Messages and disk operations that such a fault had met when this one began."""
 
 
 @dataclass(eq=False, slots=True)
@@ -172,8 +172,8 @@ class Injector:
             self._end(active)
         world = self._world
         for process in world.processes.values():
-            process.image.failing_syncs = process.image.lying_syncs = 0
-            process.image.misdirected_reads = 0
+            process.image.failing_syncs = process.image.misdirected_reads = 0
+            process.image.lying.clear()
             if process.paused:
                 world.resume(process)
             if not process.up:
@@ -222,7 +222,7 @@ class Injector:
                 image.failing_syncs += 1
                 return False
             case Kind.LOSE_WRITES:
-                image.lying_syncs += int(fault.param("syncs", 5))
+                image.lie(int(fault.param("syncs", 5)))
                 return False
             case Kind.MISDIRECT_READ:
                 image.misdirected_reads += 1
@@ -293,13 +293,17 @@ class Injector:
         return Weather(latency, latency / 2, 1.0 - kept)
 
     def _met(self, hit: _Hit) -> int:
-        """Messages so far that a fault of this kind has met on their way."""
+        """Messages or disk operations so far that a fault of this kind has met."""
         network, name = self._world.network, hit.process.name
         match hit.fault.kind:
             case Kind.SLOW_NET:
                 return network.delayed.get(name, 0)
             case Kind.DROP:
                 return network.dropped.get(name, 0)
+            case Kind.SLOW_DISK:
+                return hit.process.image.effects.get("slow disk", 0)
+            case Kind.FILL_DISK:
+                return hit.process.image.effects.get("disk full", 0)
             case _:
                 return sum(network.held.get(path, 0) for path in hit.paths)
 
@@ -337,24 +341,33 @@ class Injector:
         return True
 
 
-DISK_EFFECTS: dict[str, Kind] = {
-    "slow disk": Kind.SLOW_DISK,
-    "disk full": Kind.FILL_DISK,
-    "fsync failed": Kind.FAIL_FSYNC,
-    "lost write": Kind.LOSE_WRITES,
-    "misdirected read": Kind.MISDIRECT_READ,
-}
-"""Faults of disks are counted where the disk saw them matter."""
+CAME_OF_IT = (
+    "bit rot",
+    "misdirected write",
+    "lost write",
+    "torn write",
+    "unsynced bytes lost",
+)
+"""Told for themselves: of which fault they came is not known, or of more than one."""
 
 
 def effects(world: World, injector: Injector) -> dict[str, tuple[int, int]]:
-    """Per kind of fault: (times fired, times it changed something)."""
+    """Per kind of fault: (times fired, on how many processes these had an effect, each once).
+
+    Besides, what came of faults as CAME_OF_IT, which nobody fired.
+    """
     effective = {kind.value: count for kind, count in injector.effective.items()}
     for process in world.processes.values():
-        for what, count in process.image.effects.items():
-            kind = DISK_EFFECTS.get(what)
-            name = kind.value if kind is not None else what
-            effective[name] = effective.get(name, 0) + count
+        image = process.image
+        for name, count in (
+            # Each of these is used up by the operation that it changes.
+            (Kind.FAIL_FSYNC.value, image.effects.get("fsync failed", 0)),
+            (Kind.MISDIRECT_READ.value, image.effects.get("misdirected read", 0)),
+            (Kind.LOSE_WRITES.value, len(image.liars_seen)),
+            *((name, image.effects.get(name, 0)) for name in CAME_OF_IT),
+        ):
+            if count:
+                effective[name] = effective.get(name, 0) + count
     fired = {kind.value: count for kind, count in injector.fired.items()}
     return {
         name: (fired.get(name, 0), effective.get(name, 0)) for name in sorted({*fired, *effective})

@@ -14,6 +14,7 @@ from contextvars import Context, copy_context
 from typing import Any, NoReturn
 
 from cluster.sim.loop import LIFE, SimLoop
+from engine.errors import SextetError
 
 
 class ProcessDied(BaseException):
@@ -37,6 +38,8 @@ class Life:
         """Why it died."""
         self.on_death: list[Callable[[], None]] = []
         """Called once, in order, in no life's context."""
+        self.on_error: list[Callable[[str, BaseException], None]] = []
+        """Called with whatever a task ended with or a handler raised that nobody expects."""
         self._loop = loop
         self._held: list[asyncio.Handle] = []
         self._tasks: dict[asyncio.Task[Any], None] = {}
@@ -66,8 +69,16 @@ class Life:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.pop(task, None)
-        if not task.cancelled():
-            task.exception()  # seen: whoever waits for it decides; nobody may, like a real task
+        # Asking marks it as seen: whoever waits for the task decides; nobody may, like a real task.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.raised(task.get_name(), error)
+
+    def raised(self, where: str, error: BaseException) -> None:
+        """Code of this life let `error` out. Real nodes survive some bugs by starting again, or by
+        answering an error: here somebody is told all the same."""
+        if not isinstance(error, SextetError | ProcessDied | asyncio.CancelledError):
+            for callback in self.on_error:
+                callback(where, error)
 
     def hold(self, handle: asyncio.Handle) -> None:
         if self.alive:

@@ -34,6 +34,7 @@ from cluster.sim.history import BankRead, History
 from cluster.sim.invariants import Invariants
 from cluster.sim.loop import Stalled
 from cluster.sim.observer import Observer, quiet
+from cluster.sim.points import Points
 from cluster.sim.sqlwire import Failed
 from cluster.sim.workload import ACCOUNTS, BALANCE, Mix, Workload
 from cluster.sim.world import Shape, World
@@ -139,6 +140,7 @@ class Story:
         self.plan = plan
         self.findings = Findings("run")
         self.checks: dict[str, int] = {}
+        self.points = Points(world)
         self.observer = Observer(world)
         self.invariants = Invariants(world)
         self.workload = Workload(world, plan.mix)
@@ -252,7 +254,7 @@ class Story:
     def judge(self) -> list[Violation]:
         history = list(self.workload.history)
         found = self.findings.found
-        for error in self.world.errors[:5]:
+        for error in self.world.errors:
             self.findings.add("internal-error", error)
         log_findings = Findings("oracle")
         log = self.observer.log(log_findings)

@@ -125,7 +125,8 @@ def check(plan: Plan, where: str) -> None:
         raise ConfigError(f"{where}: big_rows is {mix.big_rows}; there must be at least 1")
     if not 0 <= mix.readers <= mix.clients:
         raise ConfigError(f"{where}: readers is {mix.readers}, not 0 to clients ({mix.clients})")
-    for name, share in (("reader_share", mix.reader_share), ("strong_share", mix.strong_share)):
+    for name in ("reader_share", "strong_share", "retry_share"):
+        share = getattr(mix, name)
         if not 0 <= share <= 1:
             raise ConfigError(f"{where}: {name} is {share}, not 0 to 1")
     refuse_unknown(mix.weights, set(SCRIPTS), f"{where}: weights")

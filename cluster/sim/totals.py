@@ -74,6 +74,20 @@ class Totals:
             [step.value for step in Step if step not in taken],
         )
 
+    def incomplete(self, effects: int) -> list[str]:
+        """What all these runs together left untested, a line each: marks and steps that none reached, kinds
+        of fault that took effect fewer than so many times."""
+        marks, steps = self.not_reached()
+        return [
+            *(f"mark {name} was never reached" for name in marks),
+            *(f"step {name} was never taken" for name in steps),
+            *(
+                f"{kind.value} took effect {self.effective[kind.value]} times, not {effects}"
+                for kind in Kind
+                if self.effective[kind.value] < effects
+            ),
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Keys are an interface."""
         marks, steps = self.not_reached()

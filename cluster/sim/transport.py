@@ -326,6 +326,8 @@ class SimServer:
             raise
         except Exception as error:
             log.exception("internal error in %s", opening.method)
+            if self.life is not None:
+                self.life.raised(f"serving {opening.method}", error)
             status = Status(
                 "ProtocolError",
                 f"internal error in {opening.method}: {type(error).__name__}: {error}",

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from cluster.endpoint.balance import Kind
 from cluster.sim.history import (
@@ -45,6 +46,14 @@ SETUP = (
 READ_ONLY = {"lists", "bank"}
 """One snapshot, which any instance has: these may go through the reader endpoint."""
 
+RETRIED = {"40001", "57P01", "57P03", "08006", "25006", ""}
+"""What was aborted with one of these may be made again: somebody else was faster, or there is no writer
+here any more. "" is a lost connection."""
+
+TRIES_MAX = 4
+AGAIN = "append-again"
+"""What a client does that does not know what came of its append: look, and append unless it is there."""
+
 WRITES_NOTHING = {*READ_ONLY, "register-read"}
 NEVER_COMMITS = {"rollback"}
 
@@ -61,6 +70,8 @@ class Mix:
     """Of transactions that only read, how many go through the reader endpoint."""
     strong_share: float = 0.0
     """Of sessions at the reader endpoint, in how many every read must be of the newest state."""
+    retry_share: float = 0.5
+    """Of clients, how many try again what failed."""
     weights: Mapping[str, float] = field(
         default_factory=lambda: {
             "append": 8,
@@ -147,6 +158,13 @@ class Workload:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    outcome: Outcome
+    again: bool
+    """It may be of use to try again."""
+
+
 class Client:
     """One client: connects, runs one transaction after the other, connects again when it must."""
 
@@ -158,6 +176,7 @@ class Client:
         self.transport: SimTransport = self.world.client_host(name)
         self._rng: random.Random = self.world.rng(f"client {name}")
         self._strong_rng: random.Random = self.world.rng(f"client {name} strong")
+        self._retries = self.world.rng(f"client {name} retries").random() < workload.mix.retry_share
         self._connections: dict[Kind, SqlClient | None] = dict.fromkeys(Kind)
         self._sessions: dict[Kind, str] = {}
         self._made = 0
@@ -175,8 +194,34 @@ class Client:
             (what,) = self._rng.choices(kinds, weights)
             share = 1.0 if self.only_reads else mix.reader_share
             reads = what in READ_ONLY and self._rng.random() < share
-            await self.transact(what, Kind.READER if reads else Kind.WRITER)
+            await self._do(what, Kind.READER if reads else Kind.WRITER)
         await self.disconnect()
+
+    async def _do(self, what: str, kind: Kind) -> None:
+        """One piece of work, and again what failed, a few times, if this is a client that does so.
+
+        Each try is a transaction of its own that makes the same choices, but no value is used twice, as
+        checkers tell by it whose it is. An append of unknown outcome is looked for before it is made
+        again, as an application with idempotency keys would.
+        """
+        choices = self._rng.getrandbits(64)
+        unknown: list[Sequence[Append]] = []
+        for number in range(TRIES_MAX):
+            if number:
+                if self.workload.stop.is_set():
+                    return
+                await asyncio.sleep(self._rng.expovariate(1 / self.workload.mix.think_s))
+            script = partial(_append_again, before=unknown) if unknown else SCRIPTS[what]
+            name = AGAIN if unknown else what
+            ended = await self.transact(name, kind, script, random.Random(choices))
+            if not self._retries or (ended is not None and not ended.again):
+                return
+            if ended is not None and ended.outcome is Outcome.UNKNOWN:
+                if what != "append":
+                    return
+                appended = tuple(op for op in self._ops if isinstance(op, Append))
+                if appended:
+                    unknown.append(appended)
 
     # -- connections
 
@@ -227,10 +272,13 @@ class Client:
 
     # -- one transaction
 
-    async def transact(self, what: str, kind: Kind) -> None:
+    async def transact(
+        self, what: str, kind: Kind, work: Callable[[_Script], Awaitable[None]], rng: random.Random
+    ) -> _Ended | None:
+        """How it ended; None if nobody took it."""
         connection = await self._connected(kind)
         if connection is None:
-            return
+            return None
         self._seq += 1
         self._ops = []
         began = self.world.loop.time()
@@ -239,15 +287,17 @@ class Client:
         self.world.trace.emit(
             "invoke", self.name, transaction=name, what=what, on=connection.instance
         )
-        script = _Script(connection, self._rng, self._ops, self.workload)
+        script = _Script(connection, rng, self._ops, self.workload)
         outcome = Outcome.COMMITTED
+        again = False
         try:
-            await SCRIPTS[what](script)
+            await work(script)
             if script.rolled_back:
                 outcome = Outcome.ABORTED
         except Failed as failed:
             uncertain = failed.unknown or (failed.lost and script.deciding)
             outcome = Outcome.UNKNOWN if uncertain else Outcome.ABORTED
+            again = uncertain or failed.sqlstate in RETRIED
             if failed.lost or (script.open and not await self._rolled_back(connection)):
                 await self._drop(kind)
             if kind is Kind.WRITER and failed.sqlstate in ("25006", "57P01", "57P03"):
@@ -277,6 +327,7 @@ class Client:
             ),
             wrote=committed,
         )
+        return _Ended(outcome, again)
 
     async def _rolled_back(self, connection: SqlClient) -> bool:
         try:
@@ -331,8 +382,8 @@ class _Script:
     def key(self, prefix: str) -> str:
         return f"{prefix}{self.rng.randrange(KEYS)}"
 
-    async def append(self, *, kept: bool = True) -> None:
-        key, value = self.key("l"), self.workload.next_value()
+    async def append(self, *, kept: bool = True, key: str = "") -> None:
+        key, value = key or self.key("l"), self.workload.next_value()
         if kept:
             self.ops.append(Append(key, value))
         await self.run(
@@ -342,11 +393,12 @@ class _Script:
             str(value),
         )
 
-    async def read_list(self) -> None:
-        key = self.key("l")
+    async def read_list(self, key: str = "") -> tuple[int, ...]:
+        key = key or self.key("l")
         rows = await self.run("SELECT v FROM lists WHERE k = $1", key, writes=False)
         values = tuple(int(v) for v in str(rows[0][0]).split(",")) if rows else ()
         self.ops.append(ReadList(key, values))
+        return values
 
 
 async def _append(t: _Script) -> None:
@@ -357,6 +409,18 @@ async def _append(t: _Script) -> None:
     await t.begin()
     for _ in range(count):
         await (t.append() if t.rng.random() < 0.6 else t.read_list())
+    await t.commit()
+
+
+async def _append_again(t: _Script, *, before: Sequence[Sequence[Append]]) -> None:
+    """Append as one of the tries before, each of unknown outcome, unless one of those is there."""
+    await t.begin()
+    for tried in before:
+        if tried[0].value in await t.read_list(tried[0].key):
+            break
+    else:
+        for one in before[0]:
+            await t.append(key=one.key)
     await t.commit()
 
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import logging
 import random
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -53,6 +55,7 @@ from engine.storage.pagestore_memory import MemoryPageStore
 from engine.volume.geometry import resize_groups
 
 CLUSTER = "main"
+ERRORS_MAX = 20
 WALL_START_US = 1_767_225_600_000_000
 """2026-01-01T00:00:00Z: where every simulated wall clock begins."""
 
@@ -168,7 +171,8 @@ class World:
         self.steps: dict[tuple[str, Step], int] = {}
         self.on_step: list[OnStep] = []
         self.errors: list[str] = []
-        """What must never happen: exceptions that are nobody's, errors in node code."""
+        """What must never happen, once each: exceptions that are nobody's, or that are no SextetError and
+        that node code let out of a task or a handler. The first ERRORS_MAX."""
         self.client_hosts: list[str] = []
         self.on_writer: list[Callable[[SimProcess, Writer], None]] = []
         """Called with each writer that has opened the volume, before it serves anybody."""
@@ -201,10 +205,15 @@ class World:
 
     def client_host(self, name: str) -> SimTransport:
         """A host for a client, with a life of its own that no fault ends."""
-        life = Life(self.loop, name, 1)
-        self.lives.append(life)
         self.client_hosts.append(name)
-        return SimTransport(self.network, name, life)
+        return SimTransport(self.network, name, self.new_life(name, 1))
+
+    def new_life(self, name: str, number: int) -> Life:
+        """A new life, whose bugs are noted."""
+        life = Life(self.loop, name, number)
+        life.on_error.append(partial(self.note_error, name))
+        self.lives.append(life)
+        return life
 
     def rng(self, name: str) -> random.Random:
         """A generator of its own for `name`, the same for the same seed."""
@@ -265,8 +274,7 @@ class World:
         if process.up:
             return
         process.lives += 1
-        life = process.life = Life(self.loop, process.name, process.lives)
-        self.lives.append(life)
+        life = process.life = self.new_life(process.name, process.lives)
         life.on_death.append(lambda: self._died(process, life))
         self.trace.emit("start", process.name, life=life.number)
         runtime = Runtime(
@@ -287,7 +295,7 @@ class World:
         except SextetError as error:
             life.die(f"cannot go on: {type(error).__name__}: {error}")
         except Exception as error:
-            self.errors.append(f"{process.name} failed: {type(error).__name__}: {error}")
+            self.note_error(process.name, "starting", error)
             logging.getLogger(__name__).exception("%s failed", process.name)
             life.die(f"failed: {type(error).__name__}: {error}")
 
@@ -417,7 +425,15 @@ class World:
         error = context.get("exception")
         if isinstance(error, ProcessDied):
             return
-        self.errors.append(f"{context.get('message')}: {type(error).__name__}: {error}")
+        self._note(f"{context.get('message')}: {type(error).__name__}: {error}")
+
+    def note_error(self, node: str, where: str, error: BaseException) -> None:
+        """Node code raised what it should never raise."""
+        self._note(f"{node}: {where}: {type(error).__name__}: {error}{_raised_at(error)}")
+
+    def _note(self, text: str) -> None:
+        if len(self.errors) < ERRORS_MAX and text not in self.errors:
+            self.errors.append(text)
 
     # -- the end
 
@@ -428,3 +444,9 @@ class World:
             life.bury()
         resize_groups()
         self.loop.close()
+
+
+def _raised_at(error: BaseException) -> str:
+    """The innermost line of code that an exception came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""

@@ -19,12 +19,15 @@ from typer.testing import CliRunner
 from cluster.cli import sim
 from cluster.cli.app import app
 from cluster.cli.sim import SimOptions, parse_seeds, parse_span, simulate
+from cluster.faults.catalogue import Kind
 from cluster.sim.jobs import Outcome
+from cluster.sim.run import Result
 from cluster.sim.scenario import shipped
 from cluster.sim.schedule import Task, load
 from cluster.sim.shrink import Shrunk
 from cluster.sim.timeline import Event, parse
 from engine.errors import ConfigError
+from engine.steps import Mark, Step
 
 FAILS = """
 name = "impossible"
@@ -77,6 +80,7 @@ def test_scenarios_are_listed() -> None:
         (["--seeds", "x"], "--seeds is 'x'; write A..B, as in 1..300"),
         (["--seeds", "1..99999999999999999999"], "as in 1..300, with numbers below 1,000,000,000"),
         (["--seeds", "1..2", "--seed", "1"], "give --seed or --seeds, not both"),
+        (["--seed", "1", "--complete", "5"], "--complete is about many runs: give --seeds A..B"),
         (["--scenario", "none"], "there is no scenario none; there are az-plus-one"),
         (["--replay", "none.json"], "none.json cannot be read: No such file or directory"),
         (["--replay", "none.json", "--seed", "1"], "give nothing else"),
@@ -241,6 +245,42 @@ def test_ctrl_c_before_a_run_has_ended_is_no_success(
         assert simulate(replace(asked, as_json=True)) == 130
         told = json.loads(capsys.readouterr().out)
         assert (told["ok"], told["interrupted"], told["runs"]) == (False, True, 0)
+
+
+def test_complete_names_what_was_not_tested(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = dict.fromkeys((kind.value for kind in Kind), (9, 2)) | {"wipe": (9, 1)}
+    marks = {mark: 1 for mark in Mark if mark is not Mark.TORN_TAIL}
+    steps = {("after", step): 1 for step in Step if step is not Step.SEAL}
+
+    def many(tasks: Iterable[Task], **_: object) -> Generator[Outcome, None, None]:
+        for task in tasks:
+            result = Result(
+                *(task.plan, [], "", 1.0, 1.0, 1, 1, {}, 1, 1), shown, marks, steps, checks={}
+            )
+            yield Outcome(task, result)
+
+    monkeypatch.setattr(sim, "runs", many)
+    asked = SimOptions(seeds="1..2", complete=4)
+    assert simulate(replace(asked, complete=None)) == 0
+    assert "not complete" not in capsys.readouterr().out
+    assert simulate(asked) == 1
+    missed = [
+        "mark torn-tail was never reached",
+        "step seal was never taken",
+        "wipe took effect 2 times, not 4",
+    ]
+    printed = capsys.readouterr().out
+    assert [one for one in printed.splitlines() if one.startswith("not complete")] == [
+        f"not complete: {one}" for one in missed
+    ]
+    assert simulate(replace(asked, as_json=True)) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ok"], told["failed"], told["not_complete"]) == (False, 0, missed)
+
+    marks[Mark.TORN_TAIL] = steps["after", Step.SEAL] = 1
+    assert simulate(replace(asked, complete=2)) == 0
 
 
 def test_what_cannot_be_saved_is_told_after_the_result(

@@ -1,7 +1,8 @@
 """Looking for the first seed that shows a mutant: `make mutants`, or `python -m tests.mutants.hunt`.
 
 A mutant counts as caught by a seed only if the run shows a kind of violation that the same seed does
-not show with the code as it is.
+not show with the code as it is. A run that crashes or never ends shows only that the edit is broken: no
+checker has seen anything.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from tests.mutants.mutant import Mutant
 from tests.mutants.registry import MUTANTS, by_name
 
 SEEDS_MAX = 500
+CRASHES_MAX = 3
+"""So many seeds may crash or hang before a mutant is given up as broken."""
 
 
 class Worker:
@@ -91,17 +94,28 @@ class Verdict:
     kinds: list[str] = field(default_factory=list)
     message: str = ""
     wall_s: float = 0.0
+    crashes: list[str] = field(default_factory=list)
+    """How runs ended that a checker saw nothing in, or never came to see."""
 
     def row(self) -> tuple[str, ...]:
         shown = ", ".join(self.kinds[:3]) + (", ..." if len(self.kinds) > 3 else "")
+        if self.seed is None:
+            shown = (
+                f"crashed: {', '.join(dict.fromkeys(self.crashes))}" if self.crashes else "SURVIVED"
+            )
         return (
             self.mutant.name,
             self.mutant.invariant,
-            shown if self.seed is not None else "SURVIVED",
+            shown,
             str(self.seeds),
             str(self.seed) if self.seed is not None else "",
             f"{self.wall_s:.0f} s",
         )
+
+
+def is_crash(kind: str) -> bool:
+    """The simulator itself did not get through the run."""
+    return kind.startswith("crash/") or kind == "run/hangs"
 
 
 HEAD = ("mutant", "at stake", "caught by", "seeds", "seed", "wall")
@@ -120,7 +134,13 @@ def hunt(
             verdict.seeds += 1
             shown = worker.run(seed)
             new = set(shown["kinds"]) - ignored
-            kinds = sorted(new - original.kinds(seed)) if new else []
+            every = sorted(new - original.kinds(seed)) if new else []
+            kinds = [kind for kind in every if not is_crash(kind)]
+            if every and not kinds:
+                verdict.crashes += every
+                verdict.message = shown["message"]
+                if len(verdict.crashes) >= CRASHES_MAX:
+                    break
             if kinds:
                 verdict.seed, verdict.kinds, verdict.message = seed, kinds, shown["message"]
                 break
@@ -167,9 +187,9 @@ def main() -> int:
     print(table([verdicts[mutant.name].row() for mutant in mutants]))
     for seed, kinds in original.failing().items():
         print(f"without any mutant seed {seed} shows {', '.join(sorted(kinds))}")
-    survived = [name for name, verdict in verdicts.items() if verdict.seed is None]
-    print(f"{len(verdicts) - len(survived)} of {len(verdicts)} caught")
-    return 1 if survived else 0
+    not_caught = [name for name, verdict in verdicts.items() if verdict.seed is None]
+    print(f"{len(verdicts) - len(not_caught)} of {len(verdicts)} caught")
+    return 1 if not_caught else 0
 
 
 if __name__ == "__main__":

@@ -8,18 +8,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
-from tests.mutants.hunt import Original, Verdict, hunt, table
+from tests.mutants.hunt import Original, Verdict, hunt, main, table
 from tests.mutants.mutant import Edit, Mutant, NotApplicable, install, mutated, source_of
 from tests.mutants.registry import MUTANTS, by_name
 
 QUICK = {
-    "commit-before-vdl": 4,
+    "commit-before-vdl": 2,
     "failed-fsync-retried": 1,
-    "stale-writer": 6,
-    "vdl-rounded-up": 3,
+    "stale-writer": 10,
+    "vdl-rounded-up": 2,
 }
 """Each with a seed that shows it."""
 
@@ -94,3 +95,53 @@ def test_mutant_is_caught(name: str, original: Original) -> None:
 def test_survivor_is_said_to_survive() -> None:
     rows = [Verdict(by_name("three-of-six"), 500, None).row()]
     assert "SURVIVED" in table(rows)
+
+
+class Scripted:
+    """In the place of a worker: what each seed shows is given."""
+
+    def __init__(self, shows: dict[int, list[str]]) -> None:
+        self.shows = shows
+
+    def run(self, seed: int) -> dict[str, Any]:
+        return {"kinds": self.shows.get(seed, []), "message": f"seed {seed}"}
+
+    def kinds(self, seed: int) -> set[str]:
+        return set()
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("shows", "seed", "seeds", "said"),
+    [
+        ({1: ["crash/KeyError"], 2: ["run/hangs"]}, None, 9, "crashed: crash/KeyError, run/hangs"),
+        ({seed: ["crash/child"] for seed in range(9)}, None, 3, "crashed: crash/child"),
+        ({1: ["crash/KeyError"], 5: ["oracle/page"]}, 5, 6, "oracle/page"),
+        ({}, None, 9, "SURVIVED"),
+    ],
+)
+def test_a_mere_crash_is_not_caught(
+    monkeypatch: pytest.MonkeyPatch,
+    shows: dict[int, list[str]],
+    seed: int | None,
+    seeds: int,
+    said: str,
+) -> None:
+    scripted = Scripted(shows)
+    monkeypatch.setattr("tests.mutants.hunt.Worker", lambda _mutant: scripted)
+    verdict = hunt(by_name("three-of-six"), range(9), cast(Original, scripted))
+    assert (verdict.seed, verdict.seeds) == (seed, seeds)
+    assert verdict.row()[2] == said
+
+
+@pytest.mark.parametrize(("kind", "status"), [("crash/KeyError", 1), ("oracle/page", 0)])
+def test_only_what_a_checker_saw_is_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str, status: int
+) -> None:
+    scripted = Scripted({1: [kind]})
+    monkeypatch.setattr("tests.mutants.hunt.Worker", lambda _mutant: scripted)
+    monkeypatch.setattr("tests.mutants.hunt.Original.kinds", lambda *_: set())
+    monkeypatch.setattr(sys, "argv", ["hunt", "three-of-six", "--seeds", "2"])
+    assert main() == status
+    assert f"{1 - status} of 1 caught" in capsys.readouterr().out

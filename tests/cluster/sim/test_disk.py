@@ -60,7 +60,7 @@ async def test_what_a_failed_sync_covered_can_be_saved_by_writing_it_again() -> 
 
 async def test_a_lying_sync_is_found_out_by_a_power_loss_only() -> None:
     medium = image()
-    medium.lying_syncs = 1
+    medium.lie(1)
     file = SimDisk(medium).open_append("log")
     file.append(b"lost")
     await file.sync()
@@ -70,6 +70,51 @@ async def test_a_lying_sync_is_found_out_by_a_power_loss_only() -> None:
     medium.lose_power()
     assert SimDisk(medium).read("log") == bytes(4) + b"kept"
     assert medium.effects["lost write"] == 1
+    assert medium.liars_seen == {1}
+
+
+async def test_a_fault_that_loses_several_writes_is_one() -> None:
+    medium = image()
+    medium.lie(3)
+    medium.lie(1)
+    for name in ("a", "b"):
+        file = SimDisk(medium).open_append(name)
+        file.append(b"x" * 600)
+        await file.sync()
+    medium.lose_power()
+    assert (medium.effects["lost write"], medium.liars_seen) == (2, {1})
+
+
+async def test_what_a_failed_sync_lost_is_no_lie() -> None:
+    medium = image()
+    medium.failing_syncs = 1
+    file = SimDisk(medium).open_append("log")
+    file.append(b"doomed")
+    with pytest.raises(DiskFailed):
+        await file.sync()
+    medium.lose_power()
+    assert (medium.effects["lost write"], medium.liars_seen) == (1, set())
+
+
+@pytest.mark.parametrize("offset", [0, 2, 3, 4])
+def test_a_misdirected_read_is_of_another_place(offset: int) -> None:
+    medium = image()
+    disk = SimDisk(medium)
+    disk.write_atomic("log", b"abcdefgh")
+    right = disk.read("log", offset, 4)
+    medium.misdirected_reads = 1
+    assert disk.read("log", offset, 4) != right
+    assert medium.effects["misdirected read"] == 1
+    assert disk.read("log", offset, 4) == right, "once"
+
+
+def test_a_misdirected_read_of_equal_bytes_changed_nothing() -> None:
+    medium = image()
+    disk = SimDisk(medium)
+    disk.write_atomic("log", bytes(8))
+    medium.misdirected_reads = 1
+    assert disk.read("log", 4, 4) == bytes(4)
+    assert medium.effects == {}
 
 
 @pytest.mark.parametrize("power", [True, False], ids=["power loss", "kill"])
@@ -89,7 +134,7 @@ async def test_rot_that_passes_for_torn_is_excused_after_a_power_loss_only(power
 
 async def test_a_new_disk_is_not_excused_for_what_the_old_one_did() -> None:
     medium = DiskImage("n1", random.Random(1))
-    medium.lying_syncs = 1
+    medium.lie(1)
     file = SimDisk(medium).open_append("wal/1")
     file.append(b"x" * 100)
     await file.sync()

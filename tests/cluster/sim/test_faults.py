@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from cluster.endpoint.balance import Kind as Endpoint
 from cluster.faults.catalogue import Fault, Kind
 from cluster.sim.faults import Injector, effects
 from cluster.sim.world import World
@@ -117,6 +118,25 @@ def test_weather_adds_up_and_the_slower_disk_counts() -> None:
     counted = play(act)
     assert counted["slow-net"] == (2, 2)
     assert counted["drop"] == (1, 1)
+
+
+def test_a_fault_counts_once_for_each_process_however_many_operations_it_met() -> None:
+    async def act(world: World, injector: Injector) -> None:
+        injector.begin(Fault(Kind.SLOW_DISK, "storage", for_s=2.0))
+        injector.begin(Fault(Kind.FILL_DISK, "storage-1", for_s=2.0))
+        injector.begin(Fault(Kind.FILL_DISK, "control", for_s=2.0))
+        client = world.endpoint.connect(Endpoint.WRITER, world.client_host("c1"))
+        assert client is not None
+        await client.run("CREATE TABLE t (a)")
+        await client.run("INSERT INTO t VALUES (1)")
+        await asyncio.sleep(2.0)
+        assert world.processes["storage-2"].image.effects["slow disk"] > 1
+        assert world.processes["storage-1"].image.effects["disk full"] > 1
+
+    counted = play(act)
+    assert counted["fill-disk"] == (2, 1)
+    assert counted["slow-disk"][0] == 1
+    assert counted["slow-disk"][1] in (5, 6)
 
 
 def test_what_changes_nothing_is_not_counted() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import random
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,13 +14,16 @@ from cluster.endpoint.balance import Kind
 from cluster.faults.catalogue import Fault
 from cluster.faults.catalogue import Kind as FaultKind
 from cluster.sim.endpoint import SimEndpoint
-from cluster.sim.history import Outcome
+from cluster.sim.history import Append, Outcome
 from cluster.sim.jobs import attempt, runs
 from cluster.sim.run import Plan
 from cluster.sim.schedule import Task
 from cluster.sim.sqlwire import SqlClient
+from cluster.sim.timeline import parse
 from cluster.sim.transport import SimTransport
-from cluster.sim.workload import Mix
+from cluster.sim.workload import Client, Mix, Workload, _Ended
+from cluster.sim.world import World
+from engine.sql.settings import SqlSettings
 
 PLAN = Plan(seed=1, safety_s=2.0, liveness_s=4.0)
 
@@ -90,3 +95,65 @@ def test_what_a_transaction_sets_out_to_do_is_known_however_it_ends() -> None:
     done, failed = Outcome.COMMITTED, Outcome.ABORTED
     assert {(True, done), (True, failed)} <= ended("transfer") <= {(True, o) for o in Outcome}
     assert ended("bank", "lists", "register-read") == {(False, done), (False, failed)}
+
+
+LOST = _Ended(Outcome.ABORTED, again=True)
+USELESS = _Ended(Outcome.ABORTED, again=False)
+UNKNOWN = _Ended(Outcome.UNKNOWN, again=True)
+DONE = _Ended(Outcome.COMMITTED, again=False)
+
+
+@pytest.mark.parametrize(
+    ("what", "share", "ends", "tried"),
+    [
+        ("append", 1.0, [LOST] * 9, ["append"] * 4),
+        ("transfer", 1.0, [LOST, None, DONE], ["transfer"] * 3),
+        ("append", 1.0, [USELESS], ["append"]),
+        ("append", 0.0, [LOST], ["append"]),
+        ("append", 1.0, [UNKNOWN, LOST, DONE], ["append", "append-again", "append-again"]),
+        ("append", 0.0, [UNKNOWN], ["append"]),
+        ("transfer", 1.0, [UNKNOWN], ["transfer"]),
+    ],
+)
+def test_what_a_client_tries_again(
+    what: str, share: float, ends: list[_Ended | None], tried: list[str]
+) -> None:
+    world = World(1)
+    seen: list[tuple[str, float]] = []
+
+    class Scripted(Client):
+        async def transact(
+            self, what: str, kind: Kind, work: object, rng: random.Random
+        ) -> _Ended | None:
+            seen.append((what, rng.random()))
+            self._ops = [Append("l1", len(seen))]
+            return ends[len(seen) - 1]
+
+    client = Scripted(Workload(world, Mix(retry_share=share)), "c1")
+    try:
+        world.loop.run_until_complete(client._do(what, Kind.WRITER))
+    finally:
+        world.close()
+    assert [name for name, _ in seen] == tried
+    assert len({choice for _, choice in seen}) == 1, "the same work"
+
+
+@pytest.mark.sim
+def test_an_append_of_unknown_outcome_is_looked_for_and_made_again() -> None:
+    faults = (
+        *(Fault(FaultKind.KILL, "writer", at=1.0 + 0.7 * n) for n in range(4)),
+        *(Fault(FaultKind.KILL, f"storage-{n}", 5.0, 2.0) for n in (1, 3, 5)),
+    )
+    shape = replace(PLAN.shape, sql=SqlSettings(statement_timeout_s=1.0))
+    mix = Mix(clients=8, think_s=0.01, weights={"append": 1.0}, retry_share=1.0)
+    out = io.StringIO()
+    plan = replace(PLAN, shape=shape, safety_s=8.0, liveness_s=20.0, mix=mix, schedule=faults)
+    result = attempt(Task(plan), out=out)
+    assert result.ok, result.violations
+    names = {
+        event.fields["transaction"]
+        for event in map(parse, out.getvalue().splitlines())
+        if event.kind == "invoke" and event.fields["what"] == "append-again"
+    }
+    again = [t for t in result.history if t.name in names and t.outcome is Outcome.COMMITTED]
+    assert {t.wrote for t in again} == {True, False}, "some were there, some were not"
