@@ -145,23 +145,27 @@ class _Plots:
         hurt = [*self._rotten, *([self._liar] if self._liar else [])]
         if len(hurt) < 2:
             return []
-        at, rng = self._when(), self._rng
+        at = self._when()
+        return [f for n in range(2) for f in self._damaged_quorum(at + 4.0 * n, hurt)]
+
+    def _damaged_quorum(self, at: float, hurt: Sequence[str]) -> list[Fault]:
+        rng = self._rng
         whole = [node for node in self._storage if node not in hurt]
         away = rng.sample(whole, 2)
         deaf = [node for node in whole if node not in away]
         found: list[Fault] = []
         for node in hurt:
-            if node == self._liar:
-                found.append(Fault(Kind.LOSE_WRITES, node, at - 0.3, params=(("syncs", 40),)))
+            if node == self._liar:  # a hole is seen if something follows it
+                found.append(Fault(Kind.LOSE_WRITES, node, at - 0.8, params=(("syncs", 2),)))
                 found.append(Fault(Kind.POWER, node, at + 0.02))
             else:
-                found += [Fault(Kind.ROT_LOG, node, at + 0.001 * n) for n in range(10)]
+                found += [Fault(Kind.ROT_LOG, node, at + 0.0005 * n) for n in range(30)]
                 found.append(Fault(Kind.KILL, node, at + 0.02))
         return [
             *found,
-            *(Fault(Kind.PARTITION, "writer", at - 0.4, 0.45, peer=node) for node in deaf),
+            *(Fault(Kind.PARTITION, "writer", at - 0.4, 0.7, peer=node) for node in deaf),
             *(Fault(Kind.ISOLATE, node, at + 0.01, rng.uniform(1.0, 3.0)) for node in away),
-            Fault(Kind.KILL, "writer", at + 0.02),
+            Fault(Kind.KILL, "writer", at + 0.2),  # by then the damaged are back
         ]
 
     def half_a_transaction(self) -> list[Fault]:
@@ -286,7 +290,13 @@ class _Plots:
             self.lie_and_recovery,
             self.nothing_durable,
         )
-        return [f for _ in range(self._rng.randint(1, 4)) for f in self._rng.choice(every)()]
+        return [f for _ in range(self._rng.randint(1, 4)) for f in self._one(every)]
+
+    def _one(self, every: Sequence[Callable[[], list[Fault]]]) -> list[Fault]:
+        """One of them that can be played in this run."""
+        while not (found := self._rng.choice(every)()):
+            pass
+        return found
 
 
 def plots(

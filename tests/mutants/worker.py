@@ -1,7 +1,7 @@
 """One process that runs the simulator's seeds with one mutant in place: `python -m ... NAME` or `-`.
 
-A seed per line comes in, or the path of a saved plan, a JSON line goes out. Every one runs in a forked child of its own, so that
-one that never ends, or eats the memory, ends alone.
+A seed per line comes in, or the path of a saved plan; a JSON line goes out. Every one runs in a forked
+child of its own, so that one that never ends, or eats the memory, ends alone.
 """
 
 from __future__ import annotations
