@@ -72,7 +72,7 @@ class _Plots:
         return found
 
     def minority(self) -> list[Fault]:
-        """The writer is cut off from three or four nodes at once.
+        """The writer is cut off from three or four nodes, at once or from one after the other.
 
         It dies with what the others hold, or the cut outlasts its statements' time. If nobody else
         reaches those nodes either, it stays the writer, and what it had given up comes true.
@@ -83,7 +83,11 @@ class _Plots:
         long = rng.uniform(6.0, 9.0) if outlasts else rng.uniform(0.3, 3.0)
         if outlasts and rng.random() < 0.5:
             return [Fault(Kind.ISOLATE, node, at, long) for node in lost]
-        cut = [Fault(Kind.PARTITION, "writer", at, long, peer=node) for node in lost]
+        apart = rng.choice((0.0, 0.0, 0.06))
+        cut = [
+            Fault(Kind.PARTITION, "writer", at + apart * n, long - apart * n, peer=node)
+            for n, node in enumerate(lost)
+        ]
         if outlasts:
             return cut
         return [*cut, Fault(Kind.KILL, "writer", at + rng.uniform(0.1, 1.1 * long))]

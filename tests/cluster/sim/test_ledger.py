@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cluster.sim.ledger import Ledger
+from engine.types import Truncation
 
 NODE = ("storage-7", "a1")
 
@@ -31,3 +32,21 @@ def test_another_life_of_the_disk_is_somebody_else():
     ledger.of(*NODE, 0).fenced = 5
     ledger.forget(NODE, kept=[])
     assert ledger.told_once(NODE[0], "b2", 0).fenced == 0
+
+
+def test_what_was_written_down_must_be_missed_unless_it_was_annulled():
+    said = Ledger().of(*NODE, 0)
+    assert said.must_miss([]) == 0
+    said.write_down(1, 40)
+    said.write_down(1, 30)  # a later life, with less: the row says so, and it must be damaged
+    assert said.must_miss([]) == 40
+    said.write_down(2, 120)
+    assert said.must_miss([]) == 120
+
+
+def test_what_was_written_between_fence_and_truncation_is_annulled_whatever_its_epoch():
+    said = Ledger().of(*NODE, 0)
+    said.write_down(1, 30)
+    said.write_down(2, 40)
+    assert said.must_miss([Truncation(2, 35, 100)]) == 30
+    assert said.must_miss([Truncation(2, 40, 100)]) == 40
