@@ -77,6 +77,7 @@ class Mark(StrEnum):
     FRAME_TRIMMED = "a truncation cut a frame in the middle"
     TRUNCATION_VOID = "a dead recovery's truncation was void"
     RECORDS_ANNULLED = "a recovery annulled records"
+    RECOVERY_BLOCKED = "a recovery stopped: what it would annul may have been acknowledged"
     REHARDENED = "recovery re-hardened a record"
     BACK_PRESSURE = "back-pressure held a transaction up"
     BATCH_WAITED = "a batch waited for one in flight"

@@ -9,7 +9,8 @@ Kinds
 - ack-not-durable (G1): an SCL is told that the node's disk does not hold.
 - ack-after-failed-fsync (G1): a life whose fdatasync failed went on to acknowledge.
 - ack-after-fence (G3): a node acknowledged redo of an epoch below the one it had told a fence of.
-- forgot (G1): a node that does not call itself damaged is without redo that it had acknowledged.
+- forgot (G1): a node that does not call itself damaged is without redo that it had acknowledged. If its
+  disk has lied, it need not know of more than it had written down beside its log.
 - hides-damage (G1): a damaged segment answers a fence as if it had lost nothing.
 - fence-not-durable, epoch-forgotten (G3): a fence was answered or is over, and its epoch is not there.
 - truncation-not-durable, truncation-forgotten (G2): likewise for a truncation.
@@ -19,6 +20,8 @@ Kinds
   on a quorum when it began.
 - opened-without-fence, opened-without-truncation, opened-without-redo (G1-G3): a recovery ended although
   fewer than four nodes were fenced, or truncated, or had everything at or below its VDL.
+- opened-without-denials (G1): a recovery annulled what follows its VDL although fewer than three of a
+  group's six had answered its fence without calling themselves damaged: four others may have held it.
 - coalesced-above-vdl (G2): page versions hold what was never durable.
 - shown-above-vdl (G5): an instance shows its readers a state that is not durable.
 - collected-too-far (G5): a segment refuses a read point that the writer or a replica of it holds.
@@ -32,7 +35,7 @@ from typing import Any
 
 from cluster.sim.checkers import Findings, Violation
 from cluster.sim.disk import DiskImage, SimDisk
-from cluster.sim.ledger import WRITE_QUORUM, Key, Ledger, Said
+from cluster.sim.ledger import READ_QUORUM, WRITE_QUORUM, Key, Ledger, Said
 from cluster.sim.transport import Data, Opening, Status
 from cluster.sim.world import SimProcess, World
 from engine.instance.node import Instance
@@ -56,6 +59,9 @@ class Invariants:
         self._methods: dict[int, tuple[str, bytes | None]] = {}  # by wire, as its opener numbers it
         self._epochs: dict[int, Epoch] = {}  # of the writer at the other end, by wire
         self._ledger = Ledger()
+        self._fencing: dict[str, Epoch] = {}  # by instance: what it last fenced under
+        self._denies: dict[Epoch, dict[tuple[Key, PgNo], bool]] = {}  # what fences were answered
+        self._past_fence: set[Epoch] = set()  # the recovery went on with the answers it had
         self._on_disk: dict[tuple[str, PgNo], LSN] = {}  # by life: SCL that was compared
         self._joined: dict[str, LSN] = {}  # where a replica last joined a writer
         self._healed: set[Key] = set()  # was damaged and called itself whole
@@ -83,6 +89,9 @@ class Invariants:
         if isinstance(item, Opening):
             if kind == "send":
                 self._methods[number] = (item.method, item.request)
+                if item.method == FENCE.path and item.request is not None:
+                    asked = pb.FenceRequest.FromString(item.request).epoch
+                    self._fencing[event["host"]] = asked
             return
         # The end that accepted a wire has the number after the opener's.
         method, request = self._methods.get(number - 1, ("", None))
@@ -147,6 +156,9 @@ class Invariants:
                 continue
             self.checks += 1
             told = self._ledger.of(process.name, said.incarnation, said.pg)
+            if epoch not in self._past_fence:
+                who = (process.name, said.incarnation), said.pg
+                self._denies.setdefault(epoch, {})[who] = not said.damaged
             if self._medium(process, segment)[0] < epoch:
                 self._add("fence-not-durable", process.name, f"is fenced at {epoch} in memory only")
             if said.damaged < segment.row.damaged:
@@ -256,11 +268,12 @@ class Invariants:
     def _remembers(
         self, process: SimProcess, segment: Segment, scl: LSN, told: Said | None = None
     ) -> None:
-        if process.image.lies or process.image.blind_cuts:
-            return  # a node need not see through its disk
         told = told or self._of(process, segment)
+        self._note_written(process, segment, told)
         truncations = process.node.state.volumes[segment.row.id.volume].truncations
         owed = told.reached(truncations)
+        if process.image.lies or process.image.blind_cuts:  # it need not see through its disk
+            owed = min(owed, told.must_miss(truncations))
         if scl < owed and (process.name, segment.row.incarnation) in self._healed:
             owed = min(owed, self._counted(segment.pg, lambda s: s.reached(truncations)))
         if scl < owed:
@@ -272,6 +285,11 @@ class Invariants:
                 scl,
                 owed,
             )
+
+    def _note_written(self, process: SimProcess, segment: Segment, told: Said) -> None:
+        row = process.memory.row(segment.row.id)
+        if row is not None and row.incarnation == segment.row.incarnation:
+            told.write_down(row.epoch, row.scl)
 
     def _counted(self, pg: PgNo, value: Callable[[Said], LSN]) -> LSN:
         """The highest `value` that a write quorum has reached, of the members at any time."""
@@ -315,6 +333,8 @@ class Invariants:
                 if storage.up and storage.node is not None:
                     self._joined_whole(storage, storage.node)
         elif isinstance(node, Instance):
+            if step is Step.FENCED and when == "after":
+                self._past_fence.add(self._fencing.get(process.name, 0))
             if step is Step.DURABLE and when == "before" and node.writer is not None:
                 self._moved(process, node.writer)
             elif step is Step.JOIN and when == "after" and node.pool is not None:
@@ -413,10 +433,30 @@ class Invariants:
                 if count < WRITE_QUORUM:
                     message = f"opened epoch {volume.epoch}: {count} nodes of group {pg} {what}"
                     self._add(kind, process.name, message, opened.vdl.lsn)
+            self._denied(process, membership, volume.epoch, opened.vdl.lsn)
+
+    def _denied(self, process: SimProcess, membership: Membership, epoch: Epoch, vdl: LSN) -> None:
+        """What was acknowledged stood on four of either six, so three of one are enough to deny it.
+        Whether anything follows VDL nobody can know who did not hear those three."""
+        if epoch == 1:
+            return  # nobody wrote before
+        said = self._denies.get(epoch, {})
+        count = max(
+            sum(said.get((key, membership.pg), False) for key in six) for six in both(membership)
+        )
+        if count < READ_QUORUM:
+            self._add(
+                "opened-without-denials",
+                process.name,
+                f"opened epoch {epoch} and annulled what follows {vdl}: {count} undamaged nodes of"
+                f" group {membership.pg} deny that they held it",
+                vdl,
+            )
 
     def _coalesced(self, process: SimProcess, node: StorageNode) -> None:
         for _, segment in node.state.segments():
             self.checks += 1
+            self._note_written(process, segment, self._of(process, segment))
             if segment.applied > self._vdl:
                 message = f"has page versions as of {segment.applied}, no VDL is above {self._vdl}"
                 self._add("coalesced-above-vdl", process.name, message, segment.applied)

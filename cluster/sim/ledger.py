@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from engine.types import LSN, Epoch, NodeId, PgNo, Truncation
 
 WRITE_QUORUM = 4
-"""Not the code's own constant: that may be what is wrong."""
+READ_QUORUM = 3
+"""Not the code's own constants: those may be what is wrong."""
 
 Key = tuple[NodeId, str]
 """A node and the incarnation that it speaks as."""
@@ -30,6 +31,22 @@ class Said:
     truncated: Epoch = 0
     authority: Epoch = 0
     """Of the newest truncation that it has put into force; the first epoch makes none."""
+    written: dict[Epoch, LSN] = field(default_factory=dict)
+    """The highest SCL that it has written down under each epoch, beside its log."""
+
+    def write_down(self, epoch: Epoch, scl: LSN) -> None:
+        self.written[epoch] = max(scl, self.written.get(epoch, 0))
+
+    def must_miss(self, truncations: Iterable[Truncation]) -> LSN:
+        """The highest SCL that a later life finds written down and that no recovery has annulled: even
+        if its disk has lied about the log, it sees that the log does not reach that far any more.
+
+        A row may be written between a fence and the truncation, so its epoch does not say who wrote the
+        redo; but LSNs in a truncated range are never used again.
+        """
+        ranges = list(truncations)
+        kept = (w for w in self.written.values() if not any(t.low < w <= t.high for t in ranges))
+        return max(kept, default=0)
 
     def claim(self, epoch: Epoch, scl: LSN, members: int = 0) -> None:
         self.claims[epoch] = max(scl, self.claims.get(epoch, 0))

@@ -72,7 +72,7 @@ class _Plots:
         return found
 
     def minority(self) -> list[Fault]:
-        """The writer is cut off from three or four nodes at once.
+        """The writer is cut off from three or four nodes, at once or from one after the other.
 
         It dies with what the others hold, or the cut outlasts its statements' time. If nobody else
         reaches those nodes either, it stays the writer, and what it had given up comes true.
@@ -83,7 +83,11 @@ class _Plots:
         long = rng.uniform(6.0, 9.0) if outlasts else rng.uniform(0.3, 3.0)
         if outlasts and rng.random() < 0.5:
             return [Fault(Kind.ISOLATE, node, at, long) for node in lost]
-        cut = [Fault(Kind.PARTITION, "writer", at, long, peer=node) for node in lost]
+        apart = rng.choice((0.0, 0.0, 0.06))
+        cut = [
+            Fault(Kind.PARTITION, "writer", at + apart * n, long - apart * n, peer=node)
+            for n, node in enumerate(lost)
+        ]
         if outlasts:
             return cut
         return [*cut, Fault(Kind.KILL, "writer", at + rng.uniform(0.1, 1.1 * long))]
@@ -139,6 +143,35 @@ class _Plots:
             Fault(Kind.KILL, "writer", at + rng.uniform(0.0, 0.1)),
         ]
 
+    def damaged_quorum(self) -> list[Fault]:
+        """Two damaged nodes are among the four that a recovery fences; the other two of those did not
+        hear the writer's last words, and who did besides the damaged is away. So it has to wait."""
+        hurt = [*self._rotten, *([self._liar] if self._liar else [])]
+        if len(hurt) < 2:
+            return []
+        at = self._when()
+        return [f for n in range(2) for f in self._damaged_quorum(at + 4.0 * n, hurt)]
+
+    def _damaged_quorum(self, at: float, hurt: Sequence[str]) -> list[Fault]:
+        rng = self._rng
+        whole = [node for node in self._storage if node not in hurt]
+        away = rng.sample(whole, 2)
+        deaf = [node for node in whole if node not in away]
+        found: list[Fault] = []
+        for node in hurt:
+            if node == self._liar:  # a hole is seen if something follows it
+                found.append(Fault(Kind.LOSE_WRITES, node, at - 0.8, params=(("syncs", 2),)))
+                found.append(Fault(Kind.POWER, node, at + 0.02))
+            else:
+                found += [Fault(Kind.ROT_LOG, node, at + 0.0005 * n) for n in range(30)]
+                found.append(Fault(Kind.KILL, node, at + 0.02))
+        return [
+            *found,
+            *(Fault(Kind.PARTITION, "writer", at - 0.4, 0.7, peer=node) for node in deaf),
+            *(Fault(Kind.ISOLATE, node, at + 0.01, rng.uniform(1.0, 3.0)) for node in away),
+            Fault(Kind.KILL, "writer", at + 0.2),  # by then the damaged are back
+        ]
+
     def half_a_transaction(self) -> list[Fault]:
         """The writer dies between two batches; with small frames a transaction needs several."""
         at, rng = self._when(), self._rng
@@ -174,6 +207,13 @@ class _Plots:
             Fault(Kind.KILL, "writer", at + rng.uniform(0.5, 1.2)),
         ]
 
+    def held_reader(self) -> list[Fault]:
+        """A replica stops and holds its read point; where commits are rare, storage makes pages and
+        collects garbage when only one has followed."""
+        at, rng = self._when(), self._rng
+        replica = rng.choice(self._instances[1:])
+        return [Fault(Kind.PAUSE, replica, at, rng.uniform(1.5, 3.0))]
+
     def lie_after_lie(self) -> list[Fault]:
         """A disk loses redo that it called durable, again and again, while pages are built from it."""
         if not self._liar:
@@ -188,6 +228,36 @@ class _Plots:
                 Fault(Kind.POWER, self._liar, lie + rng.uniform(0.05, 1.2), rng.uniform(0.0, 0.3)),
             ]
         return found
+
+    def lie_and_recovery(self) -> list[Fault]:
+        """Between a lie and the power loss that shows it a recovery has the node write down how far it
+        stands; the next recovery asks it again."""
+        if not self._liar:
+            return []
+        at, rng = self._when(), self._rng
+        dark = at + rng.uniform(0.26, 0.5)
+        return [
+            Fault(Kind.LOSE_WRITES, self._liar, at - 0.5, params=(("syncs", 60),)),
+            Fault(Kind.KILL, "writer", at),
+            Fault(Kind.POWER, self._liar, dark),
+            Fault(Kind.KILL, "writer", dark + rng.uniform(0.0, 0.2)),
+        ]
+
+    def nothing_durable(self) -> list[Fault]:
+        """A writer opens and makes nothing durable: two nodes alone get its redo, not even by
+        gossip others, and the recovery from its death does not meet them. Then they come back."""
+        at, rng = self._when(), self._rng
+        two = rng.sample(self._storage, 2)
+        rest = [node for node in self._storage if node not in two]
+        long = rng.uniform(0.6, 1.6)
+        return [
+            Fault(Kind.KILL, "writer", at),
+            *(Fault(Kind.PARTITION, "all", at + 0.01, long, node, Step.SEND) for node in rest),
+            *(Fault(Kind.PARTITION, node, at, long + 2.5, peer="storage") for node in two),
+            *(Fault(Kind.ISOLATE, node, at + long - 0.02, 2.5) for node in two),
+            Fault(Kind.KILL, "writer", at + long - 0.01),
+            *(Fault(Kind.KILL, node, at + long) for node in rest),  # else the cut's end brings it
+        ]
 
     def dead_recovery(self) -> list[Fault]:
         """A recovery dies when two near nodes have its truncation and the others have not, and the next
@@ -220,8 +290,17 @@ class _Plots:
             self.half_a_batch,
             self.lie_after_lie,
             self.dead_recovery,
+            self.damaged_quorum,
+            self.lie_and_recovery,
+            self.nothing_durable,
         )
-        return [f for _ in range(self._rng.randint(1, 4)) for f in self._rng.choice(every)()]
+        return [f for _ in range(self._rng.randint(1, 4)) for f in self._one(every)]
+
+    def _one(self, every: Sequence[Callable[[], list[Fault]]]) -> list[Fault]:
+        """One of them that can be played in this run."""
+        while not (found := self._rng.choice(every)()):
+            pass
+        return found
 
 
 def plots(
@@ -233,10 +312,13 @@ def plots(
     liar: str,
     safety_s: float,
     crowded: bool,
+    sparse: bool,
 ) -> list[Fault]:
     """A run's plots, often none. Drawn on their own: they change nothing else of the run."""
     rng = random.Random(f"{seed}/plots")
     every = _Plots(rng, storage, instances, rotten, liar, safety_s)
     if crowded:  # only many clients make batches that can be halved
         return [f for _ in range(3) for f in every.half_a_batch()]
+    if sparse:
+        return [f for _ in range(3) for f in every.held_reader()]
     return every.draw() if rng.random() < ENABLED else []

@@ -40,6 +40,10 @@ ENABLED = 0.4
 CROWDED = 0.04
 """Chance of a run with many clients on few pages, whose commits share batches; it costs as much as five."""
 
+SPARSE = 0.06
+"""Chance of a run with few transactions on many small groups, and readers that hold on to what they see:
+there a group's last record may be the very next after a read point. Such runs cost next to nothing."""
+
 AT_STEP = (Kind.KILL, Kind.KILL, Kind.POWER, Kind.POWER, Kind.PAUSE, Kind.FAIL_FSYNC, Kind.ISOLATE)
 
 TRANSACTIONS_PER_S = (5, 12, 30)
@@ -176,6 +180,7 @@ def draw(seed: int, *, safety_s: float | None = None) -> Plan:
     if rng.random() < 0.5:
         faults += [d.at_step() for _ in range(rng.randint(1, 6))]
     crowded = rng.random() < CROWDED
+    sparse = not crowded and random.Random(f"{seed}/sparse").random() < SPARSE
     faults += plots(
         seed,
         storage=STORAGE,
@@ -184,11 +189,14 @@ def draw(seed: int, *, safety_s: float | None = None) -> Plan:
         liar=d.budget.liar,
         safety_s=safety_s,
         crowded=crowded,
+        sparse=sparse and d.replicas > 0,
     )
     faults.sort(key=lambda f: (f.at, f.kind, f.target))
     shape, mix = _shape(rng, d.replicas), _mix(rng)
     if crowded:
         shape, mix = _crowd(shape)
+    if sparse:
+        shape, mix = _sparse(shape)
     shape = replace(shape, **fleet, sql=_sql(seed))
     mix = replace(mix, strong_share=random.Random(f"{seed}/strong").choice((0.0, 0.0, 0.0, 0.3)))
     return Plan(
@@ -249,6 +257,12 @@ def _mix(rng: random.Random) -> Mix:
         weights=weights,
         big_rows=rng.choice((20, 60, 200)),
     )
+
+
+def _sparse(shape: Shape) -> tuple[Shape, Mix]:
+    """A transaction a second or so, most of them on the schema's page and one more of another group."""
+    mix = Mix(clients=2, think_s=1.0, weights={"transfer": 4, "append": 1, "lists": 1, "bank": 1})
+    return replace(shape, group_pages=4, max_pages=256), mix
 
 
 def _crowd(shape: Shape) -> tuple[Shape, Mix]:

@@ -30,6 +30,7 @@ from engine.errors import (
     DeadlineExceeded,
     NotComplete,
     QuorumLost,
+    RecoveryBlocked,
     SextetError,
     StaleEpoch,
     Unavailable,
@@ -210,7 +211,11 @@ class _Opening:
         steps.after(Step.FENCED)
         self._require_all_groups(states)
         self._require_newest_members(states)
-        plan = plan_recovery(groups=self.memberships, states=states)
+        try:
+            plan = plan_recovery(groups=self.memberships, states=states)
+        except RecoveryBlocked:
+            steps.mark(Mark.RECOVERY_BLOCKED)
+            raise
         # Epoch 1 is the volume's first: nobody wrote before, so there is nothing to annul.
         fresh = self.epoch == 1
         truncations = plan.truncations

@@ -65,6 +65,14 @@ STORAGE = (
         "damaged=False,",
     ),
     _one(
+        "lost-is-torn",
+        "G1",
+        "a log that ends below what was written down as durable passes for whole",
+        "engine.storage.starting",
+        "        lost = segment.scl < segment.row.scl\n",
+        "        lost = False\n",
+    ),
+    _one(
         "damage-cut-as-torn",
         "G1",
         "rot in the newest log file passes for a torn tail",
@@ -107,6 +115,14 @@ STORAGE = (
                 "            self._usable().append(mark(self.files[-1], end))\n",
             ),
         ),
+    ),
+    _one(
+        "collect-one-too-far",
+        "G5",
+        "garbage collection goes one LSN beyond what is pinned",
+        "engine.storage.segment",
+        "passed = [entry for entry in self.coalesced if entry[0] <= bound]",
+        "passed = [entry for entry in self.coalesced if entry[0] <= bound + 1]",
     ),
     _one(
         "found-not-rewritten",
@@ -201,6 +217,22 @@ VOLUME = (
         "engine.volume.durability",
         "self._vcl = max(self._vcl, lowest - 1)",
         "self._vcl = max(self._vcl, self._sent)",
+    ),
+    _one(
+        "damaged-denies",
+        "G1",
+        "recovery takes a damaged segment's silence for a denial",
+        "engine.volume.recovery",
+        "    denying = [node for node in sorted(reports) if not reports[node].damaged]\n",
+        "    denying = [node for node in sorted(reports)]\n",
+    ),
+    _one(
+        "annuls-from-vdl-only",
+        "G4",
+        "a truncation reaches LAL above VDL, not above the last truncation",
+        "engine.volume.recovery",
+        "        base = max([self.vdl.lsn, *(t.high for t in self.truncations)])\n",
+        "        base = self.vdl.lsn\n",
     ),
     _one(
         "no-rehardening",

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -23,6 +25,16 @@ QUICK = {
     "vdl-rounded-up": 2,
 }
 """Each with a seed that shows it."""
+
+PLANS = Path(__file__).parent / "plans"
+"""Runs in which the simulator found a bug of this code, or would have: each with the mutant that plants
+it again. A plan says everything itself, so no change of the swarm gives it another story."""
+
+SHOWN = {
+    "closed-file-torn": "run/not-quiet",
+    "found-not-rewritten": "invariants/ack-not-durable",
+    "index-below-floor": "segments/page-differs",
+}
 
 OTHERS = sorted(QUICK.keys() - {"failed-fsync-retried"})
 
@@ -90,6 +102,29 @@ def test_mutant_is_caught(name: str, original: Original) -> None:
     seed = QUICK[name]
     verdict = hunt(by_name(name), [seed], original)
     assert verdict.seed == seed, f"seed {seed} no longer shows {name}"
+
+
+def shown_by(plan: Path, mutant: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.mutants.worker", mutant],
+        input=f"{plan}\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kinds: list[str] = json.loads(done.stdout)["kinds"]
+    return kinds
+
+
+def test_every_plan_has_what_it_shows() -> None:
+    assert {path.stem for path in PLANS.iterdir()} == SHOWN.keys()
+
+
+@pytest.mark.parametrize("name", sorted(SHOWN))
+def test_bug_that_the_simulator_found_is_found_again_and_is_not_there(name: str) -> None:
+    plan = PLANS / f"{name}.json"
+    assert SHOWN[name] in shown_by(plan, name)
+    assert shown_by(plan, "-") == []
 
 
 def test_survivor_is_said_to_survive() -> None:

@@ -1,7 +1,7 @@
 """One process that runs the simulator's seeds with one mutant in place: `python -m ... NAME` or `-`.
 
-A seed per line comes in, a JSON line goes out. Every seed runs in a forked child of its own, so that
-one that never ends, or eats the memory, ends alone.
+A seed per line comes in, or the path of a saved plan; a JSON line goes out. Every one runs in a forked
+child of its own, so that one that never ends, or eats the memory, ends alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 from tests.mutants.mutant import install
@@ -30,12 +31,13 @@ def main(name: str) -> None:
         install(by_name(name))
     # Only now, so that they import what is mutated.
     from cluster.sim.run import run
+    from cluster.sim.schedule import load
     from cluster.sim.swarm import draw
 
     logging.disable(logging.CRITICAL)
 
-    def one(seed: int) -> dict[str, Any]:
-        result = run(draw(seed))
+    def one(what: str) -> dict[str, Any]:
+        result = run(draw(int(what)) if what.isdecimal() else load(Path(what)).plan)
         first = result.violations[:1]
         return {
             "kinds": sorted({f"{v.checker}/{v.kind}" for v in result.violations}),
@@ -43,17 +45,17 @@ def main(name: str) -> None:
         }
 
     for line in sys.stdin:
-        print(json.dumps(_in_child(one, int(line))), flush=True)
+        print(json.dumps(_in_child(one, line.strip())), flush=True)
 
 
-def _in_child(one: Any, seed: int) -> dict[str, Any]:
+def _in_child(one: Any, what: str) -> dict[str, Any]:
     began = time.perf_counter()
     readable, writable = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(readable)
         try:
-            answer = one(seed)
+            answer = one(what)
         except BaseException as error:
             answer = {
                 "kinds": [f"crash/{type(error).__name__}"],
@@ -80,7 +82,7 @@ def _in_child(one: Any, seed: int) -> dict[str, Any]:
     _, status = os.waitpid(pid, 0)
     if not data:
         data = json.dumps({"kinds": ["crash/child"], "message": f"status {status}"}).encode()
-    return {"seed": seed, "wall_s": time.perf_counter() - began, **json.loads(data)}
+    return {"seed": what, "wall_s": time.perf_counter() - began, **json.loads(data)}
 
 
 if __name__ == "__main__":

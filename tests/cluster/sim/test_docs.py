@@ -13,16 +13,18 @@ import pytest
 
 from cluster.faults.catalogue import Kind
 from cluster.sim import trace
-from cluster.sim.expect import COUNTS, WHOLE
+from cluster.sim.expect import COUNTS, WHOLE, label
 from cluster.sim.jobs import attempt, runs
-from cluster.sim.scenario import parse
+from cluster.sim.plots import _Plots
+from cluster.sim.scenario import parse, shipped
 from cluster.sim.schedule import Task
 from cluster.sim.swarm import draw
 from cluster.sim.workload import SCRIPTS, Mix
 from cluster.sim.world import Shape
-from engine.steps import Step
+from engine.steps import Mark, Step
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "simulation.md").read_text()
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = (ROOT / "docs" / "simulation.md").read_text()
 CODE = re.compile(r"`([\w-]+)`")
 
 
@@ -83,3 +85,16 @@ def test_the_example_is_a_scenario_that_shows_what_it_says() -> None:
     scenario = parse(example, "docs/simulation.md")
     for outcome in runs([scenario.task(seed) for seed in (1, 2)], jobs=1):
         assert outcome.ok, outcome
+
+
+def test_what_meets_each_fault_is_there() -> None:
+    told = section("## Which faults, and what meets them")
+    known = {kind.value for kind in Kind} | {step.value for step in Step} | set(shipped())
+    known |= {label(mark) for mark in Mark} | {name for name in vars(_Plots) if name[0] != "_"}
+    known |= {path.stem for path in (ROOT / "tests" / "mutants" / "plans").iterdir()} | {"control"}
+    table = "\n".join(line for line in told.splitlines() if line.startswith("|"))
+    assert set(CODE.findall(table)) <= known
+    assert {kind.value for kind in Kind} <= set(CODE.findall(table))
+    paths = re.findall(r"`(tests/[\w/]+\.py)`", table)
+    assert paths
+    assert all((ROOT / path).exists() for path in paths)

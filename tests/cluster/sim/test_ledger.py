@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cluster.sim.ledger import Ledger
+from engine.types import Truncation
 
 NODE = ("storage-7", "a1")
 
@@ -40,3 +41,21 @@ def test_an_acknowledgement_counts_among_the_members_it_named_and_those_after_th
     assert [said.by(members) for members in (2, 3, 4, 5)] == [0, 17, 17, 17]
     said.claim(2, 30, members=5)
     assert [said.by(members) for members in (3, 4, 5)] == [17, 17, 30]
+
+
+def test_what_was_written_down_must_be_missed_unless_it_was_annulled():
+    said = Ledger().of(*NODE, 0)
+    assert said.must_miss([]) == 0
+    said.write_down(1, 40)
+    said.write_down(1, 30)  # a later life, with less: the row says so, and it must be damaged
+    assert said.must_miss([]) == 40
+    said.write_down(2, 120)
+    assert said.must_miss([]) == 120
+
+
+def test_what_was_written_between_fence_and_truncation_is_annulled_whatever_its_epoch():
+    said = Ledger().of(*NODE, 0)
+    said.write_down(1, 30)
+    said.write_down(2, 40)
+    assert said.must_miss([Truncation(2, 35, 100)]) == 30
+    assert said.must_miss([Truncation(2, 40, 100)]) == 40
