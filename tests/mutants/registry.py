@@ -426,6 +426,14 @@ OURS = (
         "    hole = segment.hot_from > segment.floor\n",
         "    hole = False\n",
     ),
+    _one(
+        "left-still-counts",
+        "G1",
+        "what a segment that was dropped had acknowledged counts for that node's next one (was in our code)",
+        "engine.volume.writer",
+        "forget=[*reborn, *gone]",
+        "forget=reborn",
+    ),
 )
 """Bugs that the simulator found in this code, planted again so that it keeps finding them."""
 

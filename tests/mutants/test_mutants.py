@@ -34,6 +34,7 @@ SHOWN = {
     "closed-file-torn": "run/not-quiet",
     "found-not-rewritten": "invariants/ack-not-durable",
     "index-below-floor": "segments/page-differs",
+    "left-still-counts": "invariants/vdl-without-quorum",
 }
 
 OTHERS = sorted(QUICK.keys() - {"failed-fsync-retried"})

@@ -145,9 +145,9 @@ def test_an_append_of_unknown_outcome_is_looked_for_and_made_again() -> None:
         *(Fault(FaultKind.KILL, f"storage-{n}", 5.0, 2.0) for n in (1, 3, 5)),
     )
     shape = replace(PLAN.shape, sql=SqlSettings(statement_timeout_s=1.0))
-    mix = Mix(clients=8, think_s=0.01, weights={"append": 1.0}, retry_share=1.0)
+    mix = Mix(clients=4, think_s=0.02, weights={"append": 1.0}, retry_share=1.0)
     out = io.StringIO()
-    plan = replace(PLAN, shape=shape, safety_s=8.0, liveness_s=20.0, mix=mix, schedule=faults)
+    plan = replace(PLAN, shape=shape, safety_s=7.0, liveness_s=20.0, mix=mix, schedule=faults)
     result = attempt(Task(plan), out=out)
     assert result.ok, result.violations
     names = {
