@@ -429,7 +429,7 @@ OURS = (
     _one(
         "left-still-counts",
         "G1",
-        "what a segment that was dropped had acknowledged counts for that node's next one (was in our code)",
+        "what a dropped segment had acknowledged counts for that node's next one (was in our code)",
         "engine.volume.writer",
         "forget=[*reborn, *gone]",
         "forget=reborn",
