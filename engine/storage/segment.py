@@ -227,7 +227,7 @@ class Segment:
         """All records held above the known VDL, gap-free or not, in order."""
         vdl = self.points.vdl
         merged: list[Run] = []
-        for frame in self.frames:
+        for frame in self.frames[self._above(vdl) :]:
             for first, last, prev in frame.runs:
                 if last <= vdl:
                     continue
@@ -251,27 +251,53 @@ class Segment:
         """Forget what `truncation` annuls; whether a frame was cut in the middle."""
         low, high = truncation.low, truncation.high
         middle = False
-        for frame in self.frames:
+        start = self._above(low)
+        tail = self.frames[start:]
+        for frame in tail:
             if frame.epoch < truncation.epoch and low < frame.last and frame.first <= high:
                 frame.runs = tuple((a, min(b, low), p) for a, b, p in frame.runs if a <= low)
                 frame.last = max((b for _, b, _ in frame.runs), default=0)
                 middle = middle or frame.last > 0
-        self.frames = [f for f in self.frames if f.last]
-        self._keep_records(lambda r: not truncation.annuls(lsn=r.lsn, epoch=r.frame.epoch))
-        self.commits = [c for c in self.commits if not low < c.lsn <= high]
-        self._rebuild_chain()
+        self.frames[start:] = [f for f in tail if f.last]
+        self._forget_records(truncation)
+        at = bisect_right(self.commits, low, key=lambda c: c.lsn)
+        self.commits[at:] = [c for c in self.commits[at:] if c.lsn > high]
+        self._rebuild_chain(low)
         return middle
 
-    def _rebuild_chain(self) -> None:
-        """Chain again from what is kept: frames behind a cut must not count as gap-free."""
-        self.chain = Chain(self.applied)
-        for frame in self.frames:
+    def _above(self, lsn: LSN) -> int:
+        """Where in `frames` those begin that hold anything above `lsn`: with a hot log of 100,000 frames
+        a recovery must not look at each."""
+        at = bisect_right(self.frames, lsn, key=lambda f: f.first)
+        while at and self.frames[at - 1].last > lsn:
+            at -= 1
+        return at
+
+    def _rebuild_chain(self, low: LSN = 0) -> None:
+        """Chain again from what is kept: frames behind a cut must not count as gap-free.
+
+        What the chain had reached at or below `low` stays.
+        """
+        start = self._above(min(low, self.scl))
+        reached = self.frames[start - 1].last if start else 0
+        self.chain = Chain(max(self.applied, reached))
+        for frame in self.frames[start:]:
             self.chain.offer(frame.prev, frame.last)
         self.durable_scl = min(self.durable_scl, self.scl)
 
     def _keep_records(self, wanted: Callable[[RecordAt], bool]) -> None:
         kept = {page: [r for r in found if wanted(r)] for page, found in self.index.items()}
         self.index = {page: records for page, records in kept.items() if records}
+
+    def _forget_records(self, truncation: Truncation) -> None:
+        low = truncation.low
+        for page, known in [(p, k) for p, k in self.index.items() if k[-1].lsn > low]:
+            at = bisect_right(known, low, key=lambda r: r.lsn)
+            known[at:] = [
+                r for r in known[at:] if not truncation.annuls(lsn=r.lsn, epoch=r.frame.epoch)
+            ]
+            if not known:
+                del self.index[page]
 
     def forget_file(self, file: int) -> None:
         """A log file was deleted; all of it is at or below the floor."""
