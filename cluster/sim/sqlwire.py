@@ -43,12 +43,17 @@ def sql_address(instance: str, *, writer: bool = False) -> str:
     return f"{instance}.sql:{5433 if writer else 5432}"
 
 
-def sql_handlers(engine: Callable[[], SqlEngine | None], epoch: Callable[[], int]) -> Handlers:
-    """What an instance serves its clients with; `epoch` of its open volume, 0 on a replica."""
+def sql_handlers(
+    engine: Callable[[], SqlEngine | None], epoch: Callable[[], int], *, writer: bool
+) -> Handlers:
+    """What an instance serves its clients with; `epoch` of its open volume, 0 on a replica.
+
+    With `writer`, those who came for a writer.
+    """
 
     async def connect(stream: Stream[Any, Any]) -> None:
         serving = engine()
-        if serving is None:
+        if serving is None or (writer and not epoch()):
             raise Unavailable("this instance is not open for clients")
         session = serving.session()
         settings = _settings(session)
@@ -71,6 +76,8 @@ def sql_handlers(engine: Callable[[], SqlEngine | None], epoch: Callable[[], int
                         **_lsns(session, epoch()),
                     }
                 await stream.send(Packet(answer))
+                if session.closed:
+                    return  # this instance has become the writer
         finally:
             await session.close()
 

@@ -375,17 +375,13 @@ class World:
         server = await runtime.transport.serve(address(spec.port), instance.handlers)
         await instance.start(server.address)
         await instance.ready.wait()
-        if instance.writer is not None:
-            self.epoch_open = max(self.epoch_open, instance.writer.volume.epoch)
-            for listener in self.on_writer:
-                listener(process, instance.writer)
-        handlers = sql_handlers(
-            lambda: instance.engine,
-            lambda: instance.writer.volume.epoch if instance.writer is not None else 0,
-        )
-        await runtime.transport.serve(sql_address(process.name), handlers)
-        if instance.writer is not None:
-            await runtime.transport.serve(sql_address(process.name, writer=True), handlers)
+        for writer in (False, True):
+            handlers = sql_handlers(
+                lambda: instance.engine,
+                lambda: instance.writer.volume.epoch if instance.writer is not None else 0,
+                writer=writer,
+            )
+            await runtime.transport.serve(sql_address(process.name, writer=writer), handlers)
 
     # -- what is observed
 
@@ -393,10 +389,18 @@ class World:
         life.check()
         self.steps[when, step] = self.steps.get((when, step), 0) + 1
         self.trace.emit(when, process.name, step=step.value)
+        if when == "after" and step is Step.PROMOTE:
+            self._opened(process)
         for listener in self.on_step:
             listener(when, step, process)
         if not life.alive:
             raise ProcessDied(life.reason)
+
+    def _opened(self, process: SimProcess) -> None:
+        writer = process.node.writer
+        self.epoch_open = max(self.epoch_open, writer.volume.epoch)
+        for listener in self.on_writer:
+            listener(process, writer)
 
     def mark(self, mark: Mark, node: str) -> None:
         self.marks[mark] = self.marks.get(mark, 0) + 1

@@ -1,16 +1,20 @@
 """A compute instance: one process that owns no data and plays the role the catalog gives it.
 
 It registers, watches the cluster's view, becomes writer or replica, and serves the Instance RPCs.
-When its role changes or its epoch is fenced off the process ends itself and its supervisor starts
-it again: coming up is cheap because there is nothing to load.
+
+A replica that is named writer becomes it in place, because clients wait for that: it lets go of all that
+it had as a replica, cache and sessions, and opens the volume as a process that starts would. A writer
+that is no longer named, or whose epoch is fenced off, ends its process and its supervisor starts it again
+as a replica: nobody waits for that, and nothing of what it believed can be left over.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from engine.config import InstanceConfig, VolumeConfig
 from engine.errors import SextetError, Unavailable
@@ -70,6 +74,8 @@ class Instance:
         self.identity = identity
         self.ready = asyncio.Event()
         self.connections: Callable[[], int] = lambda: 0
+        self.dismiss_clients: Callable[[], Awaitable[None]] | None = None
+        """Ends all clients' connections. Called when a replica has become the writer-to-be."""
         self.role = ""
         self.view: cpb.ClusterView | None = None
         self.writer: Writer | None = None
@@ -83,7 +89,7 @@ class Instance:
         self._sql_settings = sql_settings or SqlSettings()
         self._channels = Channels(runtime.transport)
         self._background = Background(on_failure=self._task_failed)
-        self._view_known = asyncio.Event()
+        self._role_tasks: list[asyncio.Task[Any]] = []
         self._address = ""
 
     # -- life
@@ -92,16 +98,13 @@ class Instance:
         """Announce this instance at `address` and take up its role in the background."""
         self._address = address
         self._background.spawn(self._watch(), name="watch cluster")
-        self._background.spawn(self._take_role(), name="role")
 
     async def stop(self) -> None:
         self._state = "stopping"
         await self._background.stop()
         for role in (self.writer, self.replica):
             if role is not None:
-                await role.commit_point.close()
-        if self.engine is not None:
-            await self.engine.close()
+                await role.close()
         await self._channels.close()
 
     def _task_failed(self, name: str, error: BaseException) -> None:
@@ -167,8 +170,8 @@ class Instance:
         own = next((i for i in view.instances if i.name == self.identity.name), None)
         if own is None:
             return  # not in the catalog (yet)
-        if self.role and own.role != self.role:
-            self._runtime.stop_node(f"role changes from {self.role} to {own.role}")
+        if self.role == "writer" != own.role:
+            self._runtime.stop_node(f"role changes from writer to {own.role}")
             return
         writer = self.writer
         if writer is not None and view.volume_epoch > writer.volume.epoch:
@@ -177,8 +180,8 @@ class Instance:
                 f"the volume is at epoch {view.volume_epoch}, this writer has {writer.volume.epoch}"
             )
             return
-        self.role = own.role
-        self._view_known.set()
+        if own.role != self.role:
+            self._begin(own.role)
         if writer is not None:
             self._teach(writer, view)
         if self.replica is not None:
@@ -197,44 +200,74 @@ class Instance:
             return None
         return next((i.address for i in self.view.instances if i.role == "writer"), None)
 
-    async def _take_role(self) -> None:
-        await self._view_known.wait()
-        if self.role == "writer":
+    def _begin(self, role: str) -> None:
+        """Take up a role, the first one or the writer's after a replica's."""
+        self.role = role
+        for task in self._role_tasks:
+            task.cancel()
+        self._role_tasks.clear()
+        replica, self.replica = self.replica, None
+        if replica is not None:
+            log.info("this replica is named writer, at LSN %d", replica.applied)
+            self._background.spawn(self._retire(replica), name="retire the replica")
+        if role == "writer":
             self._state = "recovering"
-            self._runtime.steps.before(Step.PROMOTE)
-            self.writer = await Writer.open(
-                self._runtime,
-                name=self.identity.name,
-                cluster=self.identity.cluster,
-                az=self.identity.az,
-                control_address=self.identity.control_address,
-                channels=self._channels,
-                background=self._background,
-                instance_config=self._config,
-                volume_config=self._volume_config,
-                sql_settings=self._sql_settings,
-                on_fenced=self._runtime.stop_node,
-            )
-            self.writer.volume.before_large_commit = self.busy.announce
-            self._runtime.steps.after(Step.PROMOTE)
-            if self.view is not None:  # what came while it opened
-                self._teach(self.writer, self.view)
+            self._in_role(self._write(), "writer")
         else:
-            assert self.view is not None
             self._state = "joining"
-            self.replica = Replica(
-                self._runtime,
-                name=self.identity.name,
-                az=self.identity.az,
-                volume=self.view.volume,
-                writer_address=self._writer_address,
-                channels=self._channels,
-                instance_config=self._config,
-                volume_config=self._volume_config,
-                sql_settings=self._sql_settings,
-            )
-            self._background.spawn(self.replica.run(), name="replica")
-            await self.replica.ready.wait()
+            self.replica = self._new_replica()
+            self._in_role(self.replica.run(), "replica")
+            self._in_role(self._joined(self.replica), "join")
+
+    def _in_role(self, coro: Coroutine[Any, Any, None], name: str) -> None:
+        self._role_tasks.append(self._background.spawn(coro, name=name))
+
+    async def _retire(self, replica: Replica) -> None:
+        """Nobody waits for this: its clients are gone with it, and a client that hangs may take long."""
+        if self.dismiss_clients is not None:
+            await self.dismiss_clients()
+        await replica.close()
+
+    async def _write(self) -> None:
+        self._runtime.steps.before(Step.PROMOTE)
+        self.writer = await Writer.open(
+            self._runtime,
+            name=self.identity.name,
+            cluster=self.identity.cluster,
+            az=self.identity.az,
+            control_address=self.identity.control_address,
+            channels=self._channels,
+            background=self._background,
+            instance_config=self._config,
+            volume_config=self._volume_config,
+            sql_settings=self._sql_settings,
+            on_fenced=self._runtime.stop_node,
+        )
+        self.writer.volume.before_large_commit = self.busy.announce
+        self._runtime.steps.after(Step.PROMOTE)
+        if self.view is not None:  # what came while it opened
+            self._teach(self.writer, self.view)
+        self._available()
+
+    def _new_replica(self) -> Replica:
+        assert self.view is not None
+        return Replica(
+            self._runtime,
+            name=self.identity.name,
+            az=self.identity.az,
+            volume=self.view.volume,
+            writer_address=self._writer_address,
+            channels=self._channels,
+            instance_config=self._config,
+            volume_config=self._volume_config,
+            sql_settings=self._sql_settings,
+        )
+
+    async def _joined(self, replica: Replica) -> None:
+        await replica.ready.wait()
+        self._available()
+
+    def _available(self) -> None:
         self._state = "available"
         self.ready.set()
 

@@ -131,6 +131,17 @@ class Replica:
             self.connected = False
             await asyncio.sleep(next(delays))
 
+    async def close(self) -> None:
+        """End all sessions; `run` has ended or is being cancelled."""
+        await self.commit_point.close()
+        if self.engine is not None:
+            await self.engine.close()
+
+    @property
+    def applied(self) -> LSN:
+        """Up to where its readers see the volume, 0 before it has joined a writer."""
+        return self._applied
+
     def lag_now_us(self) -> int:
         """Microseconds from "durable on the writer" to "visible here", at most; grows while it is silent.
 

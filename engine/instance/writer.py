@@ -135,6 +135,11 @@ class Writer:
             recovery_us=recovery_us,
         )
 
+    async def close(self) -> None:
+        """End all sessions; the volume's tasks are the instance's to end."""
+        await self.commit_point.close()
+        await self.engine.close()
+
     def _pgmrpl(self) -> LSN:
         """Protection group minimum read point LSN: the lowest over all instances (P17 §4.2.3)."""
         replicas = self.feed.min_read_lsn()

@@ -105,18 +105,22 @@ class PgServer:
         self._spawn(wire, on_closed, writer=writer)
 
     async def stop(self) -> None:
-        """Tell every client that the server is going, and close.
+        """Tell every client that the server is going, and close."""
+        if self._listener is not None:
+            self._listener.close()
+        await self.dismiss("the instance is stopping")
+
+    async def dismiss(self, why: str) -> None:
+        """End the connection of every client there is at this moment, telling it `why`.
 
         57P01 says that nothing of an open transaction is there; who waits for a commit is told 08007.
         """
-        if self._listener is not None:
-            self._listener.close()
         clients = dict(self._clients)
         for task, wire in clients.items():
             session = self._sessions.get(wire)
             unknown = session is not None and session.commits
-            state, why = ("08007", f"; {OUTCOME_UNKNOWN}") if unknown else ("57P01", "")
-            message = f"terminating connection: the instance is stopping{why}"
+            state, more = ("08007", f"; {OUTCOME_UNKNOWN}") if unknown else ("57P01", "")
+            message = f"terminating connection: {why}{more}"
             wire.write(codec.error(state, message, severity="FATAL"))
             task.cancel()
         if clients:

@@ -80,6 +80,11 @@ class Session:
         return self._connection.file.mark if self._connection is not None else None
 
     @property
+    def closed(self) -> bool:
+        """Whether it is, or is being closed."""
+        return self._closed
+
+    @property
     def commits(self) -> bool:
         """Whether a commit is on its way: whoever ends the session now does not know its outcome."""
         handed_over = self._connection is not None and self._connection.file.committed is not None

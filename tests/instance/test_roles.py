@@ -20,7 +20,9 @@ from engine.net.clock import LoopClock
 from engine.net.disk import OsDisk
 from engine.net.grpc_transport import GrpcTransport
 from engine.net.pb import instance_pb2 as pb
+from engine.pgwire.handover import CUT_OFF, OPEN_WRITER
 from engine.ports import Runtime, Server
+from engine.sql.errors import SessionClosed
 from engine.sql.session import Session
 from engine.types import CommitMark
 from tests.support.catalog import Catalog
@@ -39,6 +41,9 @@ class Running:
         assert self.instance.engine is not None
         return self.instance.engine.session()
 
+    async def status(self) -> pb.InstanceStatusReply:
+        return await self.instance._status(pb.InstanceStatusRequest())
+
     async def stop(self) -> None:
         await self.server.stop(0)
         await self.instance.stop()
@@ -51,7 +56,9 @@ class Cluster:
         self.root = root
         self.running: list[Running] = []
 
-    async def start(self, name: str, config: InstanceConfig | None = None) -> Running:
+    async def start(
+        self, name: str, config: InstanceConfig | None = None, *, wait: bool = True
+    ) -> Running:
         ended: list[str] = []
         runtime = Runtime(
             clock=LoopClock(),
@@ -66,8 +73,9 @@ class Cluster:
         await instance.start(server.address)
         running = Running(instance, server, ended)
         self.running.append(running)
-        async with asyncio.timeout(WAIT_S):
-            await instance.ready.wait()
+        if wait:
+            async with asyncio.timeout(WAIT_S):
+                await instance.ready.wait()
         return running
 
 
@@ -160,6 +168,74 @@ async def test_the_next_writer_fences_the_first_and_the_replica_follows_it(
     await run(again, "INSERT INTO t (text) VALUES ('next epoch')")
     await until(caught_up(replica, new))
     assert await run(replica.session(), "SELECT count(*) FROM t") == [(21,)]
+
+
+async def test_a_replica_that_is_named_becomes_the_writer_in_place(cluster: Cluster) -> None:
+    """Nothing of what it had as a replica is left: sessions, cache, read points."""
+    writer = await cluster.start("main-1")
+    replica = await cluster.start("main-2")
+    other = await cluster.start("main-3")
+    session, reading, idle = writer.session(), replica.session(), replica.session()
+    await fill(session, 20)
+    await until(caught_up(replica, writer))
+    await run(reading, "BEGIN")
+    assert await run(reading, "SELECT count(*) FROM t") == [(20,)]
+    before = replica.instance.engine
+    dismissed: list[str] = []
+
+    async def dismiss() -> None:
+        assert replica.instance.replica is None
+        dismissed.append(replica.instance.role)
+
+    replica.instance.dismiss_clients = dismiss
+    await cluster.catalog.name_writer("main-2")
+    await until(lambda: replica.instance.writer is not None)
+    assert not replica.ended
+    assert writer.ended == ["role changes from writer to replica"]
+    assert dismissed == ["writer"]
+    await until(lambda: before is not None and before.sessions == 0)
+    for ended in (reading, idle):
+        with pytest.raises(SessionClosed):
+            await run(ended, "SELECT count(*) FROM t")
+    again = replica.session()
+    await run(again, "INSERT INTO t (text) VALUES ('next epoch')")
+    assert await run(again, "SELECT count(*) FROM t") == [(21,)]
+    status = await replica.status()
+    assert (status.role, status.state, status.epoch) == ("writer", "available", 2)
+    await until(caught_up(other, replica))
+    assert await run(other.session(), "SELECT count(*) FROM t") == [(21,)]
+
+
+async def test_a_replica_that_has_never_joined_becomes_the_writer_in_place(
+    cluster: Cluster,
+) -> None:
+    replica = await cluster.start("main-2", wait=False)
+    await until(lambda: replica.instance.replica is not None)
+    assert not replica.instance.ready.is_set()
+    assert replica.instance.serving_state() == CUT_OFF
+    await cluster.catalog.name_writer("main-2")
+    async with asyncio.timeout(WAIT_S):
+        await replica.instance.ready.wait()
+    assert not replica.ended
+    assert replica.instance.serving_state() == OPEN_WRITER
+    await fill(replica.session(), 1)
+
+
+async def test_a_replica_that_is_named_and_passed_over_while_it_opens_starts_again(
+    cluster: Cluster,
+) -> None:
+    """It may have fenced everybody already, or not: a new process asks what it is."""
+    await cluster.start("main-1")
+    replica = await cluster.start("main-2")
+    await cluster.fleet.stop("storage-1", "storage-2", "storage-3")
+    await cluster.catalog.name_writer("main-2")
+    await until(lambda: replica.instance.role == "writer")
+    assert (await replica.status()).state == "recovering"
+    assert replica.instance.serving_state() == CUT_OFF
+    await cluster.catalog.name_writer("main-1")
+    await until(lambda: bool(replica.ended))
+    assert replica.ended == ["role changes from writer to replica"]
+    assert replica.instance.writer is None
 
 
 async def test_a_replica_that_cannot_keep_up_is_let_go_and_joins_again(cluster: Cluster) -> None:
