@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from engine.errors import ConfigError
 
-MIB = 1024 * 1024
+KIB = 1024
+MIB = 1024 * KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,14 @@ class InstanceConfig:
 
     heartbeat_s: float = 0.1
     """Writer to replica when nothing else travels."""
+
+    feed_pause_s: float = 0.0005
+    """Between two messages to one replica, times the number of replicas: under load a message tells of
+    several commits, and what replicas cost the writer grows neither with their number nor with the
+    commits."""
+
+    feed_early_bytes: int = 64 * KIB
+    """Redo that is not durable yet travels once it is so much; what is less goes with the news of VDL."""
 
     silence_s: float = 10.0
     """Writer and replica say something ten times a second. Whoever hears nothing for this long gives

@@ -6,6 +6,10 @@ the very bytes that storage got. A replica that falls behind the queue's bound i
 its cache and joins again, so the writer never waits for one (P17 §4.2.3: replicas cost the writer
 nothing on the commit path).
 
+A message costs both ends far more than what is in it. So redo waits until it is durable, before which
+no replica can show it, unless there is much of it; and after a message to a replica there is a pause, in
+which commits gather for the next one. The more replicas, the longer (`InstanceConfig.feed_pause_s`).
+
 Each item says since when its oldest commit has waited, in the follower's own time: two processes'
 clocks have nothing to do with each other, so a report brings its sender's, and the difference at its
 arrival turns moments of the writer into moments of the replica. The report was under way meanwhile,
@@ -23,6 +27,7 @@ from engine.config import InstanceConfig
 from engine.errors import DeadlineExceeded, Overloaded, Unavailable
 from engine.net.pb import instance_pb2 as pb
 from engine.ports import Runtime, Stream
+from engine.tasks import unless_late
 from engine.types import LSN, CommitMark, Membership
 from engine.volume.fencing import membership_to_pb
 from engine.volume.links import Batch
@@ -114,7 +119,8 @@ class Feed:
             if follower.bytes > self._config.follower_queue_bytes_max:
                 follower.too_slow = True
                 follower.frames.clear()
-            follower.wake.set()
+            if follower.too_slow or follower.bytes >= self._config.feed_early_bytes:
+                follower.wake.set()
 
     def _durable(self, _vdl: CommitMark) -> None:
         now = self._runtime.clock.monotonic()
@@ -163,15 +169,14 @@ class Feed:
         self, stream: FeedStream, follower: _Follower, reader: asyncio.Task[None]
     ) -> None:
         while not follower.too_slow and not reader.done():
-            try:
-                async with asyncio.timeout(self._config.heartbeat_s):
-                    await follower.wake.wait()
-            except TimeoutError:
-                pass  # nothing happened: the item below is a heartbeat
+            if not follower.wake.is_set():
+                # If it takes longer nothing has happened, and the item below is a heartbeat.
+                await unless_late(follower.wake.wait(), self._config.heartbeat_s)
             follower.wake.clear()
             await self._send(stream, self._item(follower))
             if self._runtime.clock.monotonic() - follower.heard_at > self._config.silence_s:
                 raise DeadlineExceeded("this replica is silent")
+            await asyncio.sleep(self._config.feed_pause_s * len(self._followers))
 
     def _item(self, follower: _Follower) -> pb.FeedItem:
         """What has come for it since the last one."""

@@ -136,7 +136,7 @@ def test_a_slow_network_is_lag(seconds: float) -> None:
             await asyncio.sleep(0.05)
             lags.append(stage.replicas()["main-2"].lag_now_us())
         assert min(lags) >= 300_000
-        assert max(lags) < 2.5 * 300_000, "there and back, and how slow it is varies"
+        assert max(lags) < 3.1 * 300_000, "there and back, each up to half as long again"
         stage.faults.heal()
         await asyncio.sleep(2.0)
         await small(stage)
