@@ -18,6 +18,7 @@ from engine.pgwire.utility import Settings
 from engine.pgwire.utility import answer as answer_set
 from engine.ports import Channel, Handlers, Method, Stream
 from engine.sql.engine import SqlEngine
+from engine.sql.errors import SessionClosed
 from engine.sql.session import Session
 
 
@@ -55,33 +56,34 @@ def sql_handlers(
         serving = engine()
         if serving is None or (writer and not epoch()):
             raise Unavailable("this instance is not open for clients")
-        session = serving.session()
+        session, under = serving.session(), epoch()
         settings = _settings(session)
         try:
             while (packet := await stream.recv()) is not None:
                 sql, params = packet.value
                 try:
-                    if sql.startswith("SET "):
-                        answer_set(sql, settings)
-                        await stream.send(Packet({"rows": [], **_lsns(session, epoch())}))
-                        continue
-                    statement = await session.prepare(sql)
-                    cursor = await session.execute(statement, params)
-                    rows = [list(row) for row in await cursor.fetch()]
-                    answer: dict[str, Any] = {"rows": rows, **_lsns(session, epoch())}
+                    answer: dict[str, Any] = {"rows": await _rows(session, settings, sql, params)}
                 except SqlError as error:
-                    answer = {
-                        "sqlstate": error.sqlstate,
-                        "error": str(error),
-                        **_lsns(session, epoch()),
-                    }
-                await stream.send(Packet(answer))
+                    answer = {"sqlstate": error.sqlstate, "error": str(error)}
+                await stream.send(Packet({**answer, **_lsns(session, under)}))
                 if session.closed:
                     return  # this instance has become the writer
         finally:
             await session.close()
 
     return {SQL: connect}
+
+
+async def _rows(
+    session: Session, settings: Settings, sql: str, params: Sequence[Any]
+) -> list[list[Any]]:
+    if session.closed:
+        raise SessionClosed("the session is closed")
+    if sql.startswith("SET "):
+        answer_set(sql, settings)
+        return []
+    cursor = await session.execute(await session.prepare(sql), params)
+    return [list(row) for row in await cursor.fetch()]
 
 
 def _settings(session: Session) -> Settings:

@@ -208,6 +208,7 @@ class Instance:
         self._role_tasks.clear()
         replica, self.replica = self.replica, None
         if replica is not None:
+            replica.give_up("this replica becomes the writer")
             log.info("this replica is named writer, at LSN %d", replica.applied)
             self._background.spawn(self._retire(replica), name="retire the replica")
         if role == "writer":
@@ -224,9 +225,11 @@ class Instance:
 
     async def _retire(self, replica: Replica) -> None:
         """Nobody waits for this: its clients are gone with it, and a client that hangs may take long."""
-        if self.dismiss_clients is not None:
-            await self.dismiss_clients()
-        await replica.close()
+        try:
+            if self.dismiss_clients is not None:
+                await self.dismiss_clients()
+        finally:
+            await replica.close()
 
     async def _write(self) -> None:
         self._runtime.steps.before(Step.PROMOTE)

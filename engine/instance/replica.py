@@ -131,11 +131,16 @@ class Replica:
             self.connected = False
             await asyncio.sleep(next(delays))
 
+    def give_up(self, why: str) -> None:
+        """Whoever still reads here, an export perhaps, fails at once: storage will refuse this epoch."""
+        if self.reader is not None:
+            self.reader.over = why
+
     async def close(self) -> None:
         """End all sessions; `run` has ended or is being cancelled."""
-        await self.commit_point.close()
         if self.engine is not None:
             await self.engine.close()
+        await self.commit_point.close()
 
     @property
     def applied(self) -> LSN:

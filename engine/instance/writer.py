@@ -137,8 +137,8 @@ class Writer:
 
     async def close(self) -> None:
         """End all sessions; the volume's tasks are the instance's to end."""
-        await self.commit_point.close()
         await self.engine.close()
+        await self.commit_point.close()
 
     def _pgmrpl(self) -> LSN:
         """Protection group minimum read point LSN: the lowest over all instances (P17 §4.2.3)."""

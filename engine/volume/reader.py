@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.config import VolumeConfig
-from engine.errors import Corrupt, QuorumLost, SextetError, SnapshotTooOld
+from engine.errors import Corrupt, QuorumLost, SextetError, SnapshotTooOld, Unavailable
 from engine.net.methods import READ_PAGES
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Runtime
@@ -56,6 +56,8 @@ class PageReader:
         self.tails = tails
         self._scls = scls
         self._connect = connect
+        self.over = ""
+        """Why nothing is read any more."""
         self.router = Router()
         self.counters: dict[str, int] = dict.fromkeys(
             ("page_reads", "pages_read", "hedges", "hedges_won", "read_refusals"), 0
@@ -65,7 +67,8 @@ class PageReader:
         """The newest version at or below `read_lsn` of each page: (its LSN, PAGE_SIZE bytes).
 
         All pages lie in one protection group. A page never written is (0, zeros).
-        Raises QuorumLost if no segment can answer for a long time, SnapshotTooOld, Corrupt.
+        Raises QuorumLost if no segment can answer for a long time, SnapshotTooOld, Corrupt, Unavailable
+        if this reader is `over`.
         """
         pg = pg_of(pages[0])
         pg_lsn = self.tails.at(pg, read_lsn)
@@ -78,6 +81,8 @@ class PageReader:
             self._runtime.rng, self._config.backoff_first_s, self._config.backoff_limit_s
         )
         while True:
+            if self.over:
+                raise Unavailable(self.over)
             request = pb.ReadPagesRequest(
                 volume=self._volume,
                 epoch=self.epoch,
