@@ -15,7 +15,7 @@ Kinds
 - fence-not-durable, epoch-forgotten (G3): a fence was answered or is over, and its epoch is not there.
 - truncation-not-durable, truncation-forgotten (G2): likewise for a truncation.
 - vdl-without-quorum (G1): VDL moved although fewer than four of the six had acknowledged what is new
-  below it; of both sixes while a member is being replaced.
+  below it; of both sixes while a member is being replaced. Who said later that it has less counts as that.
 - joined-not-whole (G1): a segment that is to replace another calls itself whole without what had stood
   on a quorum when it began.
 - opened-without-fence, opened-without-truncation, opened-without-redo (G1-G3): a recovery ended although
@@ -68,6 +68,8 @@ class Invariants:
         self._floor_moved: set[Key] = set()  # by damage or a page copy, in any life so far
         self._vdl: LSN = 0
         self._stands: dict[PgNo, LSN] = {}  # what a quorum has acknowledged, by group
+        self._stood_once: dict[PgNo, LSN] = {}  # likewise, before somebody said that it has less
+        self._less: dict[int, list[tuple[Said, Epoch, PgNo]]] = {}  # who said so, by wire
         self._memberships: dict[PgNo, dict[int, Membership]] = {}  # all there were, by epoch
         self._owed: dict[tuple[Key, PgNo, int], LSN] = {}  # by who joins: what stood when it began
         self._creating: dict[str, dict[PgNo, LSN]] = {}  # what stood when a node made a segment
@@ -99,6 +101,8 @@ class Invariants:
             if kind == "send":
                 self._methods.pop(number - 1, None)
             return
+        if isinstance(item, Data) and kind == "recv" and number + 1 in self._less:
+            self._heard_less(number + 1)
         if not isinstance(item, Data) or not method:
             return
         process = self._world.processes.get(event["host"])
@@ -114,7 +118,7 @@ class Invariants:
         self, process: SimProcess, method: str, request: bytes | None, wire: int, body: bytes
     ) -> None:
         if method == APPEND.path:
-            self._append_ack(process, pb.AppendAck.FromString(body), self._epochs.get(wire, 0))
+            self._append_ack(process, pb.AppendAck.FromString(body), wire)
         elif method == FENCE.path and request is not None:
             epoch = pb.FenceRequest.FromString(request).epoch
             self._fence_reply(process, pb.FenceReply.FromString(body), epoch)
@@ -124,7 +128,8 @@ class Invariants:
         elif method == GOSSIP.path:
             self._gossip_reply(process, pb.GossipReply.FromString(body))
 
-    def _append_ack(self, process: SimProcess, ack: pb.AppendAck, epoch: Epoch) -> None:
+    def _append_ack(self, process: SimProcess, ack: pb.AppendAck, wire: int) -> None:
+        epoch = self._epochs.get(wire, 0)
         if ack.refusal != pb.REFUSAL_NONE:
             return
         disk = process.node.state.runtime.disk
@@ -146,7 +151,20 @@ class Invariants:
             self._durable(process, segment, said.scl)
             if not segment.row.damaged:  # an ack does not say
                 self._remembers(process, segment, said.scl)
+            if said.scl < told.claims.get(epoch, 0):
+                self._less.setdefault(wire, []).append((told, epoch, said.pg))
             told.claim(epoch, said.scl, said.membership_epoch)
+
+    def _heard_less(self, wire: int) -> None:
+        """A writer hears, on the wire that a node opened for it, that the node has less than it had said.
+
+        What stood on a quorum until now may be below VDL or come to be later.
+        """
+        for told, epoch, pg in self._less.pop(wire):
+            for membership in self._memberships.get(pg, {}).values():
+                stood = self._stood(membership)
+                self._stood_once[pg] = max(stood, self._stood_once.get(pg, 0))
+            told.heard(epoch)
 
     def _fence_reply(self, process: SimProcess, reply: pb.FenceReply, epoch: Epoch) -> None:
         authority = max((t.epoch for t in reply.truncations), default=0)
@@ -381,7 +399,7 @@ class Invariants:
             tail = volume.tails.at(pg, volume.vdl.lsn)
             if tail <= self._stands.get(pg, 0):
                 continue  # it stood on a quorum once, perhaps of other members
-            reached = self._stood(membership)
+            reached = max(self._stood(membership), self._stood_once.get(pg, 0))
             if tail > reached:
                 self._add(
                     "vdl-without-quorum",

@@ -27,6 +27,8 @@ class Said:
     """The highest SCL acknowledged under each epoch."""
     under: dict[int, LSN] = field(default_factory=dict)
     """The same by the group's membership epoch: among which members the acknowledgement counts."""
+    last: dict[Epoch, LSN] = field(default_factory=dict)
+    """What it acknowledged last under each epoch: less, if it has lost some of it."""
     fenced: Epoch = 0
     truncated: Epoch = 0
     authority: Epoch = 0
@@ -51,6 +53,13 @@ class Said:
     def claim(self, epoch: Epoch, scl: LSN, members: int = 0) -> None:
         self.claims[epoch] = max(scl, self.claims.get(epoch, 0))
         self.under[members] = max(scl, self.under.get(members, 0))
+        self.last[epoch] = scl
+
+    def heard(self, epoch: Epoch) -> None:
+        """The writer of `epoch` has heard what was said last: from now on no more than that counts."""
+        now = self.last[epoch]
+        self.claims[epoch] = now
+        self.under = {members: min(scl, now) for members, scl in self.under.items()}
 
     def by(self, members: int) -> LSN:
         """The highest SCL acknowledged up to that membership epoch."""

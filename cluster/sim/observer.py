@@ -59,6 +59,7 @@ class Observer:
         """As the newest recovery left them."""
         self.commits = 0
         self._world = world
+        self._left: dict[str, int] = {}  # how often a node kept nothing of the volume any more
         world.on_writer.append(self._opened)
         world.on_step.append(self._stepped)
 
@@ -111,6 +112,8 @@ class Observer:
 
     def _stepped(self, when: str, step: Step, process: SimProcess) -> None:
         node = process.node
+        if when == "before" and step is Step.DROP and not any(True for _ in node.state.segments()):
+            self._left[process.name] = self._left.get(process.name, 0) + 1
         if (
             when == "after"
             and step in (Step.FENCE, Step.TRUNCATE)
@@ -118,7 +121,7 @@ class Observer:
         ):
             for volume in node.state.volumes.values():
                 now = self._world.loop.time()
-                incarnation = node.state.incarnation
+                incarnation = f"{node.state.incarnation}/{self._left.get(process.name, 0)}"
                 self.sightings.append(Sighting(now, process.name, incarnation, volume.epoch))
 
     # -- afterwards

@@ -200,6 +200,8 @@ def _take_in(state: NodeState, request: pb.AppendRequest) -> _Taken:
         segments[segment] = part.membership_epoch
         _take_part(state, volume, segment, part, request.epoch)
     volume.learn_points(vdl=request.vdl, pgmrpl=request.pgmrpl)
+    if request.heard:
+        volume.heard()
     if not request.pgs:
         segments = {s: s.row.membership.epoch for s in volume.segments.values()}
     return _Taken(request.volume, request.epoch, segments)

@@ -35,6 +35,7 @@ async def fence(state: NodeState, request: pb.FenceRequest) -> pb.FenceReply:
     if volume is None:
         return pb.FenceReply()
     _check_epoch(state, volume, request.epoch)
+    first = request.epoch > volume.epoch  # no earlier life of this process was asked under this epoch
     volume.epoch = request.epoch  # from here on nothing older comes in
     segments = list(volume.segments.values())
     state.runtime.steps.before(Step.FENCE)
@@ -46,6 +47,8 @@ async def fence(state: NodeState, request: pb.FenceRequest) -> pb.FenceReply:
     )
     await state.durable_scls(segments)  # what the report says is on disk when it leaves
     _check_epoch(state, volume, request.epoch)
+    if first:
+        volume.heard()
     log.info("volume %d is fenced at epoch %d", request.volume, request.epoch)
     return reply
 

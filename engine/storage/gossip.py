@@ -10,7 +10,10 @@ background rounds fetch only what a peer had at an earlier round already, or wha
 
 A damaged segment is whole again once it has all that any three undamaged peers have. What it acked
 and counted stands on a write quorum, so on three others at least, and of any three of the five
-others one is among them. A peer that is damaged itself proves nothing.
+others one is among them. A peer that is damaged itself proves nothing. And nobody may count later what
+it acked and has lost, with others' acks of after we looked: so the three are asked only once the writer
+has said that it heard where this segment stands now, or another recovery has fenced this node
+(`Segment.unheard`).
 """
 
 from __future__ import annotations
@@ -200,7 +203,7 @@ class Gossiper:
         members: what they say they have is then all that counted (`engine.volume.membership`).
         """
         state, membership = self._state, segment.row.membership
-        if name not in state.peers(segment):
+        if segment.unheard or name not in state.peers(segment):
             return
         if is_joining(membership, state.name) and (
             said.membership_epoch < membership.epoch or segment.members_since < membership.epoch

@@ -79,6 +79,8 @@ class Segment:
         """Coalescing points above the floor, and the pages that got a version there (None: all)."""
         if row.applied > row.floor:
             self.coalesced.append((row.applied, None))
+        self.unheard = False
+        """It may have acknowledged what it has lost, and a writer may still count that."""
         self.caught_up_with: set[str] = set()
         self.losses: tuple[Loss, ...] = ()
         """What of the log was found rotten above `applied` when it was read back."""

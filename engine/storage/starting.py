@@ -45,7 +45,9 @@ async def open_node(state: NodeState) -> None:
                 row.id.volume, truncations=known, recorded=known
             )
         volume.epoch = max(volume.epoch, row.epoch)
-        volume.add(Segment(row, volume.points))
+        segment = Segment(row, volume.points)
+        segment.unheard = row.damaged
+        volume.add(segment)
     if not state.volumes:
         state.wal.wipe()  # without segments there is nothing to lose; it is another life's log
     damages = _replay(state)
@@ -144,6 +146,7 @@ def mark_damaged(
     segment.losses = _losses(segment, marks, lost=lost)
     acked = lost or any(d.header is None or d.header.last_lsn > segment.applied for d in marks)
     segment.row = replace(segment.row, damaged=segment.row.damaged or acked)
+    segment.unheard = segment.row.damaged
     segment.raise_floor()
     return True
 

@@ -77,6 +77,17 @@ class Volume:
         if not self.settled:
             raise BehindEpoch(f"{node} does not know yet what epoch {epoch} annulled")
 
+    def heard(self) -> None:
+        """Every writer of this epoch or a later one counts of this node only what it holds now.
+
+        Damaged segments begin to compare themselves with others anew: what was counted until now stands
+        on a write quorum without them, or on three others with them.
+        """
+        for segment in self.segments.values():
+            if segment.unheard:
+                segment.unheard = False
+                segment.caught_up_with.clear()
+
     def learn_points(self, *, vdl: LSN = 0, pgmrpl: LSN = 0) -> None:
         """Take note of a VDL and a PGMRPL; older ones are no news."""
         self.points.vdl = max(self.points.vdl, vdl)

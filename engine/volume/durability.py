@@ -8,6 +8,8 @@ CPL at or below VCL.
 Invariants
 - VCL and VDL never fall. VDL is always a CPL (or what recovery found).
 - An ack can only move what was `sent`; an SCL beyond it is no news about records.
+- What a node said last counts, and nothing that it said before: one whose disk has lied is lower now,
+  and what it had acknowledged stands on one copy less. What was durable by then stays so.
 """
 
 from __future__ import annotations
@@ -102,10 +104,9 @@ class DurabilityTracker:
     def acked(self, pg: PgNo, node: NodeId, scl: LSN) -> bool:
         """`node` is complete to `scl` in `pg`; True if VDL moved."""
         group = self._groups[pg]
-        if scl <= group.scl.get(node, -1):
-            return False
+        before = group.scl.get(node, -1)
         group.scl[node] = scl
-        return self._reached(pg, group)
+        return scl > before and self._reached(pg, group)
 
     def _reached(self, pg: PgNo, group: _Group) -> bool:
         reached = group.quorum.reached(group.scl)

@@ -8,6 +8,9 @@ Invariants
   dropped; the writer's own back-pressure bounds that.
 - A refusal never kills the stream's owner: it is answered (fence a node that missed a recovery),
   waited out with backoff, or reported as the end of this writer (a higher epoch exists).
+- A stream begins with a greeting, which is answered with the SCLs of all groups. What a node says then
+  replaces what it said before, higher or lower: it may have lost what it had acknowledged. From the next
+  request on it is told that this was heard (`heard`).
 - A node that owes an ack and is silent for `silence_s` is given up and connected anew: whoever waits
   for it would otherwise wait as long as a connection can hang.
 """
@@ -95,6 +98,7 @@ class NodeLink:
         self._queue: deque[Batch] = deque()  # not acked by this node, oldest first
         self._queued_bytes = 0
         self._sent = 0  # how many of the queue's head are on the open stream
+        self._greeted = self._heard = False  # on the open stream
         self._wake = asyncio.Event()
         self._points_due = False
         self._patience: asyncio.TimerHandle | None = None  # runs while an ack is owed
@@ -165,7 +169,8 @@ class NodeLink:
     async def _converse(self) -> None:
         stream: AppendStream = self._channel.stream(APPEND)
         self._sent = 0
-        self.offer_points()  # says hello: the node answers with its epoch and SCLs
+        self._greeted = self._heard = False
+        self.offer_points()
         progressed = False
         sender = asyncio.create_task(self._send_all(stream), name=f"append to {self.node}")
         try:
@@ -175,6 +180,9 @@ class NodeLink:
                     break
                 self._be_patient(None)
                 await self._take(ack)
+                if not self._heard:
+                    self._heard = True
+                    self.offer_points()
                 if not self.up:
                     log.info("link to %s is up", self.node)
                 self.up = progressed = True
@@ -225,16 +233,20 @@ class NodeLink:
     async def _send_some(self, stream: AppendStream) -> None:
         batches: list[Batch] = []
         size = 0
-        for index in range(self._sent, len(self._queue)):
+        end = len(self._queue) if self._greeted else self._sent
+        for index in range(self._sent, end):
             batch = self._queue[index]
             if batches and size + batch.size > self._config.batch_bytes_max:
                 break
             batches.append(batch)
             size += batch.size
         self._points_due = False
+        self._greeted = True
         self._sent += len(batches)
         self._be_patient(stream)
-        await stream.send(self._owner.request(batches))
+        request = self._owner.request(batches)
+        request.heard = self._heard
+        await stream.send(request)
 
     async def _take(self, ack: pb.AppendAck) -> None:
         match ack.refusal:

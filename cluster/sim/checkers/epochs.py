@@ -1,5 +1,9 @@
 """G3: epochs never fall anywhere, and in each of them at most one writer has a write quorum.
 
+A node that keeps nothing of the volume any more forgets its epoch, too. If it is to keep a segment again
+that is a new one: it joins a group of which a write quorum knows the epoch, and is not whole before it has
+heard three of those.
+
 An old writer may learn late that its writes had been durable, so the order of epochs among writers
 proves nothing; that its commits survived is for `commits` to say.
 
@@ -19,7 +23,8 @@ CHECKER = "epochs"
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A storage node's durable epoch of the volume at a moment. A wiped node is another incarnation."""
+    """A storage node's durable epoch of the volume at a moment. A wiped node is another incarnation, and so
+    is one that has kept nothing of the volume for a while."""
 
     at: float
     node: NodeId

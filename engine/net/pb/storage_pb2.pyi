@@ -37,18 +37,20 @@ class PgFrames(_message.Message):
     def __init__(self, pg: _Optional[int] = ..., membership_epoch: _Optional[int] = ..., frames: _Optional[bytes] = ...) -> None: ...
 
 class AppendRequest(_message.Message):
-    __slots__ = ("volume", "epoch", "pgs", "vdl", "pgmrpl")
+    __slots__ = ("volume", "epoch", "pgs", "vdl", "pgmrpl", "heard")
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PGS_FIELD_NUMBER: _ClassVar[int]
     VDL_FIELD_NUMBER: _ClassVar[int]
     PGMRPL_FIELD_NUMBER: _ClassVar[int]
+    HEARD_FIELD_NUMBER: _ClassVar[int]
     volume: int
     epoch: int
     pgs: _containers.RepeatedCompositeFieldContainer[PgFrames]
     vdl: int
     pgmrpl: int
-    def __init__(self, volume: _Optional[int] = ..., epoch: _Optional[int] = ..., pgs: _Optional[_Iterable[_Union[PgFrames, _Mapping]]] = ..., vdl: _Optional[int] = ..., pgmrpl: _Optional[int] = ...) -> None: ...
+    heard: bool
+    def __init__(self, volume: _Optional[int] = ..., epoch: _Optional[int] = ..., pgs: _Optional[_Iterable[_Union[PgFrames, _Mapping]]] = ..., vdl: _Optional[int] = ..., pgmrpl: _Optional[int] = ..., heard: _Optional[bool] = ...) -> None: ...
 
 class SegmentAck(_message.Message):
     __slots__ = ("pg", "scl", "membership_epoch")
