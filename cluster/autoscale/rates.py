@@ -1,4 +1,4 @@
-"""Statements a second of each instance, from counters that begin anew with each of its lives. Pure."""
+"""Statements a second of each replica, from counters that begin anew with each of its lives. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Rates:
         The rate over the window; None as long as the instance was seen for less than that.
         """
         known = self._seen.get(name)
-        if known is None or known[0] != pid:
+        if known is None or known[0] != pid or (known[1] and count < known[1][-1][1]):
             known = self._seen[name] = (pid, deque())
         samples = known[1]
         samples.append((at, count))
@@ -30,6 +30,6 @@ class Rates:
         return (count - before) / (at - since) if at - since >= WINDOW_S else None
 
     def forget_others(self, names: set[str]) -> None:
-        """Only these are there."""
+        """Only these are replicas. One that becomes the writer and a replica again counts anew."""
         for name in self._seen.keys() - names:
             del self._seen[name]

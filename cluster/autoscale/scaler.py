@@ -92,8 +92,13 @@ class Autoscaler:
         """Those of the layout that are not the writer; one that the catalog has not yet says nothing."""
         now = self._clock.monotonic()
         auto = {instance.name: instance.auto for instance in spec.instances}
-        self._rates.forget_others(set(auto))
         reports = {report.view.name: report for report in status.instances}
+        writing = {
+            name
+            for name, report in reports.items()
+            if "writer" in (report.view.role, report.status.role)
+        }
+        self._rates.forget_others(set(auto) - writing)
         found = []
         for name in auto:
             report = reports.get(name)
@@ -103,7 +108,8 @@ class Autoscaler:
             connections = load_now = None
             if said is not None:
                 connections = said.connections
-                load_now = self._rates.note(name, said.pid, said.counters["statements"], now)
+                if name not in writing:
+                    load_now = self._rates.note(name, said.pid, said.counters["statements"], now)
             found.append(Replica(name, auto[name], connections, load_now))
         return found
 

@@ -3,7 +3,7 @@
 What is seen            what it may be                         how long it is borne (`Patience`)
 WORKING                 it answers and its redo is durable     for ever
 REFUSED                 killed; its supervisor starts it       refused_s: by then it is there again
-                        just named: it starts as a writer      starting_s, until it has worked
+                        just named: it ended as it opened      starting_s, until it has worked
 SILENT                  stopped, cut off, or we are            silent_s; if a replica hears it, witnessed_s
 RECOVERING              it starts, recovers, waits for storage recovering_s, while *we* reach a write quorum
 NO_QUORUM               storage does not answer it             no_quorum_s, while *we* reach a write quorum
@@ -78,7 +78,7 @@ class WriterHealth:
     ) -> None:
         self.patience = patience or Patience()
         self.named_now = named_now
-        """It was named while we looked, so its process starts anew."""
+        """It was named while we looked. If its process is not there, it ended as it opened the volume."""
         self.ever_well = False
         self.ill_looks = 0
         """Looks since it was last seen working."""

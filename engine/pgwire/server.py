@@ -65,13 +65,15 @@ class PgServer:
         self._keys: dict[int, tuple[int, Session]] = {}
         self._next = 0
         self._clients: dict[asyncio.Task[None], Wire] = {}
+        self._dismissed: set[asyncio.Task[None]] = set()
         self._sessions: dict[Wire, Session] = {}
         self._listener: asyncio.Server | None = None
         self._held = False
 
     @property
     def connections(self) -> int:
-        return len(self._clients)
+        """Clients there are, without those that have been told that it is over."""
+        return len(self._clients) - len(self._dismissed)
 
     async def listen(self, host: str, port: int) -> int:
         """Accept clients directly; returns the port."""
@@ -122,6 +124,7 @@ class PgServer:
             state, more = ("08007", f"; {OUTCOME_UNKNOWN}") if unknown else ("57P01", "")
             message = f"terminating connection: {why}{more}"
             wire.write(codec.error(state, message, severity="FATAL"))
+            self._dismissed.add(task)
             task.cancel()
         if clients:
             _, late = await asyncio.wait(clients, timeout=GOODBYE_S)
@@ -157,6 +160,7 @@ class PgServer:
 
         def done(task: asyncio.Task[None]) -> None:
             del self._clients[task]
+            self._dismissed.discard(task)
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.error("a client's session failed", exc_info=error)
             wire.close()
@@ -225,7 +229,7 @@ class PgServer:
             refusal = "this instance is not the open writer (yet, or any more); connect again"
             wire.write(codec.error("57P03", refusal, severity="FATAL"))
             return
-        if len(self._clients) > self._config.sessions_max:
+        if self.connections > self._config.sessions_max:
             wire.write(codec.error("53300", "sorry, too many clients already", severity="FATAL"))
             return
         session = engine.session(user or "postgres", self._config.database)

@@ -51,7 +51,7 @@ class Wire(asyncio.Protocol):
 
         A client that goes away meanwhile is not noticed before the end of it.
         """
-        if held:
+        if held and not self._ended:  # who waits to send the last words must not wait for ever
             self._open.clear()
             if self._transport is not None:
                 self._transport.pause_reading()
@@ -85,6 +85,7 @@ class Wire(asyncio.Protocol):
             self._ended = self.lost = True
             self._arrived.set()
             self._writable.set()
+            self._open.set()
             self.on_lost()
 
     def pause_writing(self) -> None:

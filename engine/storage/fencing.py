@@ -35,7 +35,9 @@ async def fence(state: NodeState, request: pb.FenceRequest) -> pb.FenceReply:
     if volume is None:
         return pb.FenceReply()
     _check_epoch(state, volume, request.epoch)
-    first = request.epoch > volume.epoch  # no earlier life of this process was asked under this epoch
+    first = (
+        request.epoch > volume.epoch
+    )  # no earlier life of this process was asked under this epoch
     volume.epoch = request.epoch  # from here on nothing older comes in
     segments = list(volume.segments.values())
     state.runtime.steps.before(Step.FENCE)

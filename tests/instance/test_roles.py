@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engine.config import InstanceConfig
-from engine.errors import CommitUnknown, ReadOnly, SextetError, StaleEpoch
+from engine.errors import CommitUnknown, ReadOnly, SextetError, StaleEpoch, Unavailable
 from engine.instance.node import Instance, InstanceIdentity
 from engine.instance.replica import FeedGap
 from engine.log.frame import build_frame, encode_record
@@ -204,6 +204,36 @@ async def test_a_replica_that_is_named_becomes_the_writer_in_place(cluster: Clus
     assert (status.role, status.state, status.epoch) == ("writer", "available", 2)
     await until(caught_up(other, replica))
     assert await run(other.session(), "SELECT count(*) FROM t") == [(21,)]
+
+
+class Slow:
+    """The receiving end of an export that takes one chunk and waits."""
+
+    def __init__(self) -> None:
+        self.took = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def send(self, _chunk: pb.ExportChunk) -> None:
+        self.took.set()
+        await self.go_on.wait()
+
+
+async def test_an_export_from_a_replica_that_becomes_the_writer_fails_at_once(
+    cluster: Cluster,
+) -> None:
+    writer = await cluster.start("main-1")
+    replica = await cluster.start("main-2", InstanceConfig(pool_pages=8))
+    await fill(writer.session(), 100)
+    await until(caught_up(replica, writer))
+    slow = Slow()
+    export = asyncio.create_task(replica.instance._export(pb.ExportRequest(), slow))  # type: ignore[arg-type]
+    await slow.took.wait()
+    await cluster.catalog.name_writer("main-2")
+    await until(lambda: replica.instance.writer is not None)
+    slow.go_on.set()
+    async with asyncio.timeout(5.0):  # of the thirty seconds that a read may take
+        with pytest.raises(Unavailable, match="becomes the writer"):
+            await export
 
 
 async def test_a_replica_that_has_never_joined_becomes_the_writer_in_place(

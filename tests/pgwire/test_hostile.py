@@ -12,9 +12,10 @@ from engine.pgwire.casts import without_casts
 from engine.pgwire.infer import infer
 from engine.pgwire.utility import Settings, answer, statements
 from engine.sql.settings import SessionSettings
-from tests.pgwire.conftest import Connect, Served
+from tests.pgwire.conftest import Connect, Served, serve
 from tests.pgwire.raw import (
     SYNC,
+    Raw,
     bind,
     cancel,
     describe,
@@ -26,6 +27,7 @@ from tests.pgwire.raw import (
     query,
     rows,
 )
+from tests.sql.local_volume import LocalVolume
 
 ROWS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i, hex(zeroblob(500)) FROM n"
 """Endless, and every row is sent at once."""
@@ -228,6 +230,43 @@ async def test_stopping_does_not_wait_for_a_client_that_does_not_read(
         while served._writable.is_set():
             await asyncio.sleep(0.001)
         await pg.server.stop()
+    assert pg.server.connections == 0
+
+
+async def test_who_was_dismissed_and_does_not_read_takes_nobodys_place(
+    volume: LocalVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.pgwire.server.GOODBYE_S", 20.0)
+    pg = await serve(volume, volume.writer(), sessions_max=1)
+    slow = await Raw.start(pg.port)
+    slow.send(query(ROWS))
+    (served,) = pg.server._clients.values()
+    async with asyncio.timeout(20):
+        while served._writable.is_set():
+            await asyncio.sleep(0.001)
+    dismissing = asyncio.create_task(pg.server.dismiss("this replica becomes the writer"))
+    await asyncio.sleep(0)
+    assert (pg.server.connections, len(pg.server._clients)) == (0, 1)
+    after = await Raw.start(pg.port)
+    assert rows(await after.query("SELECT 1")) == [("1",)]
+    assert not dismissing.done()
+    served.abort()
+    await dismissing
+    assert rows(await after.query("SELECT 2")) == [("2",)], "it came later"
+    await pg.server.stop()
+    await slow.close()
+    await after.close()
+    await pg.engine.close()
+
+
+async def test_dismissing_a_client_that_is_held_ends(
+    pg: Served, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.pgwire.server.GOODBYE_S", 0.05)
+    await connect()
+    pg.server.hold_clients(True)
+    async with asyncio.timeout(20):
+        await pg.server.dismiss("this replica becomes the writer")
     assert pg.server.connections == 0
 
 

@@ -80,6 +80,24 @@ def test_an_epochs_first_flush_may_name_its_groups_in_any_order() -> None:
     assert (points.vcl, points.vdl.lsn) == (101, 101)
 
 
+def test_what_a_node_said_before_it_said_less_makes_nothing_durable() -> None:
+    """Its disk had lied: what it acknowledged once stands on one copy less."""
+    points = tracker(1)
+    for lsn in (101, 102):
+        points.sent(0, first=lsn, last=lsn)
+        points.committed(CommitMark(lsn, 0, 1))
+    for node in "ABCD":
+        points.acked(0, node, 101)
+    for node in "ABC":
+        points.acked(0, node, 102)
+    assert not points.acked(0, "A", 0)
+    assert points.scl(0, "A") == 0
+    assert not points.acked(0, "D", 102), "three have it"
+    assert (points.pgcl(0), points.vdl.lsn) == (101, 101), "what was durable stays so"
+    assert points.acked(0, "A", 102)
+    assert points.vdl.lsn == 102
+
+
 @dataclass
 class DumbModel:
     """Every record with its group, every ack; nothing is incremental."""
@@ -88,9 +106,19 @@ class DumbModel:
     records: list[tuple[int, int]] = field(default_factory=list)  # (lsn, pg)
     commits: list[int] = field(default_factory=list)
     acks: dict[tuple[int, str], int] = field(default_factory=dict)
+    """What each said last."""
+    hard: set[int] = field(default_factory=set)
+
+    def ack(self, pg: int, node: str, scl: int) -> None:
+        self.acks[pg, node] = scl
+        self.hard |= {
+            lsn
+            for lsn, of in self.records
+            if sum(self.acks.get((of, n), 0) >= lsn for n in NODES) >= 4
+        }
 
     def durable(self, lsn: int, pg: int) -> bool:
-        return sum(self.acks.get((pg, n), 0) >= lsn for n in NODES) >= 4
+        return lsn in self.hard
 
     def vcl(self) -> int:
         reach = START.lsn
@@ -140,11 +168,10 @@ class TrackerAgainstModel(RuleBasedStateMachine):
 
     @rule(pg=st.integers(0, groups - 1), node=st.sampled_from(NODES), back=st.integers(0, 3))
     def ack(self, pg: int, node: str, back: int) -> None:
-        """A segment is complete to the end of some frame; acks may repeat or come late."""
+        """A segment is complete to the end of some frame, perhaps to less than it was."""
         if self.sent[pg]:
             scl = self.sent[pg][max(0, len(self.sent[pg]) - 1 - back)]
-            known = self.model.acks.get((pg, node), 0)
-            self.model.acks[pg, node] = max(known, scl)
+            self.model.ack(pg, node, scl)
             moved = self.points.acked(pg, node, scl)
             assert moved == (self.model.vdl() > self.last_vdl)
             self.last_vdl = self.model.vdl()

@@ -175,9 +175,17 @@ class Writer:
         self.task = asyncio.create_task(node.node.handlers[APPEND](self.pipe))  # type: ignore[arg-type]
 
     def send(
-        self, *frames: bytes, vdl: int = 0, pgmrpl: int = 0, membership_epoch: int = 1, pg: int = 0
+        self,
+        *frames: bytes,
+        vdl: int = 0,
+        pgmrpl: int = 0,
+        membership_epoch: int = 1,
+        pg: int = 0,
+        heard: bool = False,
     ) -> None:
-        request = pb.AppendRequest(volume=VOLUME, epoch=self.epoch, vdl=vdl, pgmrpl=pgmrpl)
+        request = pb.AppendRequest(
+            volume=VOLUME, epoch=self.epoch, vdl=vdl, pgmrpl=pgmrpl, heard=heard
+        )
         if frames:
             request.pgs.add(pg=pg, membership_epoch=membership_epoch, frames=b"".join(frames))
         self.pipe.requests.put_nowait(request)
@@ -297,6 +305,11 @@ class Node:
             request.truncations.add(epoch=of, low=low, high=high)
         reply: pb.TruncateReply = await self.call(TRUNCATE, request)
         return reply
+
+    async def hear(self, *, epoch: int = 1) -> None:
+        """A writer greets this node, takes its answer in, and says so."""
+        ack = await self.append(epoch=epoch, heard=True)
+        assert ack.refusal == pb.REFUSAL_NONE
 
     async def append(self, *frames: bytes, epoch: int = 1, **points: int) -> pb.AppendAck:
         """Send frames on a stream of their own and return the last ack."""

@@ -105,6 +105,31 @@ async def test_a_new_disk_does_not_count_while_it_copies(fleet: Fleet) -> None:
     await writer.close()
 
 
+async def test_a_writer_counts_what_a_node_has_after_it_lost_something(fleet: Fleet) -> None:
+    """The node hears that, while nobody writes, and only then calls itself whole again."""
+    writer = await fleet.open_writer()
+    mark = await Model().commit(writer)
+    await until(lambda: writer.volume.scls(0)["storage-1"] >= mark)
+    await fleet.stop("storage-2", "storage-3", "storage-4", "storage-5", "storage-6")
+    await fleet.stop("storage-1")
+    (log,) = (fleet.nodes["storage-1"].folder / "wal").iterdir()
+    rotten = bytearray(log.read_bytes())
+    rotten[rotten.index(b"SXF1") + 80] ^= 1
+    log.write_bytes(rotten)
+    await fleet.start("storage-1")
+    ((_, segment),) = fleet.node("storage-1").state.segments()
+    assert segment.row.damaged
+    assert segment.unheard
+    await until(lambda: writer.volume.scls(0)["storage-1"] == segment.scl < mark)
+    await until(lambda: not segment.unheard)
+    assert segment.row.damaged, "there is nobody to compare with"
+    await fleet.start(*NODES[1:])
+    await until(lambda: not segment.row.damaged)
+    assert segment.scl == mark
+    await until(lambda: writer.volume.scls(0)["storage-1"] == mark)
+    await writer.close()
+
+
 @pytest.mark.parametrize("ends", [forward, back], ids=["was replaced", "was given up"])
 async def test_who_left_and_joins_again_has_acknowledged_nothing(
     fleet: Fleet, ends: Callable[[Membership], Membership]

@@ -177,5 +177,7 @@ def test_a_counter_that_begins_anew_is_no_rate():
     rates.note("main-2", 7, 1000, 0.0)
     assert rates.note("main-2", 8, 3, 6.0) is None
     assert rates.note("main-2", 8, 63, 12.0) == 10.0
+    assert rates.note("main-2", 8, 5, 13.0) is None, "it has been the writer, in the same process"
+    assert rates.note("main-2", 8, 65, 19.0) == 10.0
     rates.forget_others({"main-3"})
-    assert rates.note("main-2", 8, 63, 18.0) is None
+    assert rates.note("main-2", 8, 66, 20.0) is None
