@@ -434,6 +434,14 @@ OURS = (
         "forget=[*reborn, *gone]",
         "forget=reborn",
     ),
+    _one(
+        "lost-still-counts",
+        "G1",
+        "what a node had acknowledged counts after it has lost that and says so (was in our code)",
+        "engine.volume.durability",
+        "        group.scl[node] = scl\n        return scl > before",
+        "        group.scl[node] = max(scl, before)\n        return scl > before",
+    ),
 )
 """Bugs that the simulator found in this code, planted again so that it keeps finding them."""
 
