@@ -35,6 +35,7 @@ SHOWN = {
     "found-not-rewritten": "invariants/ack-not-durable",
     "index-below-floor": "segments/page-differs",
     "left-still-counts": "invariants/vdl-without-quorum",
+    "lost-still-counts": "invariants/vdl-without-quorum",
 }
 
 OTHERS = sorted(QUICK.keys() - {"failed-fsync-retried"})
