@@ -22,15 +22,16 @@ Life of a write
     free, the next transaction runs. This session now waits.
  7. At the end of the loop's turn all commits that gathered become one frame per protection group
     (`engine.log.frame.build_frame`), told to `engine.volume.durability.DurabilityTracker.sent`.
- 8. The same bytes go to every replica (`engine.instance.feed.Feed`) and to six storage nodes
-    (`engine.volume.links.NodeLink`).
+ 8. The same bytes go to six storage nodes (`engine.volume.links.NodeLink`) and, once they are durable or
+    if there are many of them, to every replica (`engine.instance.feed.Feed`).
  9. A storage node checks epoch, membership and checksums and appends the frame to its log
     (`engine.storage.state.NodeState.take_in`, `engine.storage.wal.Wal.append`); its segment's chain moves
     (`engine.log.chain.Chain.offer`).
 10. One fdatasync covers whatever gathered (`engine.storage.wal.Wal.sync`); only then is the SCL
     acknowledged (`engine.storage.appending.serve_append`).
 11. An ack counts if it names the membership epoch that the writer knows (`engine.volume.links.NodeLink`);
-    `engine.volume.durability.DurabilityTracker.acked` takes it in. With the fourth of six (of both sixes
+    `engine.volume.durability.DurabilityTracker.acked` takes it in, in the place of what that node said
+    before, and the node hears so with the next request. With the fourth of six (of both sixes
     while a member is replaced, `engine.volume.quorum.write_quorum`) the group's PGCL moves, VCL follows,
     and VDL becomes the newest CPL at or below it.
 12. Everyone waiting at or below VDL is released (`engine.volume.writer.VolumeWriter.wait_durable`); readers
