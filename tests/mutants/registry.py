@@ -427,14 +427,6 @@ OURS = (
         "    hole = False\n",
     ),
     _one(
-        "left-still-counts",
-        "G1",
-        "what a dropped segment had acknowledged counts for that node's next one (was in our code)",
-        "engine.volume.writer",
-        "forget=[*reborn, *gone]",
-        "forget=reborn",
-    ),
-    _one(
         "lost-still-counts",
         "G1",
         "what a node had acknowledged counts after it has lost that and says so (was in our code)",

@@ -34,7 +34,6 @@ SHOWN = {
     "closed-file-torn": "run/not-quiet",
     "found-not-rewritten": "invariants/ack-not-durable",
     "index-below-floor": "segments/page-differs",
-    "left-still-counts": "invariants/vdl-without-quorum",
     "lost-still-counts": "invariants/vdl-without-quorum",
 }
 
