@@ -148,8 +148,7 @@ def keepers(status: pb.ClusterStatusReply, volume: int) -> tuple[list[str], list
 
 def list_clusters(folder: Folder, *, as_json: bool) -> None:
     """Print them, in the order in which they were made. Raises NotRunning."""
-    layout = running_layout(folder)
-    rows = asyncio.run(_rows(folder, layout))
+    rows = asyncio.run(gather_clusters(folder))
     if as_json:
         print_json(rows)
         return
@@ -167,7 +166,9 @@ def list_clusters(folder: Folder, *, as_json: bool) -> None:
     out.print(table)
 
 
-async def _rows(folder: Folder, layout: Layout) -> Sequence[dict[str, Any]]:
+async def gather_clusters(folder: Folder) -> Sequence[dict[str, Any]]:
+    """What `--json` prints. Raises NotRunning."""
+    layout = running_layout(folder)
     return await asyncio.gather(*(_row(folder, layout, spec) for spec in layout.clusters))
 
 
