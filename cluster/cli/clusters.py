@@ -83,7 +83,8 @@ def delete(folder: Folder, name: str, *, yes: bool) -> None:
 def _confirm(name: str) -> None:
     if not sys.stdin.isatty():
         raise CommandFailed(f"this deletes {name} and its data for good; say so with --yes")
-    typer.confirm(f"Delete cluster {name} and its data for good?", abort=True)
+    if not typer.confirm(f"Delete cluster {name} and its data for good?"):
+        raise CommandFailed("nothing is deleted")
 
 
 def _announce(spec: ClusterSpec, how: str, began: float) -> None:

@@ -219,6 +219,7 @@ class Catalog:
         return [
             Assignment(volume, groups[volume, pg], incarnation, bool(create))
             for volume, pg, incarnation, create in rows
+            if (volume, pg) in groups  # else its volume was deleted while we asked
         ]
 
     async def unconfirmed_nodes(self) -> list[NodeId]:

@@ -9,7 +9,7 @@ import pytest
 from cluster.control.catalog import Catalog
 from cluster.local.layout import ClusterSpec, ClusterState, InstanceSpec, Layout
 from engine.errors import ConfigError
-from engine.types import Member, SegmentId
+from engine.types import Member, Membership, SegmentId
 from engine.volume.membership import begin
 from tests.cluster.control.test_catalog import NODES, make_layout
 
@@ -115,6 +115,19 @@ async def test_nobody_adds_a_group_to_a_volume_that_was_deleted_meanwhile(catalo
     await catalog.adopt(two(ClusterState.DELETING))
     assert not await catalog.add_group(2, 1, NODES, epoch=row.epoch, time_us=1)
     assert not await catalog.advance_epoch(row, time_us=1)
+
+
+async def test_node_is_assigned_nothing_of_a_volume_that_is_deleted_while_it_asks(
+    catalog, monkeypatch
+):
+    quick = Catalog.memberships
+
+    async def late(self: Catalog, volume: int) -> list[Membership]:
+        await self.adopt(two(ClusterState.DELETING))
+        return await quick(self, volume)
+
+    monkeypatch.setattr(Catalog, "memberships", late)
+    assert [a.volume for a in await catalog.assignments("storage-1")] == [1]
 
 
 async def test_cluster_that_is_only_missing_from_the_layout_loses_nothing(catalog):
