@@ -102,7 +102,7 @@ class _Clusters:
         ]
 
     def give_up(self, spec: ClusterSpec, why: Readiness) -> None:
-        """It stays as it is, if another one works. Raises `why` if none is left that may."""
+        """It goes on trying, if another one may work. Raises `why` if all are given up."""
         self.given_up[spec.name] = why
         if len(self.given_up) == len(self._specs):
             raise why
@@ -237,7 +237,7 @@ def _raise_if_hopeless(
     for name in ending:
         why = Readiness(f"{name} keeps ending", name)
         if name in owners:
-            if owners[name].name not in clusters.given_up:
+            if owners[name] in clusters.waited_for:
                 clusters.give_up(owners[name], why)
         elif name not in nodes or len(nodes) > COPIES - WRITE:
             raise why

@@ -51,7 +51,9 @@ def play(shape: Shape, clients: int, counts: Counter[str]) -> int:
             stage.connect()
             connections.append(stage.writing)
         counts.clear()
-        done = sum(await asyncio.gather(*(insert_for(one, stage, SECONDS) for one in connections)))
+        done = sum(
+            await asyncio.gather(*(insert_for(one, stage, SECONDS) for one in connections))
+        )
         asked = dict(counts)
         await asyncio.sleep(0.1)
         newest = max(one.commit_lsn for one in connections)
