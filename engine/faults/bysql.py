@@ -84,7 +84,9 @@ class SqlFaults:
     def _replica_failure(
         self, fault: ActiveFault, statement: FaultStatement, file: FaultFile
     ) -> ActiveFault:
-        known = [n.name for n in file.nodes if n.kind == "instance" and n.name != self._name]
+        own = next((n.cluster for n in file.nodes if n.name == self._name), "")
+        instances = [n for n in file.nodes if n.kind == "instance" and n.cluster == own]
+        known = [n.name for n in instances if n.name != self._name]
         names = _chosen(statement.node, known, "instance")
         fault = replace(fault, names=names, peer=self._name, peers=(self._name,))
         if statement.percent >= 100:

@@ -60,12 +60,14 @@ class ActiveFault:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One process of the installation, as the wrappers need to know it. `az` is "" where it has none."""
+    """One process of the installation, as the wrappers need to know it. `az` is "" where it has none, and
+    so is `cluster`, whose alone it is."""
 
     name: str
     kind: str
     az: str
     address: str
+    cluster: str = ""
 
 
 @dataclass(frozen=True, slots=True)

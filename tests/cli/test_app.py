@@ -71,6 +71,11 @@ def test_help_does_not_import_what_only_a_command_needs():
         ["failover"],
         ["failover", "--to", "main-2"],
         ["events"],
+        ["cluster", "list"],
+        ["cluster", "create", "shop"],
+        ["cluster", "stop", "main"],
+        ["cluster", "start", "main"],
+        ["cluster", "delete", "main", "--yes"],
     ],
 )
 def test_command_on_a_stopped_cluster_says_so_with_status_3(tmp_path, arguments):

@@ -10,8 +10,9 @@ import pytest
 
 from cluster.faults.directory import nodes_of, prepare
 from cluster.local.change import change_layout, layout_turn, tell_supervisor
+from cluster.local.create import with_new_cluster
 from cluster.local.folder import Folder
-from cluster.local.layout import StorageSpec, load, save
+from cluster.local.layout import ClusterState, StorageSpec, load, save
 from engine.errors import ConfigError
 from engine.faults.bysql import SqlFaults
 from engine.faults.file import ActiveFault, changing, read
@@ -86,6 +87,18 @@ def test_faults_in_sql_know_who_was_added_and_not_who_was_removed(folder):
     sql.run(FaultStatement(DISK_FAILURE, 100.0, "storage-7", 60.0))
     sql.run(FaultStatement(REPLICA_FAILURE, 100.0, "", 60.0))
     assert [f.names for f in read(folder.faults).faults] == [("storage-7",), ("main-3", "main-4")]
+
+
+def test_replica_failures_in_sql_are_of_the_session_s_own_cluster_that_runs(folder):
+    prepare(folder, make_layout(), allow=True)
+    with layout_turn(folder):
+        change_layout(folder, lambda layout: with_new_cluster(layout, "shop", readers=1))
+    SqlFaults(folder.faults, "shop-1").run(FaultStatement(REPLICA_FAILURE, 100.0, "", 60.0))
+    assert [f.names for f in read(folder.faults).faults] == [("shop-2",)]
+    with layout_turn(folder):
+        change_layout(folder, lambda old: old.with_state("shop", ClusterState.STOPPED))
+    assert read(folder.faults).faults == ()
+    assert not any(node.cluster == "shop" for node in read(folder.faults).nodes)
 
 
 def test_faults_go_with_whom_they_are_on_so_that_a_new_one_of_its_name_has_none(folder):
