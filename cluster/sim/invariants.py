@@ -418,10 +418,7 @@ class Invariants:
         """
 
         def counted(known: Membership) -> LSN:
-            def value(said: Said) -> LSN:
-                return said.by(known.epoch)
-
-            return min(self._ledger.counted_by(known.pg, six, value) for six in both(known))
+            return min(self._ledger.acked_by(known.pg, six, known.epoch) for six in both(known))
 
         earlier = self._memberships.get(membership.pg, {}).values()
         return max(

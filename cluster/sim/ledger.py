@@ -104,6 +104,19 @@ class Ledger:
         for who, pg in [said for said in self._said if said[0] == key and said[1] not in kept]:
             self._dropped[who, pg] = self._said.pop((who, pg))
 
+    def acked_by(self, pg: PgNo, keys: Iterable[Key], members: int) -> LSN:
+        """What a write quorum of these has acknowledged up to membership epoch `members`, while they kept
+        the group: one that has dropped its segment since counts until the last epoch that it spoke under."""
+
+        def value(key: Key) -> LSN:
+            gone = self._dropped.get((key, pg))
+            spoke = gone is not None and members <= max(gone.under, default=-1)
+            then = gone.by(members) if gone is not None and spoke else 0
+            return max(then, self.of(*key, pg).by(members))
+
+        ordered = sorted(map(value, keys), reverse=True)
+        return ordered[WRITE_QUORUM - 1] if len(ordered) >= WRITE_QUORUM else 0
+
     def counted_by(self, pg: PgNo, keys: Iterable[Key], value: Callable[[Said], LSN]) -> LSN:
         """The highest `value` that a write quorum of these has reached in the group, now or before."""
         ordered = sorted((value(self.of(*key, pg)) for key in keys), reverse=True)

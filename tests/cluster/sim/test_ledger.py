@@ -59,3 +59,28 @@ def test_what_was_written_between_fence_and_truncation_is_annulled_whatever_its_
     said.write_down(2, 40)
     assert said.must_miss([Truncation(2, 35, 100)]) == 30
     assert said.must_miss([Truncation(2, 40, 100)]) == 40
+
+
+def test_who_said_that_it_has_less_counts_as_that_once_the_writer_has_heard():
+    said = Ledger().of(*NODE, 0)
+    said.claim(3, 40, members=2)
+    said.claim(3, 25, members=2)
+    assert (said.claims[3], said.by(2)) == (40, 40), "it may be counted still"
+    said.heard(3)
+    assert (said.claims[3], said.by(2)) == (25, 25)
+    said.claim(3, 41, members=2)
+    assert (said.claims[3], said.by(2)) == (41, 41)
+
+
+def test_who_was_dropped_counts_among_the_members_that_it_was_one_of():
+    """Found by the simulator (seed 1379): the writer moved VDL under the old members, of which one had just
+    been told of the new ones, and had dropped its segment."""
+    ledger = Ledger()
+    four = [(f"storage-{n}", "a") for n in range(1, 5)]
+    for key in four:
+        ledger.of(*key, 0).claim(3, 68, members=2)
+    ledger.forget(four[0], kept=[])
+    assert ledger.acked_by(0, four, 2) == 68
+    assert ledger.acked_by(0, four, 3) == 0, "what it had is no later segment's"
+    ledger.of(*four[0], 0).claim(3, 5, members=4)
+    assert (ledger.acked_by(0, four, 2), ledger.acked_by(0, four, 4)) == (68, 5)
