@@ -105,8 +105,8 @@ class Ledger:
             self._dropped[who, pg] = self._said.pop((who, pg))
 
     def acked_by(self, pg: PgNo, keys: Iterable[Key], members: int) -> LSN:
-        """What a write quorum of these has acknowledged up to membership epoch `members`, while they kept
-        the group: one that has dropped its segment since counts until the last epoch that it spoke under."""
+        """What a write quorum of these has acknowledged up to membership epoch `members`. One that has
+        dropped its segment since counts up to the last epoch that it spoke under."""
 
         def value(key: Key) -> LSN:
             gone = self._dropped.get((key, pg))
