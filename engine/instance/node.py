@@ -351,6 +351,8 @@ class Instance:
         reply.max_pages = volume.limit.max_pages
         reply.storage_full = volume.limit.full
         reply.full_meetings = volume.limit.meetings
+        reply.tip = writer.pool.tip.lsn
+        reply.wall_us = self._runtime.clock.wall_us()
         for name, value in sorted(writer.counters().items()):
             reply.counters[name] = value
         reply.replicas.extend(writer.feed.reports())
