@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cluster.cli import autoscale, endpoint, instance
+from cluster.cli import autoscale, cluster, endpoint, instance
 from cluster.cli.errors import EXIT_FAILED, EXIT_NOT_RUNNING, NotRunning
 from cluster.cli.fault import fault_app
 from cluster.cli.options import DEFAULT_DATA, Cluster, Data, Json
@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(instance.app, name="instance")
 app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(autoscale.app, name="autoscale")
@@ -71,7 +72,10 @@ def up(
         ),
     ] = None,
 ) -> None:
-    """Start the cluster and return once it answers SQL. What was in the folder before is there."""
+    """Start everything and return once it answers SQL. What was in the folder before is there.
+
+    The options are about the first cluster; `sextet cluster` makes others.
+    """
     from cluster.cli.up import UpOptions, bring_up
 
     options = UpOptions(

@@ -18,7 +18,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 def endpoint_url(folder: Folder, cluster: str, *, reader: bool) -> str:
     """Raises NotRunning, ConfigError."""
-    spec = running_layout(folder).cluster(cluster)
+    spec = running_layout(folder).running_cluster(cluster)
     return spec.reader_url if reader else spec.writer_url
 
 

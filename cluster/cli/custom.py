@@ -40,6 +40,7 @@ def add_endpoint(
                 chosen = next(free_ports(max(layout.ports), taken=layout.ports))
             else:
                 require_free(chosen)
+            layout.running_cluster(cluster)  # else nobody would open the port
             return layout.with_endpoint(cluster, EndpointSpec(name, chosen, members, exclude))
 
         new = change_layout(folder, grown).cluster(cluster).endpoints[-1]

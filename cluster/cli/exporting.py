@@ -33,6 +33,7 @@ SILENCE_S = 60.0
 def export_file(folder: Folder, cluster: str, path: Path, *, force: bool) -> None:
     """Raises CommandFailed with the reason; then there is no new file and an old one is untouched."""
     layout = running_layout(folder)
+    layout.running_cluster(cluster)
     _refuse_bad_target(path, force=force)
     temporary = path.with_name(f".{path.name}.sextet-{os.getpid()}")
     try:

@@ -25,7 +25,7 @@ EVENTS_TIMEOUT_S = 5.0
 
 def fail_over(folder: Folder, cluster: str, to: str | None) -> None:
     """Raises NotRunning, ConfigError, CommandFailed."""
-    running_layout(folder).cluster(cluster)
+    running_layout(folder).running_cluster(cluster)
     request = pb.FailoverRequest(cluster=cluster, to=to or "")
     try:
         reply = asyncio.run(_ask(folder, FAILOVER, request, FAILOVER_TIMEOUT_S))

@@ -38,7 +38,7 @@ POLL_S = 0.1
 def import_file(folder: Folder, cluster: str, path: Path) -> None:
     """Raises CommandFailed with the reason if it refuses; then nothing has changed."""
     layout = running_layout(folder)
-    spec = layout.cluster(cluster)
+    spec = layout.running_cluster(cluster)
     with importable(path, folder.run) as database:
         total = database.stat().st_size
         if total > spec.max_pages * PAGE_SIZE:

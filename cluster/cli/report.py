@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cluster.local.layout import ClusterSpec
+from cluster.local.layout import ClusterSpec, ClusterState
 from cluster.local.state import SupervisorState
 from engine.net.pb import control_pb2 as pb
 from engine.net.pb import storage_pb2 as spb
@@ -16,27 +16,54 @@ from engine.types import PAGE_SIZE
 from engine.volume.fencing import membership_from_pb
 from engine.volume.quorum import read_quorum, write_quorum
 
+OPEN = frozenset({"available", "importing", "committing"})
+"""States of a writer that has opened the volume."""
+
 REDO_COUNTERS = ("commits", "records", "redo_bytes", "dirty_page_bytes")
 
 
 def status_report(
-    spec: ClusterSpec, status: pb.ClusterStatusReply, supervisor: SupervisorState | None
+    spec: ClusterSpec,
+    status: pb.ClusterStatusReply,
+    supervisor: SupervisorState | None,
+    *,
+    left: bool = True,
 ) -> dict[str, Any]:
-    """Everything that is known about the cluster now."""
+    """Everything that is known about the cluster now. `left`: it has processes."""
     volume = status.cluster.volume
     storage = [_storage(report, volume, supervisor) for report in status.storage]
     groups = _groups(status)
     return {
         "running": True,
         "cluster": spec.name,
+        "state": cluster_state(spec, status, left=left),
         "endpoints": {"writer": spec.writer_url, "reader": spec.reader_url},
         "volume": _volume(status, len(groups)),
         "redo": _redo(status),
-        "instances": [_instance(report, supervisor) for report in status.instances],
+        "instances": [
+            _instance(report, supervisor, stopped=not (spec.runs or left))
+            for report in status.instances
+        ],
         "storage": storage,
         "groups": groups,
         "processes": _processes(supervisor),
     }
+
+
+def cluster_state(spec: ClusterSpec, status: pb.ClusterStatusReply | None, *, left: bool) -> str:
+    """One word for the cluster as a whole: what is wanted of it, or else how its writer is.
+
+    "creating", "stopping", "stopped", "deleting", "available", "importing", "committing", or
+    "unavailable".
+    """
+    if spec.state is ClusterState.STOPPED:
+        return "stopping" if left else "stopped"
+    if spec.state is not ClusterState.RUNNING:
+        return spec.state.value
+    writer = _writer(status) if status is not None else None
+    return (
+        writer.status.state if writer is not None and writer.status.state in OPEN else "unavailable"
+    )
 
 
 def down_report(data: str, reason: str) -> dict[str, Any]:
@@ -86,7 +113,9 @@ def _redo(status: pb.ClusterStatusReply) -> dict[str, int | None]:
     return {name: writer.status.counters[name] for name in REDO_COUNTERS}
 
 
-def _instance(report: pb.InstanceReport, supervisor: SupervisorState | None) -> dict[str, Any]:
+def _instance(
+    report: pb.InstanceReport, supervisor: SupervisorState | None, *, stopped: bool
+) -> dict[str, Any]:
     answered = report.HasField("status")
     status = report.status
     replica = report.view.role != "writer"
@@ -98,12 +127,12 @@ def _instance(report: pb.InstanceReport, supervisor: SupervisorState | None) -> 
         "size": report.view.size,
         "pid": status.pid or _pid(supervisor, report.view.name),
         "port": _port(report.view.address),
-        "state": status.state if answered else "down",
+        "state": status.state if answered else "stopped" if stopped else "down",
         "read_lsn": status.read_lsn if answered else None,
         "lag_ms": status.lag_us / 1000 if answered and replica else None,
         "connections": status.connections if answered else None,
         "recovery_ms": status.recovery_us / 1000 if answered and not replica else None,
-        "error": report.error,
+        "error": "" if stopped else report.error,
         "counters": _sorted(status.counters),
     }
 

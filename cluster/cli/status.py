@@ -14,7 +14,9 @@ from cluster.cli.client import cluster_status, running_layout
 from cluster.cli.console import narrow_table, out, print_json, size
 from cluster.cli.errors import EXIT_NOT_RUNNING, NotRunning
 from cluster.cli.report import down_report, scl_against, scl_range, status_report
+from cluster.local.clusters import processes_of
 from cluster.local.folder import Folder
+from cluster.local.layout import ClusterState
 from cluster.local.state import running_state
 
 GROUPS_SHOWN = 12
@@ -45,15 +47,19 @@ def show_status(folder: Folder, cluster: str, *, as_json: bool, every_group: boo
 
 
 async def gather(folder: Folder, cluster: str) -> dict[str, Any]:
-    """The report of a running cluster. Raises NotRunning."""
+    """The report of a cluster in a running installation. Raises NotRunning, ConfigError."""
     layout = running_layout(folder)
+    spec = layout.cluster(cluster)
+    if spec.state is ClusterState.DELETING:
+        layout.running_cluster(cluster)  # raises, saying what to do
     status = await cluster_status(folder, layout, cluster)
-    return status_report(layout.cluster(cluster), status, running_state(folder))
+    left = bool(processes_of(folder, spec))
+    return status_report(spec, status, running_state(folder), left=left)
 
 
 def _print_head(report: Row) -> None:
     volume, redo, endpoints = report["volume"], report["redo"], report["endpoints"]
-    out.print(f"[bold]cluster {report['cluster']}[/bold]")
+    out.print(f"[bold]cluster {report['cluster']}[/bold]  {_state(report['state'], 'available')}")
     out.print(f"  writer  {endpoints['writer']}", soft_wrap=True)
     out.print(f"  reader  {endpoints['reader']}", soft_wrap=True)
     out.print(
@@ -143,6 +149,8 @@ def _print_errors(report: Row) -> None:
 
 
 def _state(state: str, good: str) -> str:
+    if state == "stopped":  # as somebody wanted it
+        return f"[dim]{state}[/dim]"
     return f"[green]{state}[/green]" if state == good else f"[red]{state}[/red]"
 
 

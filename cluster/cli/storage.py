@@ -16,7 +16,7 @@ from cluster.cli.verify import GroupVerdict, verify_group
 from cluster.local.change import change_layout, layout_turn, tell_supervisor
 from cluster.local.files import tail_of
 from cluster.local.folder import Folder
-from cluster.local.layout import AZS, Layout, StorageSpec
+from cluster.local.layout import AZS, ClusterState, Layout, StorageSpec
 from cluster.local.ports import free_ports
 from engine.errors import SextetError
 from engine.net.methods import DRAIN_STORAGE
@@ -171,6 +171,7 @@ def _wait(
 def drain_storage(folder: Folder, cluster: str, node: str, *, undo: bool, wait: bool) -> None:
     """Raises NotRunning, ConfigError for an unknown node or too few others, CommandFailed."""
     layout = running_layout(folder)
+    layout.cluster(cluster)
     layout.storage_node(node)
     asyncio.run(_drain(layout, node, undo=undo))
     if undo:
@@ -184,8 +185,14 @@ def drain_storage(folder: Folder, cluster: str, node: str, *, undo: bool, wait: 
         row = next(n for n in fleet_report(status)["nodes"] if n["name"] == node)
         return not row["segments"] and not row["held"]
 
-    if not _wait(folder, layout, cluster, empty, DRAIN_WAIT_S):
-        raise CommandFailed(f"{node} still keeps segments; see `sextet storage list`")
+    # Of every cluster, one after the other: what is gone does not come back.
+    kept = [c.name for c in layout.clusters if c.state is not ClusterState.DELETING]
+    others = [name for name in kept if name != cluster]
+    for name in (cluster, *others):
+        if not _wait(folder, layout, name, empty, DRAIN_WAIT_S):
+            raise CommandFailed(
+                f"{node} still keeps segments; see `sextet storage list --cluster {name}`"
+            )
     out.print(f"{node} keeps nothing any more")
 
 

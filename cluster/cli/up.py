@@ -28,6 +28,7 @@ from cluster.local.layout import (
     DEFAULT_PORT,
     DEFAULT_READERS,
     MAIN,
+    ClusterState,
     Layout,
     load,
     save,
@@ -126,7 +127,7 @@ def prepare_layout(folder: Folder, options: UpOptions) -> Layout:
         )
     _refuse_changes(old, options)
     if options.port is not None:
-        old = move_endpoints(old, MAIN, options.port)
+        old = move_endpoints(old, old.clusters[0].name, options.port)
     return with_free_ports(old)
 
 
@@ -137,19 +138,20 @@ def _refuse_other_faults(folder: Folder, options: UpOptions) -> None:
 
 
 def _refuse_changes(layout: Layout, options: UpOptions) -> None:
-    """What is decided when a cluster is made cannot be had by starting it differently."""
-    main = layout.cluster(MAIN)
-    readers = sum(not instance.auto for instance in main.instances) - 1
+    """What is decided when a cluster is made cannot be had by starting it differently. All options are
+    about the first cluster, which is main as long as nobody deletes it."""
+    first = layout.clusters[0]
+    readers = sum(not instance.auto for instance in first.instances) - 1
     if options.readers not in (None, readers):
         raise CommandFailed(
             f"this cluster has {readers} readers; --readers counts only when a cluster is made"
         )
     if (
         options.max_storage is not None
-        and parse_size(options.max_storage) != main.max_storage_bytes
+        and parse_size(options.max_storage) != first.max_storage_bytes
     ):
         raise CommandFailed(
-            f"this cluster's maximum storage is {size(main.max_storage_bytes)}; --max-storage "
+            f"this cluster's maximum storage is {size(first.max_storage_bytes)}; --max-storage "
             "counts only when a cluster is made; `sextet storage limit` changes it"
         )
 
@@ -173,12 +175,12 @@ def _stay(supervisor: subprocess.Popen[bytes]) -> None:
 def _show_running(folder: Folder, options: UpOptions) -> None:
     layout = load(folder.data)
     assert layout is not None, "a supervisor runs without a layout"
-    main = layout.cluster(MAIN)
+    first = layout.clusters[0]
     _refuse_changes(layout, options)
     _refuse_other_faults(folder, options)
-    if options.port not in (None, main.writer_port):
+    if options.port not in (None, first.writer_port):
         raise CommandFailed(
-            f"the cluster is running on port {main.writer_port}; to move it, `sextet down` first"
+            f"the cluster is running on port {first.writer_port}; to move it, `sextet down` first"
         )
     with _progress() as show:
         missing = wait_ready(
@@ -189,14 +191,27 @@ def _show_running(folder: Folder, options: UpOptions) -> None:
 
 
 def _announce(folder: Folder, layout: Layout, how: str) -> None:
-    main = layout.cluster(MAIN)
-    out.print(f"cluster [bold]{main.name}[/bold] {how}")
-    out.print(f"  writer  {main.writer_url}", soft_wrap=True)
-    out.print(f"  reader  {main.reader_url}", soft_wrap=True)
+    for spec in layout.running:
+        out.print(f"cluster [bold]{spec.name}[/bold] {how}")
+        out.print(f"  writer  {spec.writer_url}", soft_wrap=True)
+        out.print(f"  reader  {spec.reader_url}", soft_wrap=True)
+    for spec in layout.clusters:
+        if not spec.runs:
+            word = "stays stopped" if spec.state is ClusterState.STOPPED else "is being deleted"
+            out.print(f"cluster [bold]{spec.name}[/bold] {word}; see `sextet cluster list`")
     out.print("try next")
-    out.print(f"  psql {main.writer_url}", soft_wrap=True)
-    for command in ("status", "sql", "down"):
+    for spec in layout.running[:1]:
+        out.print(f"  psql {spec.writer_url}", soft_wrap=True)
+    for command in _to_try(layout):
         out.print(f"  {_command_line(folder, command)}", markup=False, soft_wrap=True)
+
+
+def _to_try(layout: Layout) -> tuple[str, ...]:
+    if not layout.running:
+        return ("cluster list", "down")
+    first = layout.running[0].name
+    option = "" if first == MAIN else f" --cluster {first}"
+    return (f"status{option}", f"sql{option}", "down")
 
 
 def _command_line(folder: Folder, command: str) -> str:
@@ -204,7 +219,7 @@ def _command_line(folder: Folder, command: str) -> str:
     program = "sextet"
     if shutil.which(program) is None:  # after `make up` nobody has put .venv/bin on the path
         program = os.path.relpath(Path(sys.executable).with_name(program))
-    words = [program, command]
+    words = [program, *command.split()]
     if Folder.at(Path(os.environ.get("SEXTET_DATA") or ".sextet")) != folder:
         words += ["--data", str(folder.data)]
     return shlex.join(words)

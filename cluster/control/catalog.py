@@ -5,6 +5,8 @@ Invariants
   returns False instead of changing anything if somebody was faster. So nothing here relies on there
   being one control plane only.
 - A volume's epoch and a group's membership epoch never fall.
+- A volume's number is never used again. Of a deleted one its row stays, and its groups without members, at
+  a membership epoch above all that any segment has heard of: by that whoever still keeps one drops it.
 - A segment is created once in its life: a member row belongs to one incarnation of its node for
   ever (`''` until the node first registers), and `assignments` says "create" only to that
   incarnation and only until it has confirmed. A wiped node is another incarnation and is never told
@@ -25,10 +27,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from cluster.control.rows import Assignment, ClusterRow, InstanceRow, StorageRow
 from cluster.control.schema import FORMAT, MIGRATIONS, SCHEMA
 from cluster.local.folder import socket_name
-from cluster.local.layout import ClusterSpec, Layout, address
+from cluster.local.layout import ClusterSpec, ClusterState, Layout, address
 from cluster.local.sizes import format_size
 from engine.errors import ConfigError
-from engine.types import PAGE_SIZE, Epoch, Member, Membership, NodeId, PgNo, Replacement, VolumeId
+from engine.types import (
+    PAGE_SIZE,
+    Epoch,
+    Member,
+    Membership,
+    NodeId,
+    PgNo,
+    Replacement,
+    SegmentId,
+    VolumeId,
+)
 from engine.volume.geometry import first_page
 from engine.volume.membership import back, begin, forward
 
@@ -117,14 +129,14 @@ class Catalog:
     async def cluster(self, name: str) -> ClusterRow:
         """Raises ConfigError if there is none of that name."""
         rows = await self._all(
-            "SELECT name, volume, writer, epoch, max_pages, storage_full FROM clusters"
+            "SELECT name, volume, writer, epoch, max_pages, storage_full, stopped FROM clusters"
             " JOIN volumes USING (volume) WHERE name = ?",
             name,
         )
         if not rows:
             raise ConfigError(f"there is no cluster {name}")
-        _, volume, writer, epoch, max_pages, full = rows[0]
-        return ClusterRow(name, volume, writer, epoch, max_pages, bool(full))
+        _, volume, writer, epoch, max_pages, full, stopped = rows[0]
+        return ClusterRow(name, volume, writer, epoch, max_pages, bool(full), bool(stopped))
 
     async def instances(self, cluster: str) -> list[InstanceRow]:
         """By number."""
@@ -167,9 +179,18 @@ class Catalog:
             for (pg, epoch), members in found.items()
         ]
 
-    async def volumes(self) -> list[VolumeId]:
-        """Every volume, by number."""
-        return [row[0] for row in await self._all("SELECT volume FROM volumes ORDER BY volume")]
+    async def volumes(self) -> dict[VolumeId, bool]:
+        """Every volume there ever was, by number, and whether it is deleted."""
+        rows = await self._all("SELECT volume, deleted FROM volumes ORDER BY volume")
+        return {volume: bool(deleted) for volume, deleted in rows}
+
+    async def deleted(self) -> dict[SegmentId, int]:
+        """The groups of deleted volumes, and each one's last membership epoch, under which nobody
+        keeps it."""
+        rows = await self._all(
+            "SELECT volume, pg, membership_epoch FROM groups JOIN volumes USING (volume) WHERE deleted"
+        )
+        return {SegmentId(volume, pg): epoch for volume, pg, epoch in rows}
 
     async def created(self, volume: VolumeId) -> dict[PgNo, set[NodeId]]:
         """Per group the nodes that have confirmed their segment."""
@@ -229,7 +250,8 @@ class Catalog:
         Whatever the catalog knows better (writer, epochs, members) stays, and a volume's maximum is
         never less than the protection groups that it has. Instances that the layout
         has no longer are forgotten; if the writer is among them, the one of the lowest tier is named
-        in its place. Returns whether anything changed.
+        in its place. A cluster that the layout has not is left as it is; one that is being deleted goes,
+        and its volume with it. Returns whether anything changed.
         """
         async with self._transaction() as db:
             before = db.total_changes
@@ -240,6 +262,9 @@ class Catalog:
                 [(node.name, node.az, address(node.port)) for node in layout.storage],
             )
             for spec in layout.clusters:
+                if spec.state is ClusterState.DELETING:
+                    await _delete_cluster(db, spec.name, time_us)
+                    continue
                 await _adopt_cluster(db, spec, time_us)
                 await _forget_instances(db, spec, time_us)
             changed = db.total_changes != before
@@ -293,11 +318,12 @@ class Catalog:
             return bool(row[0] != address)
 
     async def advance_epoch(self, cluster: ClusterRow, *, time_us: int) -> bool:
-        """Let `cluster.writer` in under `cluster.epoch` + 1, if neither has changed meanwhile."""
+        """Let `cluster.writer` in under `cluster.epoch` + 1, if neither has changed meanwhile and the
+        cluster is not stopped."""
         async with self._transaction() as db:
             done = await db.execute(
                 "UPDATE volumes SET epoch = epoch + 1 WHERE volume = ? AND epoch = ?"
-                " AND EXISTS (SELECT 1 FROM clusters WHERE name = ? AND writer = ?)",
+                " AND EXISTS (SELECT 1 FROM clusters WHERE name = ? AND writer = ? AND NOT stopped)",
                 (cluster.volume, cluster.epoch, cluster.name, cluster.writer),
             )
             if done.rowcount != 1:
@@ -310,7 +336,8 @@ class Catalog:
     async def name_writer(
         self, cluster: str, writer: str, *, instead_of: str, time_us: int, why: str = "asked for"
     ) -> bool:
-        """Make `writer` the cluster's writer, if `instead_of` still is. It opens the volume later.
+        """Make `writer` the cluster's writer, if `instead_of` still is and the cluster is not stopped. It
+        opens the volume later.
 
         Raises ConfigError if the cluster has no such instance.
         """
@@ -321,7 +348,7 @@ class Catalog:
             if known is None:
                 raise ConfigError(f"{cluster} has no instance {writer}")
             done = await db.execute(
-                "UPDATE clusters SET writer = ? WHERE name = ? AND writer = ?",
+                "UPDATE clusters SET writer = ? WHERE name = ? AND writer = ? AND NOT stopped",
                 (writer, cluster, instead_of),
             )
             if done.rowcount != 1:
@@ -547,16 +574,16 @@ async def _event(db: aiosqlite.Connection, time_us: int, subject: str, what: str
 
 
 async def _adopt_cluster(db: aiosqlite.Connection, spec: ClusterSpec, time_us: int) -> None:
-    known = await _one_or_none(db, "SELECT volume FROM clusters WHERE name = ?", spec.name)
+    known = await _one_or_none(db, "SELECT volume, stopped FROM clusters WHERE name = ?", spec.name)
     if known is None:
-        made = await db.execute(
-            "INSERT INTO volumes (epoch, max_pages) VALUES (0, ?)", (spec.max_pages,)
-        )
-        await db.execute(
-            "INSERT INTO clusters VALUES (?, ?, ?)", (spec.name, made.lastrowid, spec.writer_first)
-        )
+        await _create_cluster(db, spec, time_us)
     else:
         await _adopt_limit(db, known[0], spec.max_pages, time_us)
+        if spec.runs is bool(known[1]):
+            await db.execute(
+                "UPDATE clusters SET stopped = ? WHERE name = ?", (not spec.runs, spec.name)
+            )
+            await _event(db, time_us, spec.name, "is started" if spec.runs else "is stopped")
     await db.executemany(
         "INSERT INTO instances (name, cluster, number, az, address, socket, tier, size)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE"
@@ -576,6 +603,36 @@ async def _adopt_cluster(db: aiosqlite.Connection, spec: ClusterSpec, time_us: i
             for i in spec.instances
         ],
     )
+
+
+async def _create_cluster(db: aiosqlite.Connection, spec: ClusterSpec, time_us: int) -> None:
+    made = await db.execute(
+        "INSERT INTO volumes (epoch, max_pages) VALUES (0, ?)", (spec.max_pages,)
+    )
+    await db.execute(
+        "INSERT INTO clusters (name, volume, writer, stopped) VALUES (?, ?, ?, ?)",
+        (spec.name, made.lastrowid, spec.writer_first, not spec.runs),
+    )
+    assert made.lastrowid is not None
+    if made.lastrowid > 1:  # the first one comes with the installation, which is no event
+        await _event(db, time_us, spec.name, f"is created, with volume {made.lastrowid}")
+
+
+async def _delete_cluster(db: aiosqlite.Connection, name: str, time_us: int) -> None:
+    """The volume's epoch moves too: whoever was about to add a group to it does not any more."""
+    known = await _one_or_none(db, "SELECT volume FROM clusters WHERE name = ?", name)
+    if known is None:
+        return
+    volume = (known[0],)
+    await db.execute("DELETE FROM instances WHERE cluster = ?", (name,))
+    await db.execute("DELETE FROM clusters WHERE name = ?", (name,))
+    await db.execute("DELETE FROM replacements WHERE volume = ?", volume)
+    await db.execute("DELETE FROM members WHERE volume = ?", volume)
+    await db.execute(
+        "UPDATE groups SET membership_epoch = membership_epoch + 1 WHERE volume = ?", volume
+    )
+    await db.execute("UPDATE volumes SET epoch = epoch + 1, deleted = 1 WHERE volume = ?", volume)
+    await _event(db, time_us, name, f"is deleted, and volume {known[0]} with it")
 
 
 async def _adopt_limit(

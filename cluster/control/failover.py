@@ -16,6 +16,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -120,8 +121,14 @@ class FailoverWatch:
         """Keep up with the catalog: who is to be looked at, and who is the writer."""
         while True:
             self._wake.clear()
-            for name in await self._catalog.clusters():
-                await self._refresh(name)
+            names = await self._catalog.clusters()
+            for name in [ward for ward in self._wards if ward not in names]:
+                self._let_go(name)
+            for name in names:
+                with contextlib.suppress(
+                    ConfigError
+                ):  # deleted since we asked; we are woken for that
+                    await self._refresh(name)
             await self._wake.wait()
 
     async def _refresh(self, cluster: str) -> None:
@@ -130,6 +137,9 @@ class FailoverWatch:
 
     async def _copy(self, cluster: str) -> None:
         row = await self._catalog.cluster(cluster)
+        if row.stopped:
+            self._let_go(cluster)
+            return
         instances = {i.name: i for i in await self._catalog.instances(cluster)}
         memberships = await self._catalog.memberships(row.volume)
         ward = self._wards.get(cluster)
@@ -144,6 +154,12 @@ class FailoverWatch:
                 ward.asked[name] = None
                 self._background.spawn(self._look_always(ward, name), name=f"look at {name}")
 
+    def _let_go(self, cluster: str) -> None:
+        """It is stopped or deleted: nobody is looked at, and what was seen does not count later."""
+        ward = self._wards.pop(cluster, None)
+        if ward is not None:
+            ward.instances = {}  # ends those who look
+
     def _begin_with(self, ward: _Ward, row: ClusterRow) -> None:
         """Another writer is named: it gets all the patience there is."""
         ward.row = row
@@ -156,6 +172,8 @@ class FailoverWatch:
         while (instance := ward.instances.get(name)) is not None:
             began = self._now
             look = await self._looker.look(instance, ward.row, ward.memberships)
+            if name not in ward.instances:
+                break
             ward.looks[name] = look
             ward.established = ward.established or look.established
             if name == ward.row.writer:
@@ -282,10 +300,13 @@ class FailoverWatch:
     async def failover(self, request: pb.FailoverRequest) -> pb.FailoverReply:
         """Name `request.to`, or whom a dead writer's successor would be, and wait until it is open.
 
-        Raises ConfigError if there is no such instance or none that can take over, DeadlineExceeded.
+        Raises ConfigError if there is no such instance or none that can take over, or the cluster is
+        stopped, DeadlineExceeded.
         """
         await self._refresh(request.cluster)
-        ward = self._wards[request.cluster]
+        ward = self._wards.get(request.cluster)
+        if ward is None:
+            raise ConfigError(f"cluster {request.cluster} is stopped")
         row, to = ward.row, self._chosen(ward, request.to)
         began = self._now
         if not await self._name(ward, to, "on purpose"):

@@ -76,6 +76,7 @@ class Repairer:
         self._lost: dict[NodeId, str] = {}
         self._wake = asyncio.Event()
         self._groups: list[tuple[VolumeId, Membership]] = []
+        self._deleted: dict[SegmentId, int] = {}
         self._version = -1
         self.nodes: dict[NodeId, Node] = {}
         """As the last pass saw them."""
@@ -116,14 +117,17 @@ class Repairer:
         return done
 
     async def groups(self) -> list[tuple[VolumeId, Membership]]:
-        """Every group of every volume, as the catalog has it now."""
+        """Every group of every volume that is not deleted, as the catalog has it now."""
         version = await self._catalog.version()
         if version != self._version:
+            volumes = await self._catalog.volumes()
             self._groups = [
                 (volume, membership)
-                for volume in await self._catalog.volumes()
+                for volume in [number for number, deleted in volumes.items() if not deleted]
                 for membership in await self._catalog.memberships(volume)
             ]
+            if any(volumes.values()):
+                self._deleted = await self._catalog.deleted()
             self._version = version
         return self._groups
 
@@ -196,7 +200,7 @@ class Repairer:
 
     async def _tell(self, node: Node, groups: list[tuple[VolumeId, Membership]]) -> None:
         """Memberships to who keeps the groups; who is silent is told in a later pass, or by a writer."""
-        news = telling(groups, node)
+        news = telling(groups, node, self._deleted)
         if not news.update and not news.drop:
             return
         request = pb.AssignSegmentsRequest()

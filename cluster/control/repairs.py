@@ -167,15 +167,23 @@ def _load(groups: Groups) -> dict[NodeId, int]:
 
 @dataclass(frozen=True, slots=True)
 class Telling:
-    """What a node has to be told: memberships that it does not know yet, segments it keeps no longer."""
+    """What a node has to be told: memberships that it does not know yet, segments it keeps no longer.
+
+    A deleted volume's group has no members, so nobody keeps it.
+    """
 
     update: tuple[tuple[VolumeId, Membership], ...]
     drop: tuple[tuple[VolumeId, Membership], ...]
 
 
-def telling(groups: Groups, node: Node) -> Telling:
-    """For a node that answers."""
-    update, drop = [], []
+def telling(groups: Groups, node: Node, deleted: Mapping[SegmentId, int]) -> Telling:
+    """For a node that answers. `deleted`: groups of deleted volumes, and their membership epochs."""
+    update = []
+    drop = [
+        (key.volume, Membership(key.pg, deleted[key], ()))
+        for key in sorted(node.segments)
+        if key in deleted
+    ]
     for volume, membership in groups:
         seen = node.segments.get(SegmentId(volume, membership.pg))
         if seen is None:

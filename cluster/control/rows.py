@@ -18,6 +18,8 @@ class ClusterRow:
     max_pages: int
     storage_full: bool
     """The writer has said so, and not taken it back."""
+    stopped: bool = False
+    """It is to have no processes: nobody opens the volume, and nobody is looked at."""
 
 
 @dataclass(frozen=True, slots=True)

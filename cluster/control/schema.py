@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FORMAT = 3
+FORMAT = 4
 """PRAGMA user_version of the catalog file."""
 
 _CHANGES = """
@@ -30,6 +30,10 @@ ALTER TABLE instances ADD COLUMN tier INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE instances ADD COLUMN size TEXT NOT NULL DEFAULT 'medium';
 {_CHANGES}""",
     2: "ALTER TABLE volumes ADD COLUMN storage_full INTEGER NOT NULL DEFAULT 0;",
+    3: """
+ALTER TABLE volumes ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE clusters ADD COLUMN stopped INTEGER NOT NULL DEFAULT 0;
+""",
 }
 """From each older format to the next one, in place. The result is what SCHEMA makes."""
 
@@ -42,12 +46,14 @@ CREATE TABLE volumes (
     volume INTEGER PRIMARY KEY,
     epoch INTEGER NOT NULL,               -- of the last writer that was let in; 0: none yet
     max_pages INTEGER NOT NULL,
-    storage_full INTEGER NOT NULL DEFAULT 0 -- 1: its writer meets the maximum
+    storage_full INTEGER NOT NULL DEFAULT 0, -- 1: its writer meets the maximum
+    deleted INTEGER NOT NULL DEFAULT 0    -- 1: its groups have no members; who has a segment drops it
 );
 CREATE TABLE clusters (
     name TEXT PRIMARY KEY,
     volume INTEGER NOT NULL REFERENCES volumes,
-    writer TEXT NOT NULL                  -- the instance that may open the volume
+    writer TEXT NOT NULL,                 -- the instance that may open the volume
+    stopped INTEGER NOT NULL DEFAULT 0    -- 1: it is to have no processes, and nobody opens the volume
 );
 CREATE TABLE instances (
     name TEXT PRIMARY KEY,

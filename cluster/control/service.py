@@ -182,6 +182,7 @@ class ControlPlane:
     async def adopt_layout(self, _request: pb.AdoptLayoutRequest) -> pb.AdoptLayoutReply:
         """The layout has changed; what it has and has not counts once this returns."""
         await self._adopt()
+        self.repairer.wake()  # a volume may have been deleted: its segments can go
         return pb.AdoptLayoutReply()
 
     # -- the view
@@ -238,10 +239,16 @@ class ControlPlane:
     async def open_volume(self, request: pb.OpenVolumeRequest) -> pb.OpenVolumeReply:
         """A volume epoch that nobody had before, for the instance that the catalog names as writer.
 
-        Raises ConfigError for any other instance, Unavailable if a group has no write quorum yet.
+        Raises ConfigError for any other instance and for a cluster that is stopped, Unavailable if a
+        group has no write quorum yet.
         """
         for _ in range(OPEN_TRIES):
             row = await self._catalog.cluster(request.cluster)
+            if row.stopped:  # or it is started again, and whoever should have told us could not
+                await self._adopt()
+                row = await self._catalog.cluster(request.cluster)
+            if row.stopped:
+                raise ConfigError(f"cluster {row.name} is stopped")
             if row.writer != request.instance:
                 raise ConfigError(
                     f"{request.instance} may not open the volume of {row.name}: "

@@ -13,13 +13,13 @@ from engine.faults.file import ActiveFault, FaultFile, Node, changing, read, wri
 
 
 def nodes_of(layout: Layout) -> tuple[Node, ...]:
-    """Every process of the installation, in the order in which people think of them."""
+    """Every process that is to run, in the order in which people think of them."""
     found = [Node(s.name, "storage", s.az, address(s.port)) for s in layout.storage]
-    for cluster in layout.clusters:
+    for cluster in layout.running:
         found += [Node(i.name, "instance", i.az, address(i.port)) for i in cluster.instances]
     found += [
         Node(endpoint_name(cluster.name), "endpoint", "", address(cluster.writer_port))
-        for cluster in layout.clusters
+        for cluster in layout.running
     ]
     return (*found, Node("control", "control", "", layout.control_address))
 

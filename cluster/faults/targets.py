@@ -70,8 +70,8 @@ class Targets:
         return tuple(n for n in self.resolve(target) if self._by_name[n].kind == kind)
 
     def writers(self) -> tuple[str, ...]:
-        """The writer of every cluster, by the catalog or else by the layout."""
-        known = {cluster.name: cluster.writer_first for cluster in self._layout.clusters}
+        """The writer of every cluster that runs, by the catalog or else by the layout."""
+        known = {cluster.name: cluster.writer_first for cluster in self._layout.running}
         known |= {c: w for c, w in _nominated(self._folder.catalog).items() if c in known}
         return tuple(known.values())
 

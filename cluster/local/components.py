@@ -33,7 +33,7 @@ def components_of(folder: Folder, layout: Layout) -> tuple[Component, ...]:
         Component("control", CONTROL_STAGE, _python("cluster.control", "--data", str(folder.data)))
     ]
     found += [_storage(folder, layout, node) for node in layout.storage]
-    for cluster in layout.clusters:
+    for cluster in layout.running:
         found += [_instance(layout, cluster, instance) for instance in cluster.instances]
         found.append(_endpoint(folder, cluster))
         if cluster.autoscale is not None:
@@ -74,6 +74,12 @@ def _autoscale(folder: Folder, cluster: ClusterSpec) -> Component:
 
 def endpoint_name(cluster: str) -> str:
     return f"endpoint-{cluster}"
+
+
+def names_of(cluster: ClusterSpec) -> tuple[str, ...]:
+    """The processes that are this cluster's alone, those included that it may have no more."""
+    own = [instance.name for instance in cluster.instances]
+    return (*own, endpoint_name(cluster.name), AUTOSCALE + cluster.name)
 
 
 def _endpoint(folder: Folder, cluster: ClusterSpec) -> Component:

@@ -7,6 +7,8 @@ catalog's business and never here: `writer_first` only names the writer of a clu
 
 Invariants
 - Every name and every port occurs once; an instance's number occurs once in its cluster.
+- There is always a cluster, and one that is not being deleted. Nothing is lost because a cluster is
+  missing from the file: only one that says that it is being deleted loses its volume.
 - A file of an unknown format version is refused, not guessed.
 - Everything here is a value; `load` and `save` are the only I/O. Growing means making a new layout
   with `with_instance`, `with_storage` or `with_cluster` and saving it.
@@ -14,12 +16,13 @@ Invariants
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from cluster.local.files import read_json, write_json
+from cluster.local.names import check_instance_name, is_name
 from cluster.local.policy import REPLICAS_MAX, AutoscalePolicy
 from engine.config import DEFAULT_SIZE, size_class
 from engine.errors import ConfigError
@@ -100,6 +103,15 @@ class EndpointSpec:
         return instance in self.members if self.members else instance not in self.exclude
 
 
+class ClusterState(StrEnum):
+    """What is wanted of a cluster; whether it is so yet is for its processes to say."""
+
+    CREATING = "creating"  # it runs, and nobody has seen yet that it takes SQL
+    RUNNING = "running"
+    STOPPED = "stopped"  # no process of its own; the volume stays
+    DELETING = "deleting"  # likewise, and the volume goes: there is no way back
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterSpec:
     """One cluster: a volume, its instances (the first starts as writer) and two endpoint ports."""
@@ -114,6 +126,13 @@ class ClusterSpec:
     endpoints: tuple[EndpointSpec, ...] = ()
     """Custom ones, besides the writer's and the reader's."""
     autoscale: AutoscalePolicy | None = None
+    state: ClusterState = ClusterState.RUNNING
+    """Files of before there were several clusters have none: theirs runs."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is to have processes."""
+        return self.state in (ClusterState.CREATING, ClusterState.RUNNING)
 
     @property
     def max_pages(self) -> int:
@@ -143,7 +162,10 @@ class Layout:
 
     def __post_init__(self) -> None:
         _once("port", sorted(self.ports))
-        _once("name", [*(s.name for s in self.storage), *self._instance_names()])
+        _once("name", self.node_names)
+        _once("cluster", [cluster.name for cluster in self.clusters])
+        if all(cluster.state is ClusterState.DELETING for cluster in self.clusters):
+            raise ConfigError("an installation without a cluster cannot be")
         for cluster in self.clusters:
             if not cluster.instances:
                 raise ConfigError(f"cluster {cluster.name} has no instance")
@@ -152,6 +174,16 @@ class Layout:
 
     def _instance_names(self) -> list[str]:
         return [instance.name for cluster in self.clusters for instance in cluster.instances]
+
+    @property
+    def node_names(self) -> list[str]:
+        """Of storage nodes and instances."""
+        return [*(s.name for s in self.storage), *self._instance_names()]
+
+    @property
+    def running(self) -> tuple[ClusterSpec, ...]:
+        """The clusters that are to have processes."""
+        return tuple(cluster for cluster in self.clusters if cluster.runs)
 
     @property
     def control_address(self) -> str:
@@ -175,6 +207,17 @@ class Layout:
         known = ", ".join(c.name for c in self.clusters)
         raise ConfigError(f"there is no cluster {name} here; there is: {known}")
 
+    def running_cluster(self, name: str) -> ClusterSpec:
+        """As `cluster`. Raises ConfigError too if it is to have no processes now, saying what to do."""
+        found = self.cluster(name)
+        if found.runs:
+            return found
+        advice = "start it" if found.state is ClusterState.STOPPED else "finish that"
+        command = "start" if found.state is ClusterState.STOPPED else "delete"
+        raise ConfigError(
+            f"cluster {name} is {_WORDS[found.state]}; {advice} with `sextet cluster {command} {name}`"
+        )
+
     def storage_node(self, name: str) -> StorageSpec:
         """Raises ConfigError naming the storage nodes there are."""
         for node in self.storage:
@@ -192,6 +235,30 @@ class Layout:
             return replace(self, clusters=changed)
         return replace(self, clusters=(*self.clusters, cluster))
 
+    def with_state(self, cluster: str, state: ClusterState) -> Layout:
+        """With another wish for that cluster. Raises ConfigError if there is none of that name, if it is
+        being deleted and `state` is not that, or if no other would be left."""
+        old = self.cluster(cluster)
+        if old.state is ClusterState.DELETING and state is not ClusterState.DELETING:
+            self.running_cluster(cluster)  # raises
+        if state is ClusterState.DELETING:
+            self._refuse_to_lose_the_last(cluster)
+        return self.with_cluster(replace(old, state=state))
+
+    def without_cluster(self, name: str) -> Layout:
+        """Raises ConfigError if there is none of that name, or no other would be left."""
+        self.cluster(name)
+        self._refuse_to_lose_the_last(name)
+        return replace(self, clusters=tuple(c for c in self.clusters if c.name != name))
+
+    def _refuse_to_lose_the_last(self, name: str) -> None:
+        others = (c for c in self.clusters if c.name != name)
+        if all(c.state is ClusterState.DELETING for c in others):
+            raise ConfigError(
+                f"{name} is the last cluster here and cannot be deleted; create another one first, or "
+                "`sextet down` and remove the data folder"
+            )
+
     def with_storage(self, node: StorageSpec) -> Layout:
         return replace(self, storage=(*self.storage, node))
 
@@ -208,9 +275,10 @@ class Layout:
     ) -> Layout:
         """With one more instance in `cluster`, by default in the AZ that has the fewest.
 
-        Raises ConfigError if there are as many as there may be, or the name or the AZ cannot be.
+        Raises ConfigError if the cluster does not run, there are as many as there may be, or the name or
+        the AZ cannot be.
         """
-        old = self.cluster(cluster)
+        old = self.running_cluster(cluster)
         if len(old.instances) > READERS_MAX:
             raise ConfigError(
                 f"{cluster} has {len(old.instances)} instances, as many as there may be"
@@ -229,7 +297,7 @@ class Layout:
         old = self.cluster(cluster)
         if len(old.endpoints) >= ENDPOINTS_MAX:
             raise ConfigError(f"{cluster} has {ENDPOINTS_MAX} custom endpoints, as many as may be")
-        if not _NAME.fullmatch(endpoint.name) or endpoint.name in ("writer", "reader"):
+        if not is_name(endpoint.name) or endpoint.name in ("writer", "reader"):
             raise ConfigError(f"{endpoint.name!r} cannot be a custom endpoint's name")
         known = [instance.name for instance in old.instances]
         for name in (*endpoint.members, *endpoint.exclude):
@@ -247,16 +315,12 @@ class Layout:
         return self.with_cluster(replace(old, endpoints=left))
 
     def _new_name(self, cluster: str, number: int, wanted: str | None) -> str:
+        clusters = [c.name for c in self.clusters]
         if wanted is None:
-            taken = {*self._instance_names(), *(node.name for node in self.storage)}
+            taken = {*self.node_names, *clusters}
             free = (f"{cluster}-{n}" for n in range(number, number + len(taken) + 1))
             return next(name for name in free if name not in taken)
-        if not _NAME.fullmatch(wanted) or wanted.startswith(_RESERVED):
-            raise ConfigError(
-                f"{wanted!r} cannot be an instance's name: a letter, then at most "
-                f"{NAME_MAX - 1} letters, digits and '-', and not beginning with "
-                f"{', '.join(_RESERVED)}"
-            )
+        check_instance_name(wanted, clusters=clusters)
         return wanted
 
     def without_instance(self, name: str) -> Layout:
@@ -271,12 +335,7 @@ class Layout:
         raise ConfigError(f"there is no instance {name} here; there is: {known}")
 
 
-NAME_MAX = 40
-"""Characters of an instance's name, which is part of its socket's path."""
-
-_NAME = re.compile(rf"[a-z][a-z0-9-]{{0,{NAME_MAX - 1}}}")
-_RESERVED = ("autoscale", "control", "endpoint", "storage", "supervisor")
-"""What other components' names, log files and folders begin with."""
+_WORDS = {ClusterState.STOPPED: "stopped", ClusterState.DELETING: "being deleted"}
 
 
 def address(port: int) -> str:
@@ -316,6 +375,7 @@ def from_json(value: Any, *, source: str = FILE) -> Layout:
                         "instances": tuple(InstanceSpec(**i) for i in cluster["instances"]),
                         "endpoints": tuple(_endpoint(e) for e in cluster.get("endpoints", ())),
                         "autoscale": _autoscale(cluster.get("autoscale")),
+                        "state": ClusterState(cluster.get("state", ClusterState.RUNNING)),
                     }
                 )
                 for cluster in value["clusters"]

@@ -1,17 +1,19 @@
-"""Watching an installation come up: who listens, who keeps dying, and the first SQL on both endpoints."""
+"""Watching an installation or a cluster come up: who listens, who keeps dying, and the first SQL on both
+endpoints. One cluster that does not come up does not take the others down with it."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from cluster.local.components import AUTOSCALE, endpoint_name
 from cluster.local.folder import Folder
-from cluster.local.layout import MAIN, Layout
+from cluster.local.layout import ClusterSpec, Layout
 from cluster.local.ports import answers
-from cluster.local.state import running_state
+from cluster.local.state import SupervisorState, running_state
 from engine.errors import SextetError
 from engine.volume.quorum import COPIES, WRITE
 
@@ -63,6 +65,61 @@ class _FirstSelect:
                 self.done.set()
 
 
+class _Clusters:
+    """Which clusters answer SQL on both endpoints, and which are given up; the others are waited for."""
+
+    def __init__(self, specs: Sequence[ClusterSpec], deadline: float) -> None:
+        self._selects = {
+            spec.name: [_FirstSelect(url, deadline) for url in (spec.writer_url, spec.reader_url)]
+            for spec in specs
+        }
+        self._specs = {spec.name: spec for spec in specs}
+        self.given_up: dict[str, Readiness] = {}
+
+    def __enter__(self) -> Self:
+        for select in self._all():
+            select.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for select in self._all():
+            select.done.set()
+
+    def _all(self) -> list[_FirstSelect]:
+        return [select for selects in self._selects.values() for select in selects]
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """How many endpoints answer, of how many."""
+        return sum(select.done.is_set() for select in self._all()), len(self._all())
+
+    @property
+    def waited_for(self) -> list[ClusterSpec]:
+        return [
+            self._specs[name]
+            for name, selects in self._selects.items()
+            if name not in self.given_up and not all(select.done.is_set() for select in selects)
+        ]
+
+    def give_up(self, spec: ClusterSpec, why: Readiness) -> None:
+        """It stays as it is, if another one works. Raises `why` if none is left that may."""
+        self.given_up[spec.name] = why
+        if len(self.given_up) == len(self._specs):
+            raise why
+
+    def too_late(
+        self, spec: ClusterSpec, ports: Mapping[str, int], listening: set[str], timeout: float
+    ) -> Readiness:
+        """What keeps it."""
+        missing = [name for name in ports if name not in listening]
+        if missing:
+            return Readiness(f"{missing[0]} does not listen after {timeout:.0f} s", missing[0])
+        late = next(s for s in self._selects[spec.name] if not s.done.is_set())
+        return Readiness(
+            f"no SQL at {late.url} after {timeout:.0f} s: {late.error}", spec.writer_first
+        )
+
+
 def wait_ready(
     folder: Folder,
     layout: Layout,
@@ -71,48 +128,81 @@ def wait_ready(
     show: Show = lambda _done, _of, _what: None,
     timeout: float = READY_S,
 ) -> list[str]:
-    """Wait until both endpoints of cluster "main" answer SQL.
+    """Wait until both endpoints of every cluster that is to run answer SQL.
 
-    Returns the components that do not listen even so, normally none. Raises Readiness if the
-    supervisor ends, a component keeps dying, or `timeout` seconds pass.
+    Returns the components that do not listen even so, normally none, and those that keep a cluster from
+    answering while another one does. Raises Readiness if the supervisor ends, a component of the fleet
+    keeps dying, or no cluster answers within `timeout` seconds or ever will.
     """
     deadline = time.monotonic() + timeout
-    main = layout.cluster(MAIN)
     ports = _ports(layout)
-    selects = [_FirstSelect(url, deadline) for url in (main.writer_url, main.reader_url)]
-    for select in selects:
-        select.start()
     listening: set[str] = set()
     answered_at: float | None = None
-    try:
+    with _Clusters(layout.running, deadline) as clusters:
         while True:
             listening |= {n for n, port in ports.items() if n not in listening and answers(port)}
-            ready = sum(select.done.is_set() for select in selects)
-            show(len(listening) + ready, len(ports) + len(selects), _what_next(ports, listening))
-            if ready == len(selects):
+            done, of = clusters.steps
+            show(len(listening) + done, len(ports) + of, _what_next(ports, listening))
+            waited_for = clusters.waited_for
+            missing = [name for name in ports if name not in listening]
+            if not waited_for and (layout.running or _fleet_is_up(layout, listening)):
                 answered_at = answered_at or time.monotonic()
-                missing = [name for name in ports if name not in listening]
                 if not missing or time.monotonic() > answered_at + STRAGGLERS_S:
-                    return missing
+                    silent = [error.component for error in clusters.given_up.values()]
+                    return list(dict.fromkeys([*missing, *silent]))
             elif time.monotonic() > deadline:
-                raise _too_late(ports, listening, selects, timeout)
+                if not layout.running:
+                    raise Readiness(
+                        f"{missing[0]} does not listen after {timeout:.0f} s", missing[0]
+                    )
+                for spec in waited_for:
+                    clusters.give_up(spec, clusters.too_late(spec, ports, listening, timeout))
             else:
-                _raise_if_hopeless(folder, listening)
+                _raise_if_hopeless(folder, listening, layout, clusters)
             if supervisor_ended():
                 raise Readiness("the supervisor ended")
             time.sleep(POLL_S)
-    finally:
-        for select in selects:
-            select.done.set()
+
+
+def wait_for_sql(folder: Folder, spec: ClusterSpec, *, timeout: float = READY_S) -> None:
+    """Wait until both endpoints of one cluster of an installation that runs answer SQL.
+
+    Raises Readiness.
+    """
+    deadline = time.monotonic() + timeout
+    ports = _ports_of(spec)
+    listening: set[str] = set()
+    with _Clusters((spec,), deadline) as clusters:
+        while clusters.waited_for:
+            listening |= {n for n, port in ports.items() if n not in listening and answers(port)}
+            if time.monotonic() > deadline:
+                raise clusters.too_late(spec, ports, listening, timeout)
+            if (state := running_state(folder)) is None:
+                raise Readiness("the supervisor ended")
+            for child in _ending(state, listening):
+                if child in ports:
+                    raise Readiness(f"{child} keeps ending", child)
+            time.sleep(POLL_S)
 
 
 def _ports(layout: Layout) -> Mapping[str, int]:
     """What every component listens on, in the order in which they are needed."""
     found = {"control": layout.control_port}
     found |= {node.name: node.port for node in layout.storage}
-    main = layout.cluster(MAIN)
-    found |= {instance.name: instance.port for instance in main.instances}
-    return found | {endpoint_name(main.name): main.writer_port}
+    for cluster in layout.running:
+        found |= _ports_of(cluster)
+    return found
+
+
+def _ports_of(cluster: ClusterSpec) -> dict[str, int]:
+    found = {instance.name: instance.port for instance in cluster.instances}
+    return found | {endpoint_name(cluster.name): cluster.writer_port}
+
+
+def _fleet_is_up(layout: Layout, listening: set[str]) -> bool:
+    """Without a cluster there is no SQL that would say so."""
+    nodes = sum(node.name in listening for node in layout.storage)
+    return "control" in listening and nodes >= len(layout.storage) - (COPIES - WRITE)
 
 
 def _what_next(ports: Mapping[str, int], listening: set[str]) -> str:
@@ -123,27 +213,31 @@ def _what_next(ports: Mapping[str, int], listening: set[str]) -> str:
     return missing[0] + more
 
 
-def _raise_if_hopeless(folder: Folder, listening: set[str]) -> None:
-    state = running_state(folder)  # of this start, not what an earlier one left behind
-    ending = [
+def _ending(state: SupervisorState, listening: set[str]) -> list[str]:
+    """Who is started again and again and has never listened. Auto-scaling never does, and nobody waits
+    for it."""
+    return [
         child.name
-        for child in (state.children if state is not None else ())
+        for child in state.children
         if child.name not in listening
         and child.restarts >= RESTARTS_MAX
-        and not child.name.startswith(AUTOSCALE)  # it never listens, and nobody waits for it
+        and not child.name.startswith(AUTOSCALE)
     ]
+
+
+def _raise_if_hopeless(
+    folder: Folder, listening: set[str], layout: Layout, clusters: _Clusters
+) -> None:
+    """A cluster whose process keeps ending is given up; without the fleet there is none."""
+    state = running_state(folder)  # of this start, not what an earlier one left behind
+    ending = _ending(state, listening) if state is not None else []
     # A write quorum does without two storage nodes, and so does a start.
     nodes = [name for name in ending if name.startswith("storage-")]
+    owners = {name: spec for spec in layout.running for name in _ports_of(spec)}
     for name in ending:
-        if name not in nodes or len(nodes) > COPIES - WRITE:
-            raise Readiness(f"{name} keeps ending", name)
-
-
-def _too_late(
-    ports: Mapping[str, int], listening: set[str], selects: list[_FirstSelect], timeout: float
-) -> Readiness:
-    missing = [name for name in ports if name not in listening]
-    if missing:
-        return Readiness(f"{missing[0]} does not listen after {timeout:.0f} s", missing[0])
-    late = next(select for select in selects if not select.done.is_set())
-    return Readiness(f"no SQL at {late.url} after {timeout:.0f} s: {late.error}", f"{MAIN}-1")
+        why = Readiness(f"{name} keeps ending", name)
+        if name in owners:
+            if owners[name].name not in clusters.given_up:
+                clusters.give_up(owners[name], why)
+        elif name not in nodes or len(nodes) > COPIES - WRITE:
+            raise why

@@ -233,7 +233,8 @@ class StorageNode:
             volume.add(Segment(row, volume.points))
 
     async def _drop(self, volume: Volume, segment: Segment, membership: Membership) -> None:
-        """The group does without this node's segment, unless this is old news."""
+        """The group does without this node's segment, unless this is old news. A group without members
+        is one of a volume that is deleted."""
         state = self.state
         known = segment.row.membership
         if membership.epoch < known.epoch or membership.voter(state.name) is not None:
@@ -246,7 +247,13 @@ class StorageNode:
             state.runtime.steps.before(Step.DROP)
             await state.guarded(state.store.drop_segment(segment.row.id))
             state.runtime.steps.after(Step.DROP)
-        log.info("group %d of volume %d is kept by others now", segment.pg, volume.id)
+        if membership.members:
+            log.info("group %d of volume %d is kept by others now", segment.pg, volume.id)
+            return
+        log.info("group %d of volume %d is deleted", segment.pg, volume.id)
+        if not volume.segments and state.volumes.get(volume.id) is volume:
+            del state.volumes[volume.id]
+            await state.forget_truncations(volume)
 
     def _newer(self, told: Sequence[pb.SegmentAssignment]) -> list[pb.PgMembership]:
         """Of the groups that this node was told of, those whose members it knows better."""

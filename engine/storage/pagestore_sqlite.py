@@ -8,12 +8,16 @@ not queue behind a transaction's fsync. Calls are few and large, since each cost
 
 A transaction runs in a task of its own that the caller only waits for. If the caller is cancelled,
 the transaction still ends, whole; the next one waits for it.
+
+What a dropped segment leaves free goes back to the file system, a few pages at a time, in the background:
+others write in between. Files of before that was so (auto_vacuum 0) keep the room for other segments.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -34,6 +38,12 @@ from engine.types import (
     Truncation,
     VolumeId,
 )
+from engine.volume.geometry import first_page
+
+log = logging.getLogger(__name__)
+
+GIVEN_BACK_AT_ONCE = 256
+"""Pages of the file that one transaction gives back: others wait for it, and it is a megabyte."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS node (           -- one row: whose disk this is
@@ -92,7 +102,10 @@ class SqlitePageStore:
         self._writer: aiosqlite.Connection | None = None
         self._reader: aiosqlite.Connection | None = None
         self._turn = asyncio.Lock()
-        self._running: set[asyncio.Task[list[int]]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
+        self._giving_back: asyncio.Task[None] | None = None
+        self._closing = False
+        self._failed: SextetError | None = None  # what nobody waited for has failed
 
     # -- life
 
@@ -105,11 +118,14 @@ class SqlitePageStore:
             raise
 
     async def _open(self, name: str, incarnation: str) -> str:
+        self._closing, self._failed = False, None
         with _mapped(self._path):
             self._writer = await aiosqlite.connect(self._path, isolation_level=None)
             found = await self._identity()
             if found is not None:
                 self._check_identity(found, name)
+            else:
+                await self._writer.execute("PRAGMA auto_vacuum=INCREMENTAL")
             await self._writer.execute("PRAGMA journal_mode=WAL")
             await self._writer.execute("PRAGMA synchronous=FULL")
             await self._writer.executescript(SCHEMA)
@@ -141,6 +157,7 @@ class SqlitePageStore:
             raise ConfigError(f"{self._path} belongs to {found[0]}, not to {name}")
 
     async def close(self) -> None:
+        self._closing = True
         if self._running:
             await asyncio.gather(*self._running, return_exceptions=True)
         for connection in (self._reader, self._writer):
@@ -176,11 +193,19 @@ class SqlitePageStore:
     # -- page versions
 
     async def drop_segment(self, segment: SegmentId) -> None:
-        key = [(segment.volume, segment.pg)]
+        # By page as well: the index has no group, and a volume may have many.
+        pages = (segment.volume, first_page(segment.pg), first_page(segment.pg + 1), segment.pg)
         await self._transact(
-            ("DELETE FROM page_version WHERE volume = ? AND pg = ?", key),
-            ("DELETE FROM segment WHERE volume = ? AND pg = ?", key),
+            (
+                "DELETE FROM page_version WHERE volume = ? AND page >= ? AND page < ? AND pg = ?",
+                [pages],
+            ),
+            ("DELETE FROM segment WHERE volume = ? AND pg = ?", [(segment.volume, segment.pg)]),
         )
+        if self._giving_back is None or self._giving_back.done():
+            self._giving_back = asyncio.ensure_future(self._give_back())
+            self._running.add(self._giving_back)
+            self._giving_back.add_done_callback(self._running.discard)
 
     async def newest(
         self, segment: SegmentId, pages: Sequence[PageNo], upto: LSN
@@ -245,6 +270,33 @@ class SqlitePageStore:
         )
         return {SegmentId(volume, pg): count for volume, pg, count in found}
 
+    async def _give_back(self) -> None:
+        """Shorten the file by its free pages until there are none."""
+        left: int | None = None
+        while not self._closing:
+            try:
+                free = await self._give_some_back()
+            except DiskFull as error:
+                log.warning("no room to give room back: %s", error)
+                return
+            except SextetError as error:
+                self._failed = error
+                return
+            if not free or free == left:  # a file that was made without auto_vacuum gives nothing
+                return
+            left = free
+
+    async def _give_some_back(self) -> int:
+        """How many pages are free after that."""
+        async with self._turn:
+            db = self._writer
+            assert db is not None, "the page store is not open"
+            with _mapped(self._path):
+                # As a script: this pragma is a row without columns for each page, and execute takes one.
+                await db.executescript(f"PRAGMA incremental_vacuum({GIVEN_BACK_AT_ONCE});")
+                ((free,),) = await db.execute_fetchall("PRAGMA freelist_count")
+        return int(free)
+
     # -- underneath
 
     async def _all(self, sql: str, values: tuple[Any, ...] = ()) -> list[Any]:
@@ -262,6 +314,8 @@ class SqlitePageStore:
 
     async def _commit(self, steps: Sequence[Step]) -> list[int]:
         async with self._turn:
+            if self._failed is not None:
+                raise self._failed
             db = self._writer
             assert db is not None, "the page store is not open"
             with _mapped(self._path):

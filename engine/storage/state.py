@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -228,6 +228,12 @@ class NodeState:
             await self.guarded(self.store.put_segments(rows, ranges))
             if ranges is not None:
                 volume.recorded = ranges[volume.id]
+
+    async def forget_truncations(self, volume: Volume) -> None:
+        """Of a volume that is deleted. On a full disk they stay: a few rows that nobody reads."""
+        async with self.rows:
+            with suppress(DiskFull):
+                await self.guarded(self.store.put_segments([], {volume.id: ()}))
 
     async def guarded(self, write: Awaitable[T]) -> T:
         """A write to the page store; a failed disk ends the node, a full one is remembered."""

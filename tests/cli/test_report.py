@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from cluster.cli.report import scl_against, scl_range, status_report
+from cluster.cli.clusters import keepers
+from cluster.cli.report import cluster_state, scl_against, scl_range, status_report
+from cluster.local.layout import ClusterState
 from cluster.local.processes import ProcessId
 from cluster.local.state import ChildState, SupervisorState
 from engine.net.pb import control_pb2 as pb
@@ -214,3 +218,45 @@ def test_scl_range(scls, text):
 )
 def test_scl_against_the_highest(scl, highest, text):
     assert scl_against(scl, highest) == text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "left", "word"),
+    [
+        (ClusterState.RUNNING, True, "available"),
+        (ClusterState.CREATING, True, "creating"),
+        (ClusterState.STOPPED, True, "stopping"),
+        (ClusterState.STOPPED, False, "stopped"),
+        (ClusterState.DELETING, False, "deleting"),
+    ],
+)
+def test_state_of_a_cluster_is_what_is_wanted_or_how_its_writer_is(wanted, left, word):
+    assert cluster_state(replace(SPEC, state=wanted), _status(), left=left) == word
+
+
+def test_running_cluster_without_an_open_writer_is_unavailable():
+    status = _status()
+    status.instances[0].status.state = "recovering"
+    assert cluster_state(SPEC, status, left=True) == "unavailable"
+    del status.instances[:]
+    assert cluster_state(SPEC, status, left=True) == "unavailable"
+    assert cluster_state(SPEC, None, left=True) == "unavailable"
+
+
+def test_instances_of_a_stopped_cluster_are_no_trouble():
+    status = _status()
+    for report in status.instances:
+        report.ClearField("status")
+        report.error = "connection refused"
+    stopped = replace(SPEC, state=ClusterState.STOPPED)
+    rows = status_report(stopped, status, None, left=False)["instances"]
+    assert [(row["state"], row["error"]) for row in rows] == [("stopped", "")] * 2
+    rows = status_report(SPEC, status, None, left=True)["instances"]
+    assert [(row["state"], row["error"]) for row in rows] == [("down", "connection refused")] * 2
+
+
+def test_who_still_has_segments_of_a_deleted_volume():
+    status = _status()
+    status.storage[3].ClearField("status")
+    assert keepers(status, 1) == ([n for n in NODES if n != "storage-4"], ["storage-4"])
+    assert keepers(status, 9) == ([], ["storage-4"])

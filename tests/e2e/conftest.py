@@ -105,17 +105,19 @@ class LocalCluster:
         assert layout is not None
         return layout
 
-    def url(self, *, reader: bool = False) -> str:
-        main = self.layout.cluster("main")
-        return main.reader_url if reader else main.writer_url
+    def url(self, *, reader: bool = False, of: str = "main") -> str:
+        spec = self.layout.cluster(of)
+        return spec.reader_url if reader else spec.writer_url
 
-    def connect(self, *, reader: bool = False) -> psycopg.Connection[tuple[Any, ...]]:
+    def connect(
+        self, *, reader: bool = False, of: str = "main"
+    ) -> psycopg.Connection[tuple[Any, ...]]:
         """An autocommit connection through an endpoint. The caller closes it."""
-        return psycopg.connect(self.url(reader=reader), autocommit=True, connect_timeout=15)
+        return psycopg.connect(self.url(reader=reader, of=of), autocommit=True, connect_timeout=15)
 
-    def query(self, sql: str, *, reader: bool = False) -> list[tuple[Any, ...]]:
+    def query(self, sql: str, *, reader: bool = False, of: str = "main") -> list[tuple[Any, ...]]:
         """All rows of one statement over a connection of its own; [] if it returns none."""
-        with self.connect(reader=reader) as connection:
+        with self.connect(reader=reader, of=of) as connection:
             cursor = connection.execute(sql)  # type: ignore[arg-type]
             return cursor.fetchall() if cursor.description else []
 
@@ -157,14 +159,16 @@ class LocalCluster:
         self.note()
         return answer
 
-    def until_sql(self, sql: str, expected: object, *, reader: bool = False) -> None:
+    def until_sql(
+        self, sql: str, expected: object, *, reader: bool = False, of: str = "main"
+    ) -> None:
         """Until the statement returns these rows, riding out connections that are cut."""
         last: object = None
 
         def answers() -> bool:
             nonlocal last
             try:
-                last = self.query(sql, reader=reader)
+                last = self.query(sql, reader=reader, of=of)
             except psycopg.Error as error:
                 last = error
             return last == expected

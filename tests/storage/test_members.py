@@ -171,6 +171,34 @@ async def test_who_is_replaced_drops_its_segment_and_nobody_else(change: Change)
     assert list(again.state.segments()) == []
 
 
+async def test_a_deleted_volume_leaves_nothing_not_even_in_the_next_life(change: Change) -> None:
+    node = change.group.nodes[0]
+    await node.fence(2)
+    await node.truncate(2, (2, 0, 100))
+    await told(node, Membership(0, 0, ()), drop=True)
+    assert node.segment().scl == 0, "that was old news"
+    deleted = Membership(0, 9, ())
+    await told(node, deleted, drop=True)
+    await told(node, deleted, drop=True)
+    assert node.state.volumes == {}
+    assert await node.state.store.truncations() == {}
+    again = await change.group.restart(0)
+    assert list(again.state.segments()) == []
+    with pytest.raises(UnknownSegment):
+        again.segment()
+
+
+async def test_who_is_told_late_to_create_drops_it_when_told_again(change: Change) -> None:
+    """The order of two messages is nobody's promise."""
+    joiner = change.joiner
+    deleted = Membership(0, 9, ())
+    await told(joiner, deleted, drop=True)
+    await told(joiner, change.during, create=True)
+    assert joiner.segment().pg == 0
+    await told(joiner, deleted, drop=True)
+    assert joiner.state.volumes == {}
+
+
 async def test_members_survive_a_crash(change: Change) -> None:
     node = change.group.nodes[0]
     await told(node, change.during)

@@ -237,6 +237,8 @@ CREATE TABLE instances (
 INSERT INTO instances SELECT name, cluster, number, az, address, socket, pid FROM newer;
 DROP TABLE newer;
 ALTER TABLE volumes DROP COLUMN storage_full;
+ALTER TABLE volumes DROP COLUMN deleted;
+ALTER TABLE clusters DROP COLUMN stopped;
 PRAGMA user_version = 1;
 """
 
@@ -272,6 +274,28 @@ async def test_catalog_of_format_1_is_brought_up_to_date_in_place(tmp_path):
         assert database.execute("PRAGMA user_version").fetchone() == (FORMAT,)
         assert database.execute("SELECT count(*) FROM replacements").fetchone() == (0,)
     database.close()
+
+
+async def test_catalog_of_format_3_gets_room_for_what_is_stopped_and_deleted(tmp_path):
+    path = tmp_path / "old.db"
+    made = await Catalog.open(path)
+    await made.adopt(make_layout())
+    await made.close()
+    with sqlite3.connect(path) as database:
+        fresh = database.execute("SELECT sql FROM sqlite_schema WHERE name = 'clusters'").fetchone()
+        database.executescript(
+            "ALTER TABLE volumes DROP COLUMN deleted; ALTER TABLE clusters DROP COLUMN stopped;"
+            "PRAGMA user_version = 3;"
+        )
+    database.close()
+    assert "stopped" in fresh[0]
+    opened = await Catalog.open(path)
+    try:
+        assert not (await opened.cluster("main")).stopped
+        assert await opened.volumes() == {1: False}
+        assert not await opened.adopt(make_layout()), "nothing is news"
+    finally:
+        await opened.close()
 
 
 async def test_migration_that_is_cut_short_changes_nothing(tmp_path, monkeypatch):

@@ -14,10 +14,11 @@ from cluster.control.health import REST_FIRST_S, REST_LIMIT_S
 from cluster.control.rows import InstanceRow
 from cluster.endpoint.balance import Kind as Client
 from cluster.faults.catalogue import Fault, Kind
+from cluster.local.layout import ClusterState
 from cluster.sim.faults import Injector
 from cluster.sim.world import Shape, World
 from engine.errors import ConfigError, Unavailable
-from engine.net.methods import FAILOVER, LIST_EVENTS
+from engine.net.methods import ADOPT_LAYOUT, FAILOVER, LIST_EVENTS
 from engine.net.pb import control_pb2 as pb
 from engine.steps import Mark, Step
 
@@ -63,6 +64,15 @@ class Cluster:
         try:
             request = pb.FailoverRequest(cluster="main", to=to)
             return await control.call(FAILOVER, request, timeout=40.0)
+        finally:
+            await control.close()
+
+    async def wish(self, state: ClusterState) -> None:
+        """As `sextet cluster stop` and `start` tell the control plane."""
+        self.world.layout = self.world.layout.with_state("main", state)
+        control = self._operator.connect(self.world.layout.control_address)
+        try:
+            await control.call(ADOPT_LAYOUT, pb.AdoptLayoutRequest(), timeout=5.0)
         finally:
             await control.close()
 
@@ -120,6 +130,24 @@ def test_on_purpose_it_is_refused_for_a_reason(cluster):
         with pytest.raises(ConfigError, match="no replica of main can take over"):
             await cluster.failover()
         assert cluster.writer == "main-1"
+
+    cluster.run(story)
+
+
+def test_stopped_cluster_is_left_alone_until_it_is_started(cluster):
+    async def story() -> None:
+        await cluster.wish(ClusterState.STOPPED)
+        cluster.fault(Kind.KILL, "main-1", 60.0)
+        before = await cluster.events()
+        assert before[-1] == "main: is stopped"
+        await asyncio.sleep(20.0)
+        assert await cluster.events() == before
+        with pytest.raises(ConfigError, match="cluster main is stopped"):
+            await cluster.failover("main-2")
+        assert (cluster.writer, cluster.by_itself) == ("main-1", 0)
+        await cluster.wish(ClusterState.RUNNING)
+        await cluster.until_open(2)
+        assert cluster.by_itself == 1
 
     cluster.run(story)
 

@@ -186,14 +186,25 @@ def test_a_bounded_number_of_groups_changes_at_a_time_and_load_is_spread() -> No
 def test_nodes_are_told_what_they_do_not_know() -> None:
     during = changed(GROUP, "storage-1", node("storage-7").member())
     knows, behind_it = node("storage-2", during), node("storage-3")
-    assert telling([(VOLUME, during)], knows).update == ()
-    assert telling([(VOLUME, during)], behind_it).update == ((VOLUME, during),)
-    assert telling([(VOLUME, during)], node("storage-8")).update == ()
+    assert telling([(VOLUME, during)], knows, {}).update == ()
+    assert telling([(VOLUME, during)], behind_it, {}).update == ((VOLUME, during),)
+    assert telling([(VOLUME, during)], node("storage-8"), {}).update == ()
 
 
 def test_who_has_been_replaced_drops_its_segment_and_who_was_to_join_as_well() -> None:
     during = changed(GROUP, "storage-1", node("storage-7").member())
     after, cancelled = forward(during), back(during)
-    assert telling([(VOLUME, during)], node("storage-1")).drop == ()
-    assert telling([(VOLUME, after)], node("storage-1")).drop == ((VOLUME, after),)
-    assert telling([(VOLUME, cancelled)], node("storage-7", during)).drop == ((VOLUME, cancelled),)
+    assert telling([(VOLUME, during)], node("storage-1"), {}).drop == ()
+    assert telling([(VOLUME, after)], node("storage-1"), {}).drop == ((VOLUME, after),)
+    joined = node("storage-7", during)
+    assert telling([(VOLUME, cancelled)], joined, {}).drop == ((VOLUME, cancelled),)
+
+
+def test_what_is_left_of_a_deleted_volume_is_dropped_under_an_epoch_without_members() -> None:
+    deleted = {SegmentId(2, 0): 5, SegmentId(2, 1): 7, SegmentId(3, 0): 2}
+    mine, gone = node("storage-1"), node("storage-1")
+    held = {**mine.segments, SegmentId(2, 1): replace(segment("storage-1"), membership_epoch=6)}
+    assert telling([(VOLUME, GROUP)], mine, deleted).drop == ()
+    told = telling([(VOLUME, GROUP)], replace(gone, segments=held), deleted)
+    assert told.drop == ((2, Membership(1, 7, ())),)
+    assert told.update == ()

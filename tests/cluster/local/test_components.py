@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cluster.local.components import components_of
+from cluster.local.components import components_of, names_of
 from cluster.local.folder import Folder
+from cluster.local.layout import ClusterState
 from cluster.local.policy import AutoscalePolicy
 from tests.cluster.control.test_catalog import make_layout
 
@@ -25,6 +26,15 @@ def test_autoscaling_has_a_process_while_there_is_a_policy(tmp_path):
     folder = Folder.at(tmp_path)
     before = {c.name for c in components_of(folder, layout)}
     assert {c.name for c in components_of(folder, scaled)} - before == {"autoscale-main"}
+
+
+def test_stopped_cluster_has_no_processes_and_the_fleet_stays(tmp_path):
+    layout, folder = make_layout(), Folder.at(tmp_path)
+    fleet = {"control", *(node.name for node in layout.storage)}
+    own = {c.name for c in components_of(folder, layout)} - fleet
+    assert own == set(names_of(layout.cluster("main"))) - {"autoscale-main"}
+    stopped = layout.with_state("main", ClusterState.STOPPED)
+    assert {c.name for c in components_of(folder, stopped)} == fleet
 
 
 def test_storage_stops_after_the_writer_that_still_has_redo_in_flight(tmp_path):

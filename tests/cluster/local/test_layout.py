@@ -10,7 +10,14 @@ from dataclasses import replace
 import pytest
 
 from cluster.local import create, layout
-from cluster.local.layout import ClusterSpec, EndpointSpec, InstanceSpec, Layout, StorageSpec
+from cluster.local.layout import (
+    ClusterSpec,
+    ClusterState,
+    EndpointSpec,
+    InstanceSpec,
+    Layout,
+    StorageSpec,
+)
 from cluster.local.policy import AutoscalePolicy
 from engine.errors import ConfigError
 
@@ -269,3 +276,115 @@ def test_endpoints_can_be_moved_onto_ports_of_inner_processes(port):
     main = moved.cluster("main")
     assert (main.writer_port, main.reader_port) == (port + 2, port + 3)
     assert len(set(moved.ports)) == len(moved.ports)
+
+
+# -- many clusters
+
+
+def _two(port: int) -> Layout:
+    return create.with_new_cluster(create.new_layout(port=port, readers=0), "shop", readers=1)
+
+
+def test_new_cluster_has_its_own_names_and_ports(port):
+    shop = _two(port).cluster("shop")
+    first = create.new_layout(port=port, readers=0)
+    assert shop.state is ClusterState.CREATING
+    assert shop.reader_port == shop.writer_port + 1
+    assert [(i.name, i.number, i.az) for i in shop.instances] == [
+        ("shop-1", 1, "az1"),
+        ("shop-2", 2, "az2"),
+    ]
+    assert not {shop.writer_port, shop.reader_port, *(i.port for i in shop.instances)} & {
+        *first.ports
+    }
+
+
+def test_new_cluster_where_it_is_wanted(port):
+    first = create.new_layout(port=port, readers=0)
+    assert create.with_new_cluster(first, "shop", port=port + 40).cluster("shop").writer_port == (
+        port + 40
+    )
+    with pytest.raises(ConfigError, match=f"port {first.control_port} is this installation's own"):
+        create.with_new_cluster(first, "shop", port=first.control_port)
+    with (
+        socket.create_server(("127.0.0.1", port + 31)),
+        pytest.raises(ConfigError, match=f"port {port + 31} is taken by another program"),
+    ):
+        create.with_new_cluster(first, "shop", port=port + 30)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("main", "there is a cluster main already"),
+        ("storage-9", "'storage-9' cannot be a cluster's name"),
+        ("endpoint", "'endpoint' cannot be a cluster's name"),
+        ("../x", "cannot be a cluster's name"),
+        ("x" * 33, "cannot be a cluster's name: a letter, then at most 31"),
+        ("main-1", "main-1 cannot be a cluster's name: an instance is called so"),
+        ("extra", "extra cannot be a cluster's name: its instances would be called extra-1"),
+    ],
+)
+def test_cluster_name_that_cannot_be_is_refused(name, says):
+    layout = _layout().with_instance("main", port=7, name="extra-7")
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        create.with_new_cluster(layout, name)
+
+
+def test_instance_is_not_called_like_a_cluster(port):
+    layout = _two(port)
+    with pytest.raises(ConfigError, match="shop cannot be an instance's name: a cluster is called"):
+        layout.with_instance("main", port=1, name="shop")
+    other = create.with_new_cluster(layout, "main-2", readers=0)
+    assert other.with_instance("main", port=1).cluster("main").instances[-1].name == "main-3"
+
+
+def test_state_of_a_cluster_survives_the_file_and_is_optional(tmp_path, port):
+    two = _two(port).with_state("shop", ClusterState.STOPPED)
+    layout.save(tmp_path, two)
+    assert layout.load(tmp_path) == two
+    value = layout.to_json(_layout())
+    del value["clusters"][0]["state"]
+    assert layout.from_json(value) == _layout()
+    assert _layout().cluster("main").runs
+    value["clusters"][0]["state"] = "asleep"
+    with pytest.raises(ConfigError, match="is damaged"):
+        layout.from_json(value)
+
+
+def test_stopped_cluster_gets_no_instance_and_says_how_to_start_it(port):
+    stopped = _two(port).with_state("shop", ClusterState.STOPPED)
+    assert [c.name for c in stopped.running] == ["main"]
+    with pytest.raises(ConfigError, match="shop is stopped; start it with `sextet cluster start"):
+        stopped.with_instance("shop", port=1)
+    assert stopped.with_state("shop", ClusterState.RUNNING).running[1].name == "shop"
+
+
+def test_there_is_no_way_back_from_deleting_and_the_last_cluster_stays(port):
+    two = _two(port)
+    going = two.with_state("shop", ClusterState.DELETING)
+    for state in (ClusterState.RUNNING, ClusterState.STOPPED):
+        with pytest.raises(
+            ConfigError, match="being deleted; finish that with `sextet cluster del"
+        ):
+            going.with_state("shop", state)
+    assert [c.name for c in going.without_cluster("shop").clusters] == ["main"]
+    for left in (going, going.without_cluster("shop")):
+        with pytest.raises(ConfigError, match="main is the last cluster here"):
+            left.without_cluster("main")
+        with pytest.raises(ConfigError, match="main is the last cluster here"):
+            left.with_state("main", ClusterState.DELETING)
+    assert [c.name for c in two.without_cluster("main").clusters] == ["shop"]
+
+
+def test_taken_port_of_a_stopped_cluster_matters_when_it_is_started(port):
+    two = _two(port).with_state("shop", ClusterState.STOPPED)
+    shop = two.cluster("shop")
+    with socket.create_server(("127.0.0.1", shop.writer_port)):
+        assert create.with_free_ports(two) == two
+        with pytest.raises(ConfigError, match=f"port {shop.writer_port} is taken"):
+            create.with_free_ports_of(two, "shop")
+    with socket.create_server(("127.0.0.1", shop.instances[0].port)):
+        moved = create.with_free_ports_of(two, "shop")
+    assert moved.cluster("shop").instances[0].port not in two.ports
+    assert moved.cluster("main") == two.cluster("main")
