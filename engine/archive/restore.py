@@ -83,6 +83,10 @@ class Archive:
     def name(self) -> str:
         return self.listing.archive
 
+    async def read(self, key: str) -> bytes:
+        """Raises ObjectMissing, Unavailable."""
+        return await self._store.read(key)
+
     async def chunk(self, number: int) -> Chunk:
         """Raises ObjectMissing, Corrupt, FormatError, naming the object."""
         key = chunk_key(self.name, number)
