@@ -1,7 +1,7 @@
 """`sextet restore SOURCE NEW`: a new cluster from an archive's objects.
 
-The file is made first, from the archive alone, and checked; then a cluster is created, and the file imported
-as one commit. So an archive that is no good makes no cluster, and a cluster that is there has all of it.
+The file is made first, from the archive alone, and checked; then a cluster is created, and the file
+imported as one commit. So an archive that is no good makes no cluster.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class RestoreOptions:
 
 
 def parse_time(text: str, *, now: datetime) -> int:
-    """Unix microseconds of an ISO 8601 time with a zone, or of one relative to `now`. Raises ConfigError."""
+    """Unix microseconds of an ISO 8601 time with a zone, or of one relative to `now`.
+
+    Raises ConfigError.
+    """
     ago = _AGO.fullmatch(text.strip())
     if ago is not None:
         return _us(now - timedelta(seconds=float(ago[1]) * _UNITS[ago[2][0]]))
@@ -74,7 +77,7 @@ def target_of(options: RestoreOptions, *, now: datetime) -> Target:
 
 
 def restore_cluster(folder: Folder, source: str, name: str, options: RestoreOptions) -> None:
-    """Raises ConfigError, CommandFailed, ObjectMissing, Corrupt, FormatError: then there is no new cluster."""
+    """Raises ConfigError, CommandFailed, ObjectMissing, Corrupt, FormatError; then there is no new one."""
     target = target_of(options, now=datetime.now(UTC))
     with_new_cluster(
         running_layout(folder), name, readers=options.readers

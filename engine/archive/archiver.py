@@ -9,8 +9,8 @@ Invariants
   earlier try of its own whose answer was lost, reads the archive's end again: so there is one history.
 - Nodes are told of an LSN only after everything at or below it is in chunks that exist, and while a base is
   being made of no LSN above the base's.
-- An archive whose continuation is lost (its chunks end below what any hot log reaches back to) is left as it
-  is. Another one begins, under its name and a number, with a base.
+- An archive whose continuation is lost (it ends below what any hot log reaches back to) is left as it is.
+  Another one begins, under its name and a number, with a base.
 """
 
 from __future__ import annotations
@@ -159,6 +159,11 @@ class Archiver:
             self._source = Source(self._channels, view.volume, f"archive-{self._cluster}")
         self._source.memberships = {m.pg: membership_from_pb(m) for m in view.memberships}
         self._viewed.set()
+
+    @property
+    def upto(self) -> LSN:
+        """The last LSN that is in the archive."""
+        return self._end.upto
 
     @property
     def _volume(self) -> VolumeId:

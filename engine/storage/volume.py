@@ -9,7 +9,8 @@ Invariants
   next recovery may have found those very records durable.
 - Between a fence and its truncation this node does not know what the epoch annulled: records here
   may never have happened, so nothing is read or taken in from a writer (`settled`).
-- The points, VDL, PGMRPL and where the archive ends, only grow: what was durable stays so, and what nobody will read nobody will.
+- The points, VDL, PGMRPL and where the archive ends, only grow: what was durable stays so, and what
+  nobody will read nobody will.
 - A VDL is taken in only where the truncations of the recovery that it grew under are in force and on
   disk (`knows_recovery`). Without them it would declare durable what they annulled: the annulled
   records lie below it, in no way different from those that count.
