@@ -7,13 +7,16 @@ of what retention was deleting.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from engine.archive.bases import base_prefix, number_of
-from engine.archive.chunks import log_prefix
+from engine.archive.bases import base_prefix
+from engine.archive.chunks import chunk_key, log_prefix
 from engine.errors import ObjectMissing
 from engine.types import LSN, CommitMark
+
+_NUMBER = r"(\d{12})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +30,14 @@ class Listing:
     @classmethod
     def of(cls, archive: str, keys: Iterable[str]) -> Listing:
         """From all keys that begin with the archive's name; others in it are passed over."""
+        chunk = re.compile(re.escape(log_prefix(archive)) + _NUMBER)
+        base = re.compile(re.escape(base_prefix(archive)) + _NUMBER + "/index")
         chunks, bases = [], []
         for key in keys:
-            if key.startswith(log_prefix(archive)):
-                chunks.append(int(key.rpartition("/")[2]))
-            elif key.startswith(base_prefix(archive)) and key.endswith("/index"):
-                bases.append(number_of(key))
+            if (found := chunk.fullmatch(key)) is not None:
+                chunks.append(int(found[1]))
+            elif (found := base.fullmatch(key)) is not None:
+                bases.append(int(found[1]))
         return cls(archive, tuple(sorted(chunks)), tuple(sorted(bases)))
 
     @property
@@ -46,13 +51,29 @@ class Listing:
         for number in range(first, self.newest + 1):
             if number not in there:
                 raise ObjectMissing(
-                    f"object {log_prefix(self.archive)}{number:012d} is missing, and later ones are there: "
+                    f"object {chunk_key(self.archive, number)} is missing, and later ones are there: "
                     "what follows cannot be restored"
                 )
 
     def base_for(self, number: int) -> int:
         """Of the newest base at or before chunk `number`; 0 stands for the empty volume."""
         return max((n for n in self.bases if n <= number), default=0)
+
+
+def generations(first: str, keys: Iterable[str]) -> list[str]:
+    """The archives of one cluster that objects are of, the newest last: `first`, `first`.2, and so on."""
+    pattern = re.compile(re.escape(first) + r"(?:\.([1-9]\d*))?")
+    found = {}
+    for key in keys:
+        archive = pattern.fullmatch(key.partition("/")[0])
+        if archive is not None:
+            found[archive[0]] = int(archive[1] or 1)
+    return sorted(found, key=lambda name: found[name])
+
+
+def next_generation(first: str, last: str) -> str:
+    """What the archive after `last` is called, which is one of those of `first`."""
+    return f"{first}.{int(last.removeprefix(first)[1:] or 1) + 1}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from engine.archive.bases import base_prefix, index_key
+from engine.archive.bases import base_prefix, index_key, part_key
 from engine.archive.catalogue import Listing
 from engine.archive.chunks import chunk_key
 
@@ -29,13 +29,11 @@ def superseded(listing: Listing, keys: Iterable[str], needed: int) -> list[str]:
         return []
     old = {n for n in listing.bases if n < needed}
     indexes = [index_key(listing.archive, number) for number in sorted(old)]
-    prefix = base_prefix(listing.archive)
+    first = part_key(listing.archive, needed, 0).rpartition("/")[0]  # numbers sort like their keys
     parts = [
         key
         for key in sorted(keys)
-        if key.startswith(prefix)
-        and key not in indexes
-        and int(key.removeprefix(prefix).partition("/")[0]) < needed
+        if key.startswith(base_prefix(listing.archive)) and key < first and key not in indexes
     ]
     chunks = [chunk_key(listing.archive, n) for n in listing.chunks if n < needed]
     return [*indexes, *parts, *chunks]
