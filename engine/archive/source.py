@@ -4,14 +4,18 @@ Invariants
 - An LSN counts as durable if a node knows it as a VDL: no recovery annuls what lies at or below it.
 - Records come cut by the newest recovery's truncations that any node knows. A node may hold what that
   recovery annulled, and not know it yet.
-- A page at an LSN comes from a node that is complete to the highest SCL of its group that anybody told.
+- A page at an LSN comes from a node that knows the newest recovery and is complete to the highest SCL that
+  a read quorum of such nodes told: one of them at least has all of the group that was ever durable, and
+  none of them anything that was annulled.
+- The log is said to be forgotten only if a write quorum of a group says so: who was filled by a copy of
+  pages has little log, and says nothing of what others have.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.errors import Corrupt, FormatError, SextetError, Unavailable
@@ -34,6 +38,7 @@ from engine.types import (
 )
 from engine.volume.channels import Channels
 from engine.volume.geometry import pg_of
+from engine.volume.quorum import read_quorum, write_quorum
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +50,14 @@ FramesIn = Stream[pb.FetchFramesRequest, pb.FramesChunk]
 
 @dataclass(slots=True)
 class Standing:
-    """What nodes said in one round."""
+    """What nodes said in one round, and where they were then."""
 
+    memberships: Mapping[PgNo, Membership] = field(default_factory=dict)
     vdl: LSN = 0
     truncations: tuple[Truncation, ...] = ()
+    """Of the newest recovery that anybody knows, whose epoch is `authority`."""
+    authority: Epoch = 0
+    authorities: dict[NodeId, Epoch] = field(default_factory=dict)
     epochs: dict[NodeId, Epoch] = field(default_factory=dict)
     scls: dict[PgNo, dict[NodeId, LSN]] = field(default_factory=dict)
     """Of segments that miss nothing, by group."""
@@ -57,6 +66,23 @@ class Standing:
         """Who has something of the group above `after`, who has most first."""
         known = self.scls.get(pg, {})
         return sorted((n for n, scl in known.items() if scl > after), key=lambda n: (-known[n], n))
+
+    def complete(self, pg: PgNo) -> list[NodeId]:
+        """Who has everything of the group that was ever durable, and nothing that was annulled; [] if too
+        few have answered to tell."""
+        known = {
+            node: scl
+            for node, scl in self.scls.get(pg, {}).items()
+            if self.authorities[node] == self.authority
+        }
+        if pg not in self.memberships or not read_quorum(self.memberships[pg]).satisfied(known):
+            return []
+        return [node for node, scl in sorted(known.items()) if scl == max(known.values())]
+
+    def address(self, node: NodeId) -> str:
+        """Where a node that has answered was."""
+        voters = (membership.voter(node) for membership in self.memberships.values())
+        return next(voter.address for voter in voters if voter is not None)
 
 
 class Source:
@@ -68,16 +94,12 @@ class Source:
         self._volume = volume
         self._name = name
 
-    def _addresses(self) -> dict[NodeId, str]:
-        return {m.node: m.address for one in self.memberships.values() for m in one.voters}
-
     async def look(self, archived: LSN) -> Standing:
         """Ask every node where it stands, and tell it up to where the log is archived."""
-        standing = Standing()
-        addresses = self._addresses()
+        standing = Standing(dict(self.memberships))
+        addresses = {m.node: m.address for one in self.memberships.values() for m in one.voters}
         nodes = sorted(addresses)
         answers = await asyncio.gather(*(self._ask(n, addresses[n], archived) for n in nodes))
-        authority = 0
         for node, reply in zip(nodes, answers, strict=True):
             if reply is None:
                 continue
@@ -85,9 +107,9 @@ class Source:
                 truncations = truncations_from_pb(volume.truncations)
                 standing.epochs[node] = volume.epoch
                 standing.vdl = max(standing.vdl, volume.vdl)
-                if authority_of(truncations) > authority:
-                    authority = authority_of(truncations)
-                    standing.truncations = tuple(truncations)
+                authority = standing.authorities[node] = authority_of(truncations)
+                if authority > standing.authority:
+                    standing.authority, standing.truncations = authority, tuple(truncations)
             for said in reply.segments:
                 if said.volume == self._volume and not said.damaged:
                     standing.scls.setdefault(said.pg, {})[node] = said.scl
@@ -116,17 +138,17 @@ class Source:
 
         Raises `Forgotten` if nobody's hot log reaches back so far.
         """
-        forgotten, asked = 0, standing.ahead(pg, after)
-        for node in asked:
+        forgotten: list[NodeId] = []
+        for node in standing.ahead(pg, after):
             try:
                 return await self._fetch(standing, node, pg, after, upto, bytes_max)
             except Forgotten:
-                forgotten += 1
+                forgotten.append(node)
             except (SextetError, TimeoutError) as error:
                 log.info(
                     "%s gives no log of group %d: %s: %s", node, pg, type(error).__name__, error
                 )
-        if asked and forgotten == len(asked):
+        if write_quorum(standing.memberships[pg]).satisfied(forgotten):
             raise Forgotten(f"group {pg}: nobody's log reaches back to LSN {after} any more")
         return []
 
@@ -136,7 +158,7 @@ class Source:
         request = pb.FetchFramesRequest(
             volume=self._volume, pg=pg, after=after, upto=upto, epoch=standing.epochs[node]
         )
-        stream: FramesIn = self._channels.to(self._addresses()[node]).stream(FETCH_FRAMES, request)
+        stream: FramesIn = self._channels.to(standing.address(node)).stream(FETCH_FRAMES, request)
         found: list[bytes] = []
         size = 0
         try:
@@ -164,22 +186,19 @@ class Source:
         Raises Unavailable if no node can answer, Corrupt if all that can say that theirs are rotten.
         """
         pg = pg_of(pages[0])
-        known = standing.scls.get(pg, {})
-        need = max(known.values(), default=0)
-        if need == 0:
-            return [ZERO_PAGE] * len(pages)
+        asked = standing.complete(pg)
         errors: list[SextetError] = []
-        for node in [n for n in standing.ahead(pg, 0) if known[n] == need]:
+        for node in asked:
             request = pb.ReadPagesRequest(
                 volume=self._volume,
                 epoch=standing.epochs[node],
                 pg=pg,
                 pages=pages,
                 read_lsn=at,
-                pg_lsn=need,
+                pg_lsn=standing.scls[pg][node],
             )
             try:
-                channel = self._channels.to(self._addresses()[node])
+                channel = self._channels.to(standing.address(node))
                 reply = await channel.call(READ_PAGES, request, timeout=CALL_S)
             except SextetError as error:
                 errors.append(error)
@@ -187,12 +206,9 @@ class Source:
             return [page.image or ZERO_PAGE for page in reply.pages]
         if errors and all(isinstance(error, Corrupt) for error in errors):
             raise errors[0]
-        raise Unavailable(f"no node gives pages of group {pg} at LSN {at}: {_list(errors)}")
+        why = "; ".join(str(error) for error in errors) or "too few answer to know who is complete"
+        raise Unavailable(f"no node gives pages of group {pg} at LSN {at}: {why}")
 
 
 class Forgotten(SextetError):
     """What is to be archived is no longer in any hot log."""
-
-
-def _list(errors: Iterable[SextetError]) -> str:
-    return "; ".join(str(error) for error in errors) or "none is complete"
