@@ -30,7 +30,7 @@ from engine.archive.bases import (
     index_key,
     part_key,
 )
-from engine.archive.catalogue import Listing
+from engine.archive.catalogue import Listing, generations, next_generation
 from engine.archive.chunks import (
     NO_COMMIT,
     ChunkHead,
@@ -42,7 +42,14 @@ from engine.archive.envelope import unseal
 from engine.archive.keeping import oldest_needed, superseded
 from engine.archive.source import CALL_S, Forgotten, Source, Standing
 from engine.archive.stretch import Stretch, next_stretch
-from engine.errors import ObjectExists, SextetError, Unavailable
+from engine.errors import (
+    Corrupt,
+    FormatError,
+    ObjectExists,
+    ObjectMissing,
+    SextetError,
+    Unavailable,
+)
 from engine.net.methods import INSTANCE_STATUS, WATCH_CLUSTER
 from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import instance_pb2 as ipb
@@ -119,11 +126,9 @@ class Archiver:
         self._viewed = asyncio.Event()
         self._source: Source | None = None
         self._end = _End()
-        self._base: Base | None = None
         self._since_base = 0  # bytes of log
-        self._bare = False  # it begins in the middle of the log, and there is no base yet
+        self._bare = False  # the end cannot be restored until there is another base
         self._making: LSN | None = None  # a base is being made at it
-        self._told: LSN = 0
 
     async def start(self) -> None:
         self._background.spawn(self._watch(), name="watch cluster")
@@ -177,16 +182,13 @@ class Archiver:
         storage nodes keep what is not archived."""
         await self._viewed.wait()
         delays = self._delays()
-        known, lost = False, ""
+        known = False
         while True:
             began = self._runtime.clock.monotonic()
             try:
                 if not known:
                     await self._find_end()
                     known = True
-                if lost:
-                    await self._begin_another(lost)
-                    lost = ""
                 more = await self._round()
                 delays = self._delays()
                 self.state = "archiving"
@@ -195,13 +197,11 @@ class Archiver:
             except ObjectExists as error:
                 log.info("another archiver was here: %s", error)
                 known = False
-            except Forgotten as error:
-                lost = str(error)
             except SextetError as error:
                 if self.state == "archiving":
                     log.warning("archiving waits: %s: %s", type(error).__name__, error)
                 self.state = f"waits: {error}"
-                known = known and not isinstance(error, Unavailable)
+                known = False  # what was being created may be there
                 await asyncio.sleep(next(delays))
                 continue
             took = self._runtime.clock.monotonic() - began
@@ -211,58 +211,57 @@ class Archiver:
         return backoff(self._runtime.rng, self._config.round_s, self._config.backoff_limit_s)
 
     async def _find_end(self) -> None:
-        """Where the archive ends and what its newest base is, from its objects."""
-        names = await self._generations()
+        """Where the archive ends, and what a restore of its end has to read, from its objects.
+
+        A hole or a damaged object behind the newest base is left as it is, and another base is made past
+        it. Without a last chunk that can be read another archive begins. Raises Unavailable.
+        """
+        names = generations(self._first_name, await self._store.keys(self._first_name))
         self.archive = names[-1] if names else self._first_name
         listing = Listing.of(self.archive, await self._store.keys(f"{self.archive}/"))
-        self._end, self._since_base, self._base = _End(), 0, None
-        self._bare = False
-        if listing.bases:
-            key = index_key(self.archive, listing.bases[-1])
-            self._base = decode_base(key, await self._store.read(key))
-        if listing.newest:
-            since = self._base.number if self._base is not None else 0
-            for number in range(max(since, listing.chunks[0]), listing.newest + 1):
-                chunk = decode_chunk(*await self._object(chunk_key(self.archive, number)))
-                self._since_base += len(chunk.frames) if number > since else 0
+        base = listing.base_for(listing.newest)
+        self._end, self._since_base, self._bare = _End(), 0, False
+        for number in range(max(base, 1), listing.newest + 1):
+            key = chunk_key(self.archive, number)
+            try:
+                chunk = decode_chunk(key, await self._store.read(key))
+            except (Corrupt, FormatError, ObjectMissing) as error:
+                log.error("archive %s has a hole: %s", self.archive, error)
+                if number == listing.newest:
+                    await self._begin_another(str(error))
+                self._bare = True
+                continue
+            if number > base:
+                self._since_base += len(chunk.frames)
+                self._bare |= number == 1 and chunk.head.after > 0
+            if number == listing.newest:
                 self._end = _end_of(chunk.head, chunk.digest)
-                if number == 1:
-                    self._bare = chunk.head.after > 0 and self._base is None
-
-    async def _object(self, key: str) -> tuple[str, bytes]:
-        return key, await self._store.read(key)
-
-    async def _generations(self) -> list[str]:
-        """Archives of this cluster there are, the newest last."""
-        keys = await self._store.keys(self._first_name)
-        names = dict.fromkeys(key.partition("/")[0] for key in keys)
-        return sorted(
-            (n for n in names if n.partition(".")[0] == self._first_name),
-            key=lambda n: int(n.partition(".")[2] or 1),
-        )
 
     async def _begin_another(self, why: str) -> None:
-        """The log between the archive's end and what storage still has is lost to it."""
-        number = int(self.archive.partition(".")[2] or 1) + 1
-        log.error("archive %s cannot be continued, another one begins: %s", self.archive, why)
-        self.archive = f"{self._first_name}.{number}"
-        self._end, self._base, self._since_base = _End(), None, 0
+        """The log between the archive's end and what storage still has is lost to it.
+
+        Raises Unavailable if there is no writer to tell a commit to begin with, ObjectExists if another
+        archiver has begun.
+        """
         status = await self._writer_status()
-        if status is None or not status.vdl or status.tip != status.vdl:
-            raise Unavailable("a new archive begins once the writer has nothing in flight")
-        mark = CommitMark(status.vdl, status.wall_us, status.volume_pages)
+        if status is None or not status.read_lsn:
+            raise Unavailable(
+                f"archive {self.archive} cannot be continued, and no writer tells where another one could "
+                f"begin: {why}"
+            )
+        last, self.archive = self.archive, next_generation(self._first_name, self.archive)
+        log.error("archive %s cannot be continued, %s begins: %s", last, self.archive, why)
+        mark = CommitMark(status.read_lsn, status.read_us, status.volume_pages)
         self._end = _End(upto=mark.lsn, newest=mark)
-        await self._create(Stretch(mark.lsn, mark.lsn, (), ()), known_us=mark.time_us)
-        self._bare = True  # the next round begins with a base
+        self._since_base, self._bare = 0, True  # the next round begins with a base
+        await self._create(Stretch(mark.lsn, mark.lsn, (), ()))
 
     # -- one round
 
     async def _look(self) -> Standing:
         assert self._source is not None
         bound = self._end.upto if self._making is None else min(self._making, self._end.upto)
-        standing = await self._source.look(bound)
-        self._told = bound
-        return standing
+        return await self._source.look(bound)
 
     async def _round(self) -> bool:
         """True if there is more to be done at once."""
@@ -273,27 +272,31 @@ class Archiver:
         if standing.vdl > after:
             groups = [pg for pg in sorted(self._source.memberships) if standing.ahead(pg, after)]
             share = max(SHARE_BYTES_MIN, 4 * config.chunk_bytes_max // max(1, len(groups)))
-            frames = [
-                frame
-                for pg in groups
-                for frame in await self._source.frames(
-                    standing, pg, after, standing.vdl, bytes_max=share
-                )
-            ]
+            frames: list[bytes] = []
+            try:
+                for pg in groups:
+                    frames += await self._source.frames(
+                        standing, pg, after, standing.vdl, bytes_max=share
+                    )
+            except Forgotten as error:
+                await self._begin_another(str(error))
+                return True
             stretch = next_stretch(after, standing.vdl, frames, bytes_max=config.chunk_bytes_max)
             if stretch.upto > after:
                 await self._create(stretch)
                 return stretch.upto < standing.vdl
             log.debug("nothing follows LSN %d yet, VDL is %d", after, standing.vdl)
         elif self._end.number:
-            await self._say_idle()
+            await self._say_idle(standing)
         return False
 
-    async def _say_idle(self) -> None:
+    async def _say_idle(self, standing: Standing) -> None:
         """If nobody has committed anything since, the archive is worth as much as one of now."""
         status = await self._writer_status()
         if status is None or status.tip != self._end.upto:
             return
+        if any(epoch > status.epoch for epoch in standing.epochs.values()):
+            return  # it was superseded, and does not know what the next one commits
         self.known_us = max(self.known_us, status.wall_us)
         if self.known_us - self._end.known_us >= self._config.idle_s * 1e6:
             upto = self._end.upto
@@ -349,20 +352,22 @@ class Archiver:
         size = 0 if self._bare else size
         if self._making is None and self._since_base >= size and end.upto == end.newest.lsn:
             self._making = end.upto
-            self._background.spawn(self._base_in_time(standing, end), name="base")
+            self._background.spawn(self._base_in_time(standing, self.archive, end), name="base")
 
-    async def _base_in_time(self, standing: Standing, end: _End) -> None:
+    async def _base_in_time(self, standing: Standing, archive: str, end: _End) -> None:
+        """Another archive may begin meanwhile: the base is of the one that ended at `end`."""
         try:
-            await self._make_base(standing, end)
-            await self._retire()
+            await self._make_base(standing, archive, end)
+            await self._retire(archive)
         except SextetError as error:
             log.warning("no base now: %s: %s", type(error).__name__, error)
         finally:
             self._making = None
 
-    async def _make_base(self, standing: Standing, end: _End) -> None:
+    async def _make_base(self, standing: Standing, archive: str, end: _End) -> None:
         """All pages as of `end`, which nodes keep as long as they hear of no later one."""
         assert self._source is not None
+        before = self._since_base
         parts: list[Part] = []
         for first in range(0, end.newest.pages, PART_PAGES):
             pages: list[bytes] = []
@@ -372,13 +377,14 @@ class Archiver:
                 stop = min(upto, at + self._config.pages_per_read, first_page(pg_of(at) + 1))
                 pages += await self._source.pages(standing, range(at, stop), end.upto)
                 at = stop
-            data = encode_part(self.archive, end.number, first, pages)
-            key = part_key(self.archive, end.number, len(parts))
+            data = encode_part(archive, end.number, first, pages)
+            key = part_key(archive, end.number, len(parts))
             await self._create_same(key, data)
             parts.append(Part(first, len(pages), unseal(key, data).digest))
-        base = Base(self.archive, self._volume, end.number, end.newest, end.known_us, tuple(parts))
-        await self._create_same(index_key(self.archive, end.number), encode_base(base))
-        self._base, self._since_base, self._bare = base, 0, False
+        base = Base(archive, self._volume, end.number, end.newest, end.known_us, tuple(parts))
+        await self._create_same(index_key(archive, end.number), encode_base(base))
+        if archive == self.archive:
+            self._since_base, self._bare = max(0, self._since_base - before), False
         self.counters["bases"] += 1
 
     async def _create_same(self, key: str, data: bytes) -> None:
@@ -389,13 +395,13 @@ class Archiver:
             if await self._store.read(key) != data:
                 raise
 
-    async def _retire(self) -> None:
+    async def _retire(self, archive: str) -> None:
         """Delete what has fallen out of the retention window."""
-        keys = await self._store.keys(f"{self.archive}/")
-        listing = Listing.of(self.archive, keys)
+        keys = await self._store.keys(f"{archive}/")
+        listing = Listing.of(archive, keys)
         bases = {}
         for number in listing.bases:
-            key = index_key(self.archive, number)
+            key = index_key(archive, number)
             bases[number] = decode_base(key, await self._store.read(key)).known_us
         before_us = self._runtime.clock.wall_us() - int(self._config.retention_s * 1e6)
         for key in superseded(listing, keys, oldest_needed(bases, before_us)):

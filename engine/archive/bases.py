@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.archive.chunks import expect, mark_in, mark_out
+from engine.archive.chunks import Chunk, expect, mark_in, mark_out
 from engine.archive.envelope import seal, unseal
 from engine.errors import Corrupt
 from engine.types import PAGE_SIZE, CommitMark, PageNo, VolumeId
@@ -51,11 +51,6 @@ def index_key(archive: str, number: int) -> str:
 
 def part_key(archive: str, number: int, part: int) -> str:
     return f"{base_prefix(archive)}{number:012d}/{part:06d}"
-
-
-def number_of(key: str) -> int:
-    """Of an index's key, the chunk that the base stands behind."""
-    return int(key.split("/")[-2])
 
 
 def encode_part(archive: str, number: int, first: PageNo, pages: Sequence[bytes]) -> bytes:
@@ -110,6 +105,18 @@ def decode_base(key: str, data: bytes) -> Base:
     if at != base.commit.pages:
         raise Corrupt(f"object {key} has {at} pages, the volume {base.commit.pages}")
     return base
+
+
+def check_base(base: Base, chunk: Chunk) -> None:
+    """Raises Corrupt unless `base` is the state at the end of `chunk`."""
+    head = chunk.head
+    if (base.volume, base.number, base.commit) != (head.volume, head.number, head.newest) or (
+        head.upto != head.newest.lsn
+    ):
+        raise Corrupt(
+            f"object {index_key(base.archive, base.number)} is not the state at the end of chunk "
+            f"{head.number}"
+        )
 
 
 def decode_part(key: str, data: bytes, base: Base, part: Part) -> bytes:

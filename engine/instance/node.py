@@ -331,6 +331,7 @@ class Instance:
         )
         if self.pool is not None:
             reply.read_lsn = self.pool.visible.lsn
+            reply.read_us = self.pool.visible.time_us
             reply.volume_pages = self.pool.visible.pages
             reply.vdl = self.pool.visible.lsn
         if self.engine is not None:
