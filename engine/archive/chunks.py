@@ -115,10 +115,15 @@ def decode_chunk(key: str, data: bytes) -> Chunk:
     return Chunk(head, envelope.body, envelope.digest)
 
 
-def check_follows(chunk: Chunk, before: Chunk) -> None:
-    """Raises Corrupt unless `chunk` continues `before`."""
-    head, last = chunk.head, before.head
+def check_follows(chunk: Chunk, before: Chunk | None) -> None:
+    """Raises Corrupt unless `chunk` continues `before`, or the empty volume."""
+    head = chunk.head
     key = chunk_key(head.archive, head.number)
+    if before is None:
+        if head.after:
+            raise Corrupt(f"object {key} begins after LSN {head.after}, not with the first record")
+        return
+    last = before.head
     if head.number != last.number + 1 or head.volume != last.volume:
         raise Corrupt(f"object {key} is not what follows chunk {last.number}")
     if head.previous != before.digest:

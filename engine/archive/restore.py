@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.archive.bases import Base, decode_base, decode_part, index_key, part_key
+from engine.archive.bases import Base, check_base, decode_base, decode_part, index_key, part_key
 from engine.archive.catalogue import Listing, Target, last_admitted
 from engine.archive.chunks import (
     NO_COMMIT,
@@ -71,21 +71,15 @@ class Archive:
 
     @classmethod
     async def open(cls, store: ObjectStore, name: str) -> Archive:
-        """Raises ConfigError if there is no such archive, ObjectMissing for a hole in it."""
+        """Raises ConfigError if there is no such archive. Objects are looked at when they are needed."""
         listing = Listing.of(name, await store.keys(f"{name}/"))
         if not listing.chunks:
             raise ConfigError(f"there is no archive {name} in this store")
-        archive = cls(store, listing)
-        listing.check_gapless(max(1, await archive.first_usable()))
-        return archive
+        return cls(store, listing)
 
     @property
     def name(self) -> str:
         return self.listing.archive
-
-    async def read(self, key: str) -> bytes:
-        """Raises ObjectMissing, Unavailable."""
-        return await self._store.read(key)
 
     async def chunk(self, number: int) -> Chunk:
         """Raises ObjectMissing, Corrupt, FormatError, naming the object."""
@@ -97,10 +91,15 @@ class Archive:
         key = index_key(self.name, number)
         return decode_base(key, await self._store.read(key))
 
+    async def base_part(self, base: Base, number: int) -> bytes:
+        """The pages of one part. Raises ObjectMissing, Corrupt, FormatError, naming the object."""
+        key = part_key(self.name, base.number, number)
+        return decode_part(key, await self._store.read(key), base, base.parts[number])
+
     async def first_usable(self) -> int:
         """The chunk behind which a restore can begin: the oldest that has a base, or 0, the empty volume.
 
-        Raises ObjectMissing if there is none.
+        Raises ObjectMissing if there is none, and as `chunk` does.
         """
         there = self.listing.chunks
         if there[0] == 1 and (await self.chunk(1)).head.after == 0:
@@ -108,7 +107,8 @@ class Archive:
         usable = [n for n in self.listing.bases if n >= there[0]]
         if not usable:
             raise ObjectMissing(
-                f"archive {self.name} begins with chunk {there[0]} and has no base at it or later"
+                f"objects before {chunk_key(self.name, there[0])} are missing, and there is no base at it "
+                "or later"
             )
         return usable[0]
 
@@ -120,9 +120,18 @@ class Archive:
         return Window(first, earliest, head.newest, head.upto, head.known_us)
 
     async def plan(self, target: Target) -> Plan:
-        """Raises ConfigError naming the window if `target` lies outside of it."""
+        """Raises ConfigError naming the window if `target` lies outside of it; as `chunk` and `base` do if
+        an object is no good that has to be read.
+
+        By LSN that is what a restore reads, too. By time it is everything after that as well: a later
+        commit may have an earlier time, if a clock was wrong.
+        """
+        return await (self._plan_back(target) if target.lsn is None else self._plan_to(target.lsn))
+
+    async def _plan_back(self, target: Target) -> Plan:
         window = await self.window()
-        if (target.time_us or 0) > window.known_us or (target.lsn or 0) > window.upto:
+        self.listing.check_gapless(max(1, window.first))
+        if (target.time_us or 0) > window.known_us:
             raise ConfigError(f"that is later than what archive {self.name} has: {window}")
         after: Chunk | None = None
         for number in range(self.listing.newest, window.first, -1):
@@ -136,6 +145,33 @@ class Archive:
         if window.first and not target.admits(window.earliest):
             raise ConfigError(f"that is earlier than what archive {self.name} has: {window}")
         return Plan(self.name, window.first, window.first, window.earliest)
+
+    async def _plan_to(self, lsn: LSN) -> Plan:
+        first = base = await self.first_usable()
+        commit = (await self.base(first)).commit if first else NO_COMMIT
+        if commit.lsn > lsn:
+            raise ConfigError(
+                f"that is earlier than what archive {self.name} has: {await self.window()}"
+            )
+        for number in (n for n in self.listing.bases if n > first):
+            later = (await self.base(number)).commit
+            if later.lsn > lsn:
+                break
+            base, commit = number, later
+        last, upto = base, commit.lsn
+        for number in range(base + 1, self.listing.newest + 1):
+            if upto >= lsn:
+                break
+            chunk = await self.chunk(number)
+            upto = chunk.head.upto
+            found = last_admitted(Target(lsn=lsn), commits_of(chunk))
+            if found is not None:
+                last, commit = number, found
+        if upto < lsn:
+            raise ConfigError(
+                f"that is later than what archive {self.name} has: {await self.window()}"
+            )
+        return Plan(self.name, base, last, commit)
 
     # -- the file
 
@@ -151,21 +187,19 @@ class Archive:
         chunks = range(plan.base + 1, plan.last + 1)
         total, done = len(chunks) + (len(base.parts) if base is not None else 0), 0
         with target.open("xb+") as file:
-            at: LSN = 0
+            before: Chunk | None = None
             if base is not None:
+                before = await self.chunk(base.number)
+                check_base(base, before)
                 for number, part in enumerate(base.parts):
-                    key = part_key(self.name, base.number, number)
                     file.seek(part.first * PAGE_SIZE)
-                    file.write(decode_part(key, await self._store.read(key), base, part))
+                    file.write(await self.base_part(base, number))
                     done += 1
                     progress(done, total)
-                at = base.commit.lsn
-            before = await self.chunk(plan.base) if plan.base else None
             for number in chunks:
                 chunk = await self.chunk(number)
-                if before is not None:
-                    check_follows(chunk, before)
-                at = _apply(chunk, at, plan.commit.lsn, _Pages(file))
+                check_follows(chunk, before)
+                _apply(chunk, plan.commit.lsn, _Pages(file))
                 before = chunk
                 done += 1
                 progress(done, total)
@@ -197,19 +231,16 @@ class _Pages:
         self._changed.clear()
 
 
-def _apply(chunk: Chunk, at: LSN, upto: LSN, pages: _Pages) -> LSN:
-    """The chunk's records above `at` and up to `upto`; the last one's LSN."""
+def _apply(chunk: Chunk, upto: LSN, pages: _Pages) -> None:
+    """The chunk's records up to `upto`."""
     for record in records_of(chunk):
-        if record.lsn <= at:
-            continue
         if record.lsn > upto:
             break
         pages.put(record.page, apply_record(pages.get(record.page), record))
-        at = record.lsn
     pages.flush()
-    return at
 
 
 def shown(time_us: int) -> str:
-    """A time for a person, in UTC."""
-    return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat(timespec="milliseconds")
+    """A time for a person, in UTC; `sextet restore --to-time` takes it, so nothing of it is cut off."""
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")

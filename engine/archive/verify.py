@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.archive.bases import decode_part, part_key
+from engine.archive.bases import check_base
 from engine.archive.chunks import Chunk, check_follows, records_of
 from engine.archive.restore import Archive, Progress
 from engine.errors import SextetError
@@ -14,12 +14,18 @@ async def verify(
     """(what is wrong, each naming the object; how many objects were looked at).
 
     Every chunk from the oldest that a restore can begin with, that each follows the one before it and that
-    its records chain; every complete base with all of its parts.
+    its records chain; every complete base from there on, with all of its parts, and that it is the state
+    at its chunk's end.
     """
     wrong: list[str] = []
-    first = max(1, await archive.first_usable())
-    numbers = range(first, archive.listing.newest + 1)
-    done, total = 0, len(numbers) + len(archive.listing.bases)
+    try:
+        first = await archive.first_usable()
+    except SextetError as error:
+        wrong.append(str(error))
+        first = archive.listing.chunks[0]
+    numbers = range(max(1, first), archive.listing.newest + 1)
+    bases = [number for number in archive.listing.bases if number >= first]
+    done, total = 0, len(numbers) + len(bases)
     before: Chunk | None = None
     for number in numbers:
         try:
@@ -30,24 +36,30 @@ async def verify(
                 pass
             before = chunk
         except SextetError as error:
-            wrong.append(str(error))
+            _note(wrong, error)
             before = None
         done += 1
         progress(done, total)
-    for number in archive.listing.bases:
+    for number in bases:
+        done += 1
         try:
             base = await archive.base(number)
+            check_base(base, await archive.chunk(number))
         except SextetError as error:
-            wrong.append(str(error))
+            _note(wrong, error)
             continue
         total += len(base.parts)
-        for index, part in enumerate(base.parts):
-            key = part_key(archive.name, number, index)
+        for part in range(len(base.parts)):
             try:
-                decode_part(key, await archive.read(key), base, part)
+                await archive.base_part(base, part)
             except SextetError as error:
-                wrong.append(str(error))
+                _note(wrong, error)
             done += 1
-        done += 1
-        progress(done, total)
+            progress(done, total)
     return wrong, done
+
+
+def _note(wrong: list[str], error: SextetError) -> None:
+    """Once: a chunk that is no good is looked at for its base again."""
+    if str(error) not in wrong:
+        wrong.append(str(error))
