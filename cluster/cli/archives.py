@@ -15,6 +15,7 @@ from cluster.cli.errors import CommandFailed
 from cluster.local.folder import Folder
 from cluster.local.layout import load
 from cluster.local.store import open_store, store_name
+from engine.archive.catalogue import generations
 from engine.archive.restore import Archive, shown
 from engine.archive.verify import verify
 from engine.errors import ConfigError, SextetError
@@ -53,12 +54,12 @@ async def find(folder: Folder, store: ObjectStore, source: str) -> Archive:
     first = next((c.archive for c in layout.clusters if c.name == source), "") if layout else ""
     if source in known:
         return await Archive.open(store, source)
-    own = [n for n in known if first and n.partition(".")[0] == first]
+    own = generations(first, (f"{n}/" for n in known)) if first else []
     if not own:
         raise ConfigError(
             f"there is no archive of {source}; there is: {', '.join(known) or 'none'}"
         )
-    return await Archive.open(store, max(own, key=lambda n: int(n.partition(".")[2] or 1)))
+    return await Archive.open(store, own[-1])
 
 
 def list_archives(folder: Folder, store: str | None, *, as_json: bool) -> None:
@@ -92,6 +93,7 @@ async def _rows(folder: Folder, store: str | None) -> list[dict[str, Any]]:
             try:
                 archive = await Archive.open(objects, name)
                 window = await archive.window()
+                archive.listing.check_gapless(max(1, window.first))
             except SextetError as error:
                 row["error"] = str(error)
             else:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cluster.cli.archives import find, opened
@@ -24,9 +25,11 @@ from cluster.cli.importing import import_file
 from cluster.local import clusters
 from cluster.local.create import with_new_cluster
 from cluster.local.folder import Folder
+from cluster.local.layout import DEFAULT_MAX_STORAGE, ClusterSpec
+from cluster.local.ready import Readiness
 from engine.archive.catalogue import Target
 from engine.archive.restore import Plan, shown
-from engine.errors import ConfigError
+from engine.errors import ConfigError, SextetError
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?) *(s|second|m|min|minute|h|hour|d|day)s? +ago")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -49,11 +52,11 @@ def parse_time(text: str, *, now: datetime) -> int:
     Raises ConfigError.
     """
     ago = _AGO.fullmatch(text.strip())
-    if ago is not None:
-        return _us(now - timedelta(seconds=float(ago[1]) * _UNITS[ago[2][0]]))
     try:
+        if ago is not None:
+            return _us(now - timedelta(seconds=float(ago[1]) * _UNITS[ago[2][0]]))
         found = datetime.fromisoformat(text.strip())
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ConfigError(
             f"{text!r} is no time: give one like 2026-11-30T14:32:06Z or '5 minutes ago'"
         ) from error
@@ -90,9 +93,40 @@ def restore_cluster(folder: Folder, source: str, name: str, options: RestoreOpti
         out.print(
             f"{plan.archive} as of LSN {plan.commit.lsn}, committed {shown(plan.commit.time_us)}"
         )
-        spec = clusters.create_cluster(folder, name, readers=options.readers)
-        import_file(folder, name, path)
+        spec = _cluster_of(folder, name, path, readers=options.readers)
     announce(spec, "is restored")
+
+
+def _cluster_of(folder: Folder, name: str, path: Path, *, readers: int) -> ClusterSpec:
+    """A new cluster with the contents of `path`. Raises ConfigError, CommandFailed; then there is none."""
+    try:
+        spec = clusters.create_cluster(
+            folder,
+            name,
+            readers=readers,
+            max_storage_bytes=max(DEFAULT_MAX_STORAGE, 2 * path.stat().st_size),
+        )
+    except Readiness as error:
+        _take_back(folder, name)
+        raise CommandFailed(f"{error}; see {folder.log(error.component)}") from error
+    try:
+        import_file(folder, name, path)
+    except BaseException:
+        _take_back(folder, name)
+        raise
+    return spec
+
+
+def _take_back(folder: Folder, name: str) -> None:
+    """Delete what was made of a cluster that could not be restored."""
+    try:
+        clusters.delete_cluster(folder, name)
+    except SextetError as error:
+        err.print(
+            f"[red]![/red] {name} is there and has not what it should; `sextet cluster delete {name}` "
+            f"removes it: {escape(str(error))}",
+            soft_wrap=True,
+        )
 
 
 async def _make_file(
