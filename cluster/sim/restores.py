@@ -1,7 +1,8 @@
 """G8: whatever is restored from the archive is the state after the last commit at or before that moment.
 
 The database file that a restore writes is compared, byte for byte, with the one that the replay oracle
-makes of the committed log, in which no branch is that a recovery cut off.
+makes of the committed log, in which no branch is that a recovery cut off. No checker among others, because
+it reads objects and writes files.
 
 Kinds
 - archive-broken: `verify` finds an object that is no good.
@@ -30,7 +31,7 @@ CHECKER = "archive"
 POINTS = 10
 
 
-class _Still:
+class Still:
     """What is in a bucket, for reading, in no time."""
 
     def __init__(self, bucket: Bucket) -> None:
@@ -78,7 +79,7 @@ async def _check(
     bucket: Bucket, name: str, oracle: Oracle, targets: Sequence[Target], findings: Findings
 ) -> None:
     try:
-        archive = await Archive.open(_Still(bucket), name)
+        archive = await Archive.open(Still(bucket), name)
         wrong, _ = await verify(archive)
         window = await archive.window()
     except SextetError as error:

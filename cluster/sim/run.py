@@ -18,10 +18,10 @@ from typing import IO, Any
 
 from cluster.endpoint.balance import Kind
 from cluster.faults.catalogue import Fault
+from cluster.sim import restores
 from cluster.sim.checkers import (
     Findings,
     Violation,
-    archive,
     bank,
     listappend,
     liveness,
@@ -276,8 +276,8 @@ class Story:
         seen = [*self._observations(), *self.final]
         found += self._count("oracle", oracle.check(Oracle(log), seen), len(seen))
         if self.world.bucket is not None:
-            points = archive.points(log.commits, self.world.rng("restore points"))
-            wrong = archive.check(self.world.bucket, CLUSTER, Oracle(log), points)
+            points = restores.points(log.commits, self.world.rng("restore points"))
+            wrong = restores.check(self.world.bucket, CLUSTER, Oracle(log), points)
             found += self._count("archive", wrong, len(points))
         return found
 
