@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from cluster.sim.checkers import Findings, Violation
 from cluster.sim.checkers.oracle import Oracle
 from cluster.sim.objects import Bucket
-from engine.archive.catalogue import Target, last_admitted
+from engine.archive.catalogue import Target, generations, last_admitted
 from engine.archive.restore import Archive
 from engine.archive.verify import verify
 from engine.errors import ObjectMissing, SextetError
@@ -67,24 +67,28 @@ def points(commits: Sequence[CommitMark], rng: random.Random) -> list[Target]:
     return found
 
 
-def check(bucket: Bucket, name: str, oracle: Oracle, targets: Sequence[Target]) -> list[Violation]:
-    """Restore every one of `targets`. Outside of any loop."""
+def check(
+    bucket: Bucket, cluster: str, oracle: Oracle, targets: Sequence[Target]
+) -> tuple[list[Violation], int]:
+    """Restore those of `targets` that the cluster's newest archive has; also how many they were. Outside of
+    any loop."""
     findings = Findings(CHECKER)
-    if targets:
-        asyncio.run(_check(bucket, name, oracle, targets, findings))
-    return findings.found
+    restored = asyncio.run(_check(bucket, cluster, oracle, targets, findings)) if targets else 0
+    return findings.found, restored
 
 
 async def _check(
-    bucket: Bucket, name: str, oracle: Oracle, targets: Sequence[Target], findings: Findings
-) -> None:
+    bucket: Bucket, cluster: str, oracle: Oracle, targets: Sequence[Target], findings: Findings
+) -> int:
+    restored = 0
     try:
-        archive = await Archive.open(Still(bucket), name)
+        name = generations(cluster, bucket.objects)[-1:]
+        archive = await Archive.open(Still(bucket), name[0] if name else cluster)
         wrong, _ = await verify(archive)
         window = await archive.window()
     except SextetError as error:
         findings.add("archive-broken", f"{type(error).__name__}: {error}")
-        return
+        return restored
     for message in wrong:
         findings.add("archive-broken", message)
     with TemporaryDirectory(prefix="sextet-sim-") as folder:
@@ -100,6 +104,7 @@ async def _check(
             except SextetError as error:
                 findings.add("restore-fails", f"{target}: {type(error).__name__}: {error}")
                 continue
+            restored += 1
             if path.read_bytes() != oracle.image(commit.lsn):
                 findings.add(
                     "restore-differs",
@@ -107,3 +112,4 @@ async def _check(
                     lsns=(commit.lsn,),
                 )
             path.unlink()
+    return restored

@@ -277,8 +277,8 @@ class Story:
         found += self._count("oracle", oracle.check(Oracle(log), seen), len(seen))
         if self.world.bucket is not None:
             points = restores.points(log.commits, self.world.rng("restore points"))
-            wrong = restores.check(self.world.bucket, CLUSTER, Oracle(log), points)
-            found += self._count("archive", wrong, len(points))
+            wrong, restored = restores.check(self.world.bucket, CLUSTER, Oracle(log), points)
+            found += self._count("archive", wrong, restored)
         return found
 
     def _count(self, checker: str, violations: list[Violation], things: int) -> list[Violation]:
