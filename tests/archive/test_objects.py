@@ -7,6 +7,7 @@ import json
 import struct
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -172,11 +173,8 @@ def test_another_version_says_so(key: str) -> None:
         decode(book, key, newer)
 
 
-@pytest.mark.parametrize("key", ALL)
-@pytest.mark.parametrize("other", ALL)
+@pytest.mark.parametrize(("key", "other"), permutations(ALL, 2))
 def test_another_object_of_the_same_archive_is_refused(key: str, other: str) -> None:
-    if key == other:
-        return
     book = sample()
     with pytest.raises(Corrupt, match=f"object {key} is in the place of another"):
         decode(book, key, book.objects[other])
