@@ -30,16 +30,11 @@ def to_delete(book: Book, before_us: int) -> list[str]:
 
 
 def needed_by(book: Book, before_us: int) -> set[str]:
-    """The model: the objects of every restore that can be asked for, to a time from `before_us` on or to the
-    LSN of a state that was the newest at some such time."""
+    """The model: of restores to `before_us` or later, the one to `before_us` goes back furthest. So what is
+    behind the newest base that was surely made before then is needed, with that base and its chunk."""
     bases = [n for n, known_us in known(book).items() if known_us <= before_us]
     first = max(bases, default=0)
-    found = set()
-    for key in book.objects:
-        number = int(key.split("/")[2])
-        if number >= first:
-            found.add(key)
-    return found
+    return {key for key in book.objects if int(key.split("/")[2]) >= first}
 
 
 @st.composite
