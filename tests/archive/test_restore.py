@@ -211,8 +211,8 @@ KEYS = [
 FIRST, LAST = chunk_key("main", 1), chunk_key("main", 6)
 BASE2, BASE4 = index_key("main", 2), index_key("main", 4)
 NOTHING_SAYS_SO = {(key, "remove") for key in (FIRST, LAST, BASE2, BASE4)} | {(LAST, "rewritten")}
-"""An archive that begins later (retention does that), ends earlier, or has a base less, is whole. Nobody names
-the checksum of the last chunk."""
+"""An archive that begins later (as retention leaves it), ends earlier, or has a base less, is whole. Nobody
+names the checksum of the last chunk."""
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
