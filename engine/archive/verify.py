@@ -44,10 +44,13 @@ async def verify(
         done += 1
         try:
             base = await archive.base(number)
-            check_base(base, await archive.chunk(number))
         except SextetError as error:
             _note(wrong, error)
             continue
+        try:
+            check_base(base, await archive.chunk(number))
+        except SextetError as error:
+            _note(wrong, error)
         total += len(base.parts)
         for part in range(len(base.parts)):
             try:

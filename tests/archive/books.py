@@ -17,7 +17,6 @@ from engine.archive.catalogue import Target, last_admitted
 from engine.archive.chunks import NO_COMMIT, ChunkHead, chunk_key, encode_chunk
 from engine.archive.envelope import unseal
 from engine.archive.restore import Archive
-from engine.errors import SextetError
 from engine.log.diff import diff_page
 from engine.log.frame import build_frame, encode_record
 from engine.types import LAL, LSN, PAGE_SIZE, ZERO_PAGE, CommitMark, PageNo, PgNo
@@ -199,7 +198,7 @@ class Book:
         )
         if not mark.lsn:
             return False
-        parts = []
+        parts: list[Part] = []
         for first in range(0, mark.pages, PART_PAGES):
             pages = [
                 image[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
@@ -272,7 +271,3 @@ def book_of(
         if book.number in bases:
             book.base()
     return book
-
-
-def names_object(error: SextetError, keys: Collection[str]) -> bool:
-    return any(key in str(error) for key in keys)

@@ -74,7 +74,7 @@ def test_killed_at_every_create(when: str, every: int) -> None:
                 if when == "before":
                     raise Unavailable("it never arrived")
 
-        town.bucket.on_create = kill  # type: ignore[method-assign]
+        town.bucket.on_create = kill
         for _ in range(8):
             await town.write(4)
             await asyncio.sleep(0.3)
@@ -195,7 +195,7 @@ def test_a_base_that_broke_off_is_no_base() -> None:
                 town.world.loop.call_soon(town.world.kill, town.process())
                 raise Unavailable("it never arrived")
 
-        town.bucket.on_create = kill  # type: ignore[method-assign]
+        town.bucket.on_create = kill
         for _ in range(12):
             await town.write(8)
             await asyncio.sleep(0.4)
@@ -356,7 +356,7 @@ def test_the_first_object_of_another_archive_may_be_there_though_nobody_said_so(
             if when == "after" and key == chunk_key("main.2", 1):
                 raise Unavailable("the answer is lost")
 
-        town.bucket.on_create = lose  # type: ignore[method-assign]
+        town.bucket.on_create = lose
         town.let_go()
         await town.write(3)
         await town.archived()

@@ -14,8 +14,9 @@ from cluster.cli.app import app
 from cluster.cli.archives import find
 from cluster.cli.errors import CommandFailed
 from cluster.cli.restore import RestoreOptions, parse_time, target_of
+from cluster.local import clusters
 from cluster.local.folder import Folder
-from cluster.local.layout import ClusterSpec, Layout
+from cluster.local.layout import ClusterSpec, InstanceSpec, Layout
 from cluster.local.ready import Readiness
 from engine.archive.catalogue import Target
 from engine.archive.restore import shown
@@ -107,10 +108,11 @@ def stored(folder: Path, *names: str) -> list[Book]:
 
 
 def layout(*archives: str) -> Layout:
-    clusters = (
-        ClusterSpec(f"c{n}", 10 + n, 20 + n, 1 << 20, (), archive=a) for n, a in enumerate(archives)
-    )
-    return Layout(7000, (), tuple(clusters))
+    specs = []
+    for n, archive in enumerate(archives):
+        instance = InstanceSpec(f"c{n}-1", 1, "az1", 30 + n)
+        specs.append(ClusterSpec(f"c{n}", 10 + n, 20 + n, 1 << 20, (instance,), archive=archive))
+    return Layout(7000, (), tuple(specs))
 
 
 async def test_a_clusters_newest_archive_is_found(
@@ -198,8 +200,8 @@ def test_a_cluster_that_was_not_restored_is_taken_back(
     def fail(*_: object) -> None:
         raise CommandFailed("the import was refused")
 
-    monkeypatch.setattr(restore.clusters, "create_cluster", create)
-    monkeypatch.setattr(restore.clusters, "delete_cluster", lambda _f, name: deleted.append(name))
+    monkeypatch.setattr(clusters, "create_cluster", create)
+    monkeypatch.setattr(clusters, "delete_cluster", lambda _f, name: deleted.append(name))
     monkeypatch.setattr(restore, "import_file", fail)
     path = tmp_path / "new.db"
     with path.open("wb") as file:
