@@ -130,7 +130,6 @@ class Archive:
 
     async def _plan_back(self, target: Target) -> Plan:
         window = await self.window()
-        self.listing.check_gapless(max(1, window.first))
         if (target.time_us or 0) > window.known_us:
             raise ConfigError(f"that is later than what archive {self.name} has: {window}")
         after: Chunk | None = None

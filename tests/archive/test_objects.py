@@ -217,7 +217,17 @@ def test_a_header_that_lacks_something_is_refused(key: str, changes: dict[str, A
 
 
 @pytest.mark.parametrize(
-    "parts", [[], [[0, 5, "d"]], [[1, 5, "d"]], [[0, 2, "d"], [3, 3, "d"]], [[0, 6]], 7], ids=str
+    "parts",
+    [
+        [],
+        [[0, 2, "d"], [3, 4, "d"]],
+        [[0, 5, "d"]],
+        [[1, 5, "d"]],
+        [[0, 2, "d"], [3, 3, "d"]],
+        [[0, 6]],
+        7,
+    ],
+    ids=str,
 )
 def test_a_base_without_all_pages_is_refused(parts: object) -> None:
     header = unseal(INDEX2, sample().objects[INDEX2]).header

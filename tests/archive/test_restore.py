@@ -22,7 +22,7 @@ from engine.archive.chunks import chunk_key, decode_chunk, encode_chunk
 from engine.archive.restore import Plan, shown
 from engine.archive.verify import verify
 from engine.errors import ConfigError, Corrupt, FormatError, ObjectMissing
-from tests.archive.books import T0_US, Book, Ledger, book_of
+from tests.archive.books import T0_US, Book, Ledger, book_of, frame_of
 
 CHANGES = st.tuples(
     st.lists(st.integers(0, 11), min_size=1, max_size=5),
@@ -270,6 +270,27 @@ async def test_an_lsn_before_the_damage_is_restored_all_the_same(tmp_path: Path)
             await book.restored(Target(lsn=book.ledger.marks[2].lsn), tmp_path)
         with pytest.raises((ObjectMissing, Corrupt), match=chunk_key("main", 3)):
             await book.restored(Target(time_us=book.ledger.marks[0].time_us), tmp_path)
+
+
+async def test_the_latest_needs_no_more_than_the_newest_base(tmp_path: Path) -> None:
+    book = example()
+    for number in (1, 3):
+        remove(book, chunk_key("main", number))
+    assert await book.restored(Target(), tmp_path) == book.expected(Target())
+    with pytest.raises(ObjectMissing, match=f"{chunk_key('main', 3)} is missing, and later ones"):
+        (await book.open()).listing.check_gapless(2)
+
+
+async def test_an_object_that_is_whole_and_lacks_a_record_is_found(tmp_path: Path) -> None:
+    """Nobody has damaged it: it was made so."""
+    book = example()
+    chunk = decode_chunk(LAST, book.objects[LAST])
+    frames = b"".join(frame_of([r]) for r in book.ledger.records if r.lsn == chunk.head.upto)
+    book.objects[LAST] = encode_chunk(chunk.head, frames)
+    wrong, _ = await verify(await book.open())
+    assert [LAST in message for message in wrong] == [True]
+    with pytest.raises(Corrupt, match=LAST):
+        await book.restored(Target(), tmp_path)
 
 
 @pytest.mark.parametrize("key", [chunk_key("main", 1), index_key("main", 1)])
