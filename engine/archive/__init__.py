@@ -7,7 +7,10 @@ an archive has one history, without the branches that failovers left behind.
     chunks      a stretch of the log as an object, and the chain that chunks form
     bases       all pages at one LSN, as objects
     stretch     from what storage nodes hold to the next stretch of the log, gap-free
-    catalogue   which objects an archive has, and what they make restorable
-    replay      a base and the chunks after it to a SQLite file
+    catalogue   which objects an archive has, and which moments a restore can mean
+    keeping     which objects no restore needs any more
+    source      what storage nodes say and give, and who of them is believed
     archiver    the process that does it all the time
+    restore     a base and the chunks after it to a SQLite file
+    verify      every object that a restore might read, before one is needed
 """
