@@ -38,7 +38,7 @@ from cluster.local.sizes import parse_size
 from cluster.local.starting import start_supervisor, stop_started, wait_for_leftovers
 from cluster.local.state import running_state
 from cluster.local.stopping import STOP_S
-from cluster.local.store import store_name
+from cluster.local.store import make_store, store_name
 from engine.errors import SextetError
 from engine.faults.file import read
 
@@ -116,7 +116,12 @@ def _start(folder: Folder, options: UpOptions) -> subprocess.Popen[bytes]:
 def prepare_layout(folder: Folder, options: UpOptions) -> Layout:
     """The layout to start: a new one, or the folder's own on ports that are free today."""
     layout = _layout_to_start(folder, options)
-    return layout if options.archive is None else with_store(layout, store_name(options.archive))
+    if options.archive is None:
+        return layout
+    store = store_name(options.archive)
+    if store != layout.store:
+        make_store(store)
+    return with_store(layout, store)
 
 
 def _layout_to_start(folder: Folder, options: UpOptions) -> Layout:

@@ -15,6 +15,12 @@ def store_name(text: str) -> str:
     return str(Path(text).expanduser().absolute())
 
 
+def make_store(name: str) -> None:
+    """Have it there from now on; no harm if it is. Raises Unavailable if it cannot be made."""
+    FolderStore(Path(name)).close()
+
+
 def open_store(name: str) -> FolderStore:
-    """Raises Unavailable if it cannot be made or read."""
-    return FolderStore(Path(name))
+    """Raises Unavailable if it is not there. It is never made on the way: a mount point without its disk
+    looks like a folder where nothing was ever stored."""
+    return FolderStore(Path(name), make=False)

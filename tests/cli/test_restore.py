@@ -18,6 +18,7 @@ from cluster.local import clusters
 from cluster.local.folder import Folder
 from cluster.local.layout import ClusterSpec, InstanceSpec, Layout
 from cluster.local.ready import Readiness
+from cluster.local.store import make_store
 from engine.archive.catalogue import Target
 from engine.archive.restore import shown
 from engine.errors import ConfigError
@@ -96,7 +97,8 @@ def test_exactly_one_moment_is_meant() -> None:
 
 
 def stored(folder: Path, *names: str) -> list[Book]:
-    """Archives of these names in a folder."""
+    """A store in a folder, with archives of these names."""
+    make_store(str(folder))
     books = [
         book_of(ledger_of([((n,), n) for n in range(3)]), [1, 2], bases=(2,), name=n) for n in names
     ]
@@ -175,6 +177,15 @@ def test_no_store_says_what_to_do(tmp_path: Path) -> None:
     code, text = run("backup", "list", "--data", str(tmp_path / "data"))
     assert code != 0
     assert "archives to no object store; name one with --store, or begin with" in text
+
+
+def test_a_store_is_never_made_by_looking(tmp_path: Path) -> None:
+    """An empty mount point is no empty store."""
+    for folder in (tmp_path / "misspelt", tmp_path):
+        code, text = run("backup", "list", "--store", str(folder), "--data", str(tmp_path / "data"))
+        assert code != 0
+        assert f"{folder} is no object store: is its disk mounted?" in text
+    assert not (tmp_path / "misspelt").exists()
 
 
 # -- the new cluster
