@@ -12,9 +12,12 @@ from cluster.sim.restores import Still
 from cluster.sim.world import ARCHIVER
 from engine.archive.bases import index_key
 from engine.archive.catalogue import Target
-from engine.archive.chunks import chunk_key
+from engine.archive.chunks import chunk_key, decode_chunk
 from engine.archive.restore import Archive
+from engine.archive.source import Standing
 from engine.errors import Unavailable
+from engine.storage.volume import Volume
+from engine.types import LSN
 from tests.archive.town import BASES, CONFIG, SECOND, Town, look, play, rows_at
 
 
@@ -51,7 +54,7 @@ def test_a_transaction_larger_than_a_chunk_has_several() -> None:
         town.let_go()
         await town.archived()
 
-    town = play(act, config=replace(CONFIG, chunk_bytes_max=4096))
+    town = play(act, config=replace(BASES, chunk_bytes_max=4096))
     looked_at(town)
     chunks = asyncio.run(look(town)).chunks
     assert [c.head.commits for c in chunks].count(0) >= 2, "chunks that end in the middle of it"
@@ -157,6 +160,16 @@ def test_an_answer_that_is_lost_makes_no_second_object() -> None:
 # -- bases
 
 
+def volumes(town: Town) -> list[Volume]:
+    """Each storage node's."""
+    return [v for p in town.world.storage if p.node for v in p.node.state.volumes.values()]
+
+
+def chunk_end(town: Town, number: int) -> LSN:
+    key = chunk_key("main", number)
+    return decode_chunk(key, town.bucket.objects[key]).head.upto
+
+
 def test_bases_are_made_and_used() -> None:
     async def act(town: Town) -> None:
         for _ in range(12):
@@ -206,6 +219,32 @@ def test_a_base_that_broke_off_is_no_base() -> None:
     looked_at(town, every=9)
     prefix = broken[0].removesuffix("index")
     assert any(key.startswith(prefix) for key in town.bucket.objects)
+
+
+def test_storage_keeps_what_a_base_under_way_reads() -> None:
+    """The archive goes on meanwhile, and nobody is told."""
+    kept: list[bool] = []
+
+    async def act(town: Town) -> None:
+        def note(when: str, key: str) -> None:
+            archiver = town.archiver
+            if when == "before" and key.endswith("/index") and archiver is not None:
+                made_at = chunk_end(town, int(key.split("/")[2]))
+                told = max(v.points.archived for v in volumes(town))
+                assert told <= made_at
+                kept.append(told < archiver.upto)
+
+        town.bucket.on_create = note
+        for _ in range(40):
+            await town.write(2)
+            await asyncio.sleep(0.02)
+        await town.archived()
+        end = town.vdl
+        await town.until(lambda: min(v.points.archived for v in volumes(town)) == end)
+
+    town = play(act, config=replace(BASES, round_s=0.01, pages_per_read=1))
+    assert any(kept)
+    looked_at(town, every=20)
 
 
 def test_no_base_is_made_of_what_nobody_gives() -> None:
@@ -273,6 +312,35 @@ def test_what_was_not_committed_is_known_too() -> None:
     assert sizes.count(0) >= 4
     chunks = asyncio.run(look(town)).chunks
     assert all(a.head.known_us <= b.head.known_us for a, b in pairwise(chunks))
+
+
+def test_what_is_in_flight_is_not_said_to_be_known() -> None:
+    async def act(town: Town) -> None:
+        for _ in range(40):
+            await town.write(1)
+            await asyncio.sleep(0.03)
+        await town.archived()
+
+    town = play(act, config=replace(CONFIG, idle_s=0.0, round_s=0.005))
+    assert looked_at(town, every=5).count(0) > 5
+
+
+def test_a_superseded_writer_is_not_believed() -> None:
+    """It says that nothing was committed. Storage has heard of another one."""
+
+    async def act(town: Town) -> None:
+        await town.write(1)
+        await town.archived()
+        await asyncio.sleep(1.0)
+        archiver = town.archiver
+        assert archiver is not None
+        known_us = archiver.known_us
+        await archiver._say_idle(Standing(epochs={"storage-1": 1, "storage-2": 2}))
+        assert archiver.known_us == known_us
+        await archiver._say_idle(Standing(epochs={"storage-1": 1, "storage-2": 1}))
+        assert archiver.known_us > known_us
+
+    play(act, config=replace(CONFIG, round_s=0.5))
 
 
 def test_idle_chunks_need_a_writer_that_says_so() -> None:

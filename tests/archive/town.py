@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +24,7 @@ from cluster.sim.transport import SimTransport
 from cluster.sim.world import ARCHIVER, WALL_START_US, Shape, SimProcess, World
 from engine.archive.archiver import ArchiveConfig, Archiver
 from engine.archive.catalogue import Listing, Target, generations
-from engine.archive.chunks import Chunk
+from engine.archive.chunks import Chunk, commits_of
 from engine.archive.restore import Archive
 from engine.archive.verify import verify
 from engine.types import LSN
@@ -180,7 +181,11 @@ async def look(town: Town, name: str = "main", *, every: int = 1) -> Looked:
     for time_us, rows in town.noted[::every]:
         if window.earliest.time_us <= time_us <= window.known_us:
             assert await rows_at(archive, Target(time_us=time_us)) == rows
-    return Looked(archive, [await archive.chunk(n) for n in archive.listing.chunks])
+    chunks = [await archive.chunk(n) for n in archive.listing.chunks]
+    for before, chunk in pairwise(chunks):
+        for commit in commits_of(chunk):
+            assert commit.time_us >= before.head.known_us, "what was said to be known was not"
+    return Looked(archive, chunks)
 
 
 def play(
