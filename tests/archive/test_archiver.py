@@ -279,7 +279,7 @@ def test_retention_deletes_while_everything_goes_on() -> None:
         town.note()
 
     town = play(act, config=replace(BASES, retention_s=4.0))
-    looked_at(town, every=5)
+    looked_at(town, every=15)
     listing = town.listing()
     assert listing.chunks[0] == listing.bases[0] > 1
     end_us = town.noted[-1][0]
@@ -405,8 +405,8 @@ def test_another_archive_begins_with_a_base(archivers: int) -> None:
     assert town.names() == ["main", "main.2"]
     assert town.listing().newest == ends[0], "the first is left as it was"
     assert town.listing("main.2").bases[0] == 1
-    looked_at(town, every=2)
-    looked_at(town, "main.2", every=2)
+    looked_at(town, every=7)
+    looked_at(town, "main.2", every=7)
     last = asyncio.run(look(town, "main.2", every=1000)).archive
     assert asyncio.run(rows_at(last, Target())) == town.rows
 
