@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cluster.cli import autoscale, cluster, endpoint, instance
+from cluster.cli import autoscale, backup, cluster, endpoint, instance
 from cluster.cli.errors import EXIT_FAILED, EXIT_NOT_RUNNING, NotRunning
 from cluster.cli.fault import fault_app
 from cluster.cli.options import DEFAULT_DATA, Cluster, Data, Json
@@ -30,6 +30,7 @@ app.add_typer(cluster.app, name="cluster")
 app.add_typer(instance.app, name="instance")
 app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(autoscale.app, name="autoscale")
+app.add_typer(backup.app, name="backup")
 
 
 LSN_MAX = 2**63 - 1
@@ -71,6 +72,14 @@ def up(
             show_default=False,
         ),
     ] = None,
+    archive: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Archive all clusters' logs to this folder from now on; then as before.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Start everything and return once it answers SQL. What was in the folder before is there.
 
@@ -79,7 +88,12 @@ def up(
     from cluster.cli.up import UpOptions, bring_up
 
     options = UpOptions(
-        readers=readers, port=port, max_storage=max_storage, foreground=foreground, faults=faults
+        readers=readers,
+        port=port,
+        max_storage=max_storage,
+        foreground=foreground,
+        faults=faults,
+        archive=archive,
     )
     bring_up(Folder.at(data), options)
 
@@ -105,6 +119,45 @@ def status(
     from cluster.cli.status import show_status
 
     show_status(Folder.at(data), cluster, as_json=as_json, every_group=every_group)
+
+
+@app.command()
+def restore(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A cluster here, or an archive.", show_default=False),
+    ],
+    name: Annotated[
+        str, typer.Argument(metavar="NEW", help="What to call the new cluster.", show_default=False)
+    ],
+    data: Data = DEFAULT_DATA,
+    to_time: Annotated[
+        str | None,
+        typer.Option(
+            "--to-time",
+            metavar="TIME",
+            help="The state then: 2026-11-30T14:32:06Z, or '5 minutes ago'.",
+            show_default=False,
+        ),
+    ] = None,
+    to_lsn: Annotated[
+        int | None,
+        typer.Option("--to-lsn", metavar="LSN", help="The state at that LSN.", show_default=False),
+    ] = None,
+    latest: Annotated[bool, typer.Option("--latest", help="All that is archived.")] = False,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Another object store than this installation's."),
+    ] = None,
+    readers: Annotated[
+        int, typer.Option(help="Read replicas of the new cluster.")
+    ] = DEFAULT_READERS,
+) -> None:
+    """Make a new cluster from an archive, as it was at some moment. Nothing of the old one is needed."""
+    from cluster.cli.restore import RestoreOptions, restore_cluster
+
+    options = RestoreOptions(to_time, to_lsn, latest, store, readers)
+    restore_cluster(Folder.at(data), source, name, options)
 
 
 @app.command()

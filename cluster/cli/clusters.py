@@ -45,7 +45,7 @@ def create(folder: Folder, name: str, *, readers: int, port: int | None, max_sto
     except Readiness as error:
         advice = f"the same command again, or `sextet cluster delete {name}`"
         raise _not_ready(folder, error, advice) from error
-    _announce(spec, "is created", began)
+    announce(spec, f"is created after {time.monotonic() - began:.1f} s")
 
 
 def start(folder: Folder, name: str) -> None:
@@ -56,7 +56,7 @@ def start(folder: Folder, name: str) -> None:
         spec = clusters.start_cluster(folder, name)
     except Readiness as error:
         raise _not_ready(folder, error, "the same command again") from error
-    _announce(spec, "answers SQL", began)
+    announce(spec, f"answers SQL after {time.monotonic() - began:.1f} s")
 
 
 def stop(folder: Folder, name: str) -> None:
@@ -87,8 +87,9 @@ def _confirm(name: str) -> None:
         raise CommandFailed("nothing is deleted")
 
 
-def _announce(spec: ClusterSpec, how: str, began: float) -> None:
-    out.print(f"cluster [bold]{spec.name}[/bold] {how} after {time.monotonic() - began:.1f} s")
+def announce(spec: ClusterSpec, how: str) -> None:
+    """Say so, and where it is."""
+    out.print(f"cluster [bold]{spec.name}[/bold] {how}")
     out.print(f"  writer  {spec.writer_url}", soft_wrap=True)
     out.print(f"  reader  {spec.reader_url}", soft_wrap=True)
 

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from cluster.cli.console import err, out, size
 from cluster.cli.errors import CommandFailed
 from cluster.faults.directory import prepare
-from cluster.local.create import move_endpoints, new_layout, with_free_ports
+from cluster.local.create import move_endpoints, new_layout, with_free_ports, with_store
 from cluster.local.files import in_turn, tail_of
 from cluster.local.folder import Folder
 from cluster.local.layout import (
@@ -38,6 +38,7 @@ from cluster.local.sizes import parse_size
 from cluster.local.starting import start_supervisor, stop_started, wait_for_leftovers
 from cluster.local.state import running_state
 from cluster.local.stopping import STOP_S
+from cluster.local.store import make_store, store_name
 from engine.errors import SextetError
 from engine.faults.file import read
 
@@ -56,6 +57,7 @@ class UpOptions:
     max_storage: str | None = None
     foreground: bool = False
     faults: bool | None = None
+    archive: str | None = None
 
 
 def bring_up(folder: Folder, options: UpOptions) -> None:
@@ -113,6 +115,16 @@ def _start(folder: Folder, options: UpOptions) -> subprocess.Popen[bytes]:
 
 def prepare_layout(folder: Folder, options: UpOptions) -> Layout:
     """The layout to start: a new one, or the folder's own on ports that are free today."""
+    layout = _layout_to_start(folder, options)
+    if options.archive is None:
+        return layout
+    store = store_name(options.archive)
+    if store != layout.store:
+        make_store(store)
+    return with_store(layout, store)
+
+
+def _layout_to_start(folder: Folder, options: UpOptions) -> Layout:
     wait_for_leftovers(folder)
     old = load(folder.data)
     if old is None:
@@ -178,6 +190,8 @@ def _show_running(folder: Folder, options: UpOptions) -> None:
     first = layout.clusters[0]
     _refuse_changes(layout, options)
     _refuse_other_faults(folder, options)
+    if options.archive is not None and store_name(options.archive) != layout.store:
+        raise CommandFailed("where the log is archived counts from the start; `sextet down` first")
     if options.port not in (None, first.writer_port):
         raise CommandFailed(
             f"the cluster is running on port {first.writer_port}; to move it, `sextet down` first"

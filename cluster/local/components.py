@@ -36,6 +36,8 @@ def components_of(folder: Folder, layout: Layout) -> tuple[Component, ...]:
     for cluster in layout.running:
         found += [_instance(layout, cluster, instance) for instance in cluster.instances]
         found.append(_endpoint(folder, cluster))
+        if layout.store:
+            found.append(_archiver(folder, layout, cluster))
         if cluster.autoscale is not None:
             found.append(_autoscale(folder, cluster))
     return tuple(found)
@@ -52,6 +54,7 @@ def _storage(folder: Folder, layout: Layout, node: StorageSpec) -> Component:
         *("--name", node.name, "--az", node.az),
         *("--listen", address(node.port), "--control", layout.control_address),
         *("--folder", str(folder.storage(node.name))),
+        *(("--archived",) if layout.store else ()),
     )
     return Component(node.name, STORAGE_STAGE, command)
 
@@ -72,6 +75,20 @@ def _autoscale(folder: Folder, cluster: ClusterSpec) -> Component:
     return Component(AUTOSCALE + cluster.name, CONTROL_STAGE, command)
 
 
+def archiver_name(cluster: str) -> str:
+    return f"archive-{cluster}"
+
+
+def _archiver(folder: Folder, layout: Layout, cluster: ClusterSpec) -> Component:
+    command = _python(
+        "cluster.archiver",
+        *("--name", archiver_name(cluster.name), "--cluster", cluster.name),
+        *("--archive", cluster.archive, "--store", layout.store),
+        *("--control", layout.control_address),
+    )
+    return Component(archiver_name(cluster.name), INSTANCE_STAGE, command)
+
+
 def endpoint_name(cluster: str) -> str:
     return f"endpoint-{cluster}"
 
@@ -79,7 +96,8 @@ def endpoint_name(cluster: str) -> str:
 def names_of(cluster: ClusterSpec) -> tuple[str, ...]:
     """The processes that are this cluster's alone, those included that it may have no more."""
     own = [instance.name for instance in cluster.instances]
-    return (*own, endpoint_name(cluster.name), AUTOSCALE + cluster.name)
+    others = endpoint_name(cluster.name), AUTOSCALE + cluster.name, archiver_name(cluster.name)
+    return (*own, *others)
 
 
 def _endpoint(folder: Folder, cluster: ClusterSpec) -> Component:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -87,8 +88,22 @@ def with_new_cluster(
         max_storage_bytes,
         _instances(name, readers, ports),
         state=ClusterState.CREATING,
+        archive=new_archive_name(name),
     )
     return layout.with_cluster(spec)
+
+
+def with_store(layout: Layout, store: str) -> Layout:
+    """With every cluster's log archived to `store` from now on."""
+    named = tuple(
+        c if c.archive else replace(c, archive=new_archive_name(c.name)) for c in layout.clusters
+    )
+    return replace(layout, store=store, clusters=named)
+
+
+def new_archive_name(cluster: str) -> str:
+    """No other cluster's ever, of this installation or of another one with the same store."""
+    return f"{cluster}-{secrets.token_hex(4)}"
 
 
 def _free_pair(layout: Layout) -> int:

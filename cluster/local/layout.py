@@ -128,6 +128,8 @@ class ClusterSpec:
     autoscale: AutoscalePolicy | None = None
     state: ClusterState = ClusterState.RUNNING
     """Files of before there were several clusters have none: theirs runs."""
+    archive: str = ""
+    """What its archive is called in the installation's object store."""
 
     @property
     def runs(self) -> bool:
@@ -159,6 +161,8 @@ class Layout:
     control_port: int
     storage: tuple[StorageSpec, ...]
     clusters: tuple[ClusterSpec, ...]
+    store: str = ""
+    """The object store to archive to (`cluster.local.store`), "" for none."""
 
     def __post_init__(self) -> None:
         _once("port", sorted(self.ports))
@@ -380,6 +384,7 @@ def from_json(value: Any, *, source: str = FILE) -> Layout:
                 )
                 for cluster in value["clusters"]
             ),
+            store=str(value.get("store", "")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{source} is damaged: {type(error).__name__}: {error}") from error

@@ -17,7 +17,7 @@ NAME_MAX = 40
 CLUSTER_NAME_MAX = 32
 """Of a cluster's name: its instances are called CLUSTER-NUMBER."""
 
-RESERVED = ("autoscale", "control", "endpoint", "storage", "supervisor")
+RESERVED = ("archive", "autoscale", "control", "endpoint", "storage", "supervisor")
 """What other components' names, log files and folders begin with."""
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from cluster.endpoint.balance import Kind
 from cluster.faults.catalogue import Fault
+from cluster.sim import restores
 from cluster.sim.checkers import (
     Findings,
     Violation,
@@ -37,7 +38,7 @@ from cluster.sim.observer import Observer, quiet
 from cluster.sim.points import Points
 from cluster.sim.sqlwire import Failed
 from cluster.sim.workload import ACCOUNTS, BALANCE, Mix, Workload
-from cluster.sim.world import Shape, World
+from cluster.sim.world import CLUSTER, Shape, World
 from engine.steps import Mark, Step
 
 SETUP_S = 60.0
@@ -274,6 +275,10 @@ class Story:
         found += self._count("bank", money, bank.looked_at(history))
         seen = [*self._observations(), *self.final]
         found += self._count("oracle", oracle.check(Oracle(log), seen), len(seen))
+        if self.world.bucket is not None:
+            points = restores.points(log.commits, self.world.rng("restore points"))
+            wrong, restored = restores.check(self.world.bucket, CLUSTER, Oracle(log), points)
+            found += self._count("archive", wrong, restored)
         return found
 
     def _count(self, checker: str, violations: list[Violation], things: int) -> list[Violation]:

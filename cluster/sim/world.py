@@ -14,7 +14,7 @@ import logging
 import random
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
@@ -36,11 +36,13 @@ from cluster.sim.disk import DiskImage, SimDisk
 from cluster.sim.endpoint import SimEndpoint
 from cluster.sim.loop import SimLoop
 from cluster.sim.network import Network
+from cluster.sim.objects import Bucket, SimObjects
 from cluster.sim.pagestore import SimPageStore
 from cluster.sim.process import Life, ProcessDied
 from cluster.sim.sqlwire import sql_address, sql_handlers
 from cluster.sim.trace import Trace
 from cluster.sim.transport import Data, Opening, SimTransport, Status, crc
+from engine.archive.archiver import ArchiveConfig, Archiver
 from engine.config import InstanceConfig, VolumeConfig
 from engine.errors import SextetError
 from engine.instance.node import Instance, InstanceIdentity
@@ -55,6 +57,7 @@ from engine.storage.pagestore_memory import MemoryPageStore
 from engine.volume.geometry import resize_groups
 
 CLUSTER = "main"
+ARCHIVER = "archive-main"
 ERRORS_MAX = 20
 WALL_START_US = 1_767_225_600_000_000
 """2026-01-01T00:00:00Z: where every simulated wall clock begins."""
@@ -86,6 +89,13 @@ class Shape:
     instance: InstanceConfig = field(default_factory=lambda: InstanceConfig(pool_pages=64))
     repair: RepairConfig = field(
         default_factory=lambda: RepairConfig(check_s=0.4, busy_s=0.1, gone_s=10.0)
+    )
+    archive: bool = False
+    """The log is archived to a simulated bucket, and restores are compared with what was committed."""
+    archiver: ArchiveConfig = field(
+        default_factory=lambda: ArchiveConfig(
+            round_s=0.3, chunk_bytes_max=16 * 1024, idle_s=2.0, base_bytes_min=24 * 1024
+        )
     )
     sql: SqlSettings = field(default_factory=lambda: SqlSettings(statement_timeout_s=5.0))
 
@@ -190,6 +200,7 @@ class World:
             "control": self._boot_control,
             "storage": self._boot_storage,
             "instance": self._boot_instance,
+            "archiver": self._boot_archiver,
         }
         self._add("control", "control", AZS[0])
         for spec in self.layout.storage:
@@ -201,6 +212,10 @@ class World:
             for writer in (False, True):
                 self.network.place(sql_address(instance.name, writer=writer), instance.name)
         self.network.place(self.layout.control_address, "control")
+        self.bucket: Bucket | None = None
+        if self.shape.archive:
+            self.bucket = Bucket(self.rng("bucket"))
+            self._add(ARCHIVER, "archiver", AZS[1])
         self.endpoint = SimEndpoint(self)
 
     def client_host(self, name: str) -> SimTransport:
@@ -339,7 +354,11 @@ class World:
     async def _boot_storage(self, process: SimProcess, life: Life, runtime: Runtime) -> None:
         store = SimPageStore(process.memory, process.image, self.rng(f"store {life!r}"), life)
         node = StorageNode(
-            runtime, name=process.name, az=process.az, store=store, config=self.shape.storage
+            runtime,
+            name=process.name,
+            az=process.az,
+            store=store,
+            config=replace(self.shape.storage, archived=self.shape.archive),
         )
         await node.open()
         port = self.layout.storage_node(process.name).port
@@ -382,6 +401,19 @@ class World:
                 writer=writer,
             )
             await runtime.transport.serve(sql_address(process.name, writer=writer), handlers)
+
+    async def _boot_archiver(self, process: SimProcess, _life: Life, runtime: Runtime) -> None:
+        assert self.bucket is not None
+        archiver = Archiver(
+            runtime,
+            SimObjects(self.bucket),
+            cluster=CLUSTER,
+            archive=CLUSTER,
+            control_address=self.layout.control_address,
+            config=self.shape.archiver,
+        )
+        process.node = archiver
+        await archiver.start()
 
     # -- what is observed
 

@@ -331,6 +331,7 @@ class Instance:
         )
         if self.pool is not None:
             reply.read_lsn = self.pool.visible.lsn
+            reply.read_us = self.pool.visible.time_us
             reply.volume_pages = self.pool.visible.pages
             reply.vdl = self.pool.visible.lsn
         if self.engine is not None:
@@ -351,6 +352,8 @@ class Instance:
         reply.max_pages = volume.limit.max_pages
         reply.storage_full = volume.limit.full
         reply.full_meetings = volume.limit.meetings
+        reply.tip = writer.pool.tip.lsn
+        reply.wall_us = self._runtime.clock.wall_us()
         for name, value in sorted(writer.counters().items()):
             reply.counters[name] = value
         reply.replicas.extend(writer.feed.reports())

@@ -38,19 +38,21 @@ _LEFT_BEHIND_S = 24 * 3600
 
 
 class FolderStore:
-    """ObjectStore port over one folder, which is created if it is missing.
+    """ObjectStore port over one folder, which is made a store if it is none and `make` says so.
 
-    Raises Unavailable if it cannot be made or read.
+    Raises Unavailable if it cannot be made or read, or is no store.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, make: bool = True) -> None:
         self._root = folder.absolute()
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
         with _mapped(self._root):
-            make_folder(self._root)
+            if make:
+                make_folder(self._root)
+                (self._root / _MARK).touch(mode=0o600)
+                sync_folder(self._root)
+            self._check_there()
             self._clean()
-            (self._root / _MARK).touch(mode=0o600)
-            sync_folder(self._root)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
 
     def close(self) -> None:
         """Let go of the threads; what they are doing is finished first."""
@@ -78,7 +80,7 @@ class FolderStore:
 
     def _check_there(self) -> None:
         if not (self._root / _MARK).exists():
-            raise Unavailable(f"{self._root} is no object store any more: is its disk mounted?")
+            raise Unavailable(f"{self._root} is no object store: is its disk mounted?")
 
     def _create(self, key: str, data: bytes) -> None:
         self._check_there()

@@ -11,6 +11,7 @@ from engine.faults.store import faulty_store
 from engine.net.process import run_node
 from engine.net.real import real_runtime
 from engine.pulse import PATIENCE_S, Pulse
+from engine.storage.config import StorageConfig
 from engine.storage.node import StorageNode
 from engine.storage.pagestore_sqlite import SqlitePageStore
 
@@ -22,6 +23,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--listen", required=True, help="gRPC host:port")
     parser.add_argument("--control", required=True, help="the control plane's host:port")
     parser.add_argument("--folder", type=Path, required=True, help="this node's disk")
+    parser.add_argument(
+        "--archived", action="store_true", help="keep all log that has not been archived"
+    )
     return parser.parse_args()
 
 
@@ -29,7 +33,14 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event, pulse: Pulse
     """Run one node until `stop` is set."""
     runtime = real_runtime(arguments.folder, name=arguments.name)
     store = faulty_store(SqlitePageStore(runtime.disk.local_path("node.db")), runtime.disk)
-    node = StorageNode(runtime, name=arguments.name, az=arguments.az, store=store, pid=os.getpid())
+    node = StorageNode(
+        runtime,
+        name=arguments.name,
+        az=arguments.az,
+        store=store,
+        pid=os.getpid(),
+        config=StorageConfig(archived=arguments.archived),
+    )
     await node.open()
     server = await runtime.transport.serve(arguments.listen, node.handlers)
     pulse.patience = lambda: PATIENCE_S

@@ -33,6 +33,9 @@ class StorageConfig:
     coalesce_rounds: int = 10
     """Redo becomes pages when it has gathered this much, or has waited this many pauses."""
 
+    archived: bool = False
+    """Somebody archives the log: what has not been archived stays."""
+
     coalesce_pages_per_batch: int = 128
     """Page versions per transaction; the loop serves others between two of them."""
 

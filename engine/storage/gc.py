@@ -49,9 +49,12 @@ class Collector:
         self._delete_files()
 
     def bound(self, segment: Segment) -> LSN:
-        """Readers come at or above it: PGMRPL, VDL, and every pin."""
+        """Readers come at or above it: PGMRPL, VDL, and every pin. So does who archives the log."""
         points = segment.points
-        return min([points.pgmrpl, points.vdl, *(pin(segment) for pin in self._state.pins)])
+        bounds = [points.pgmrpl, points.vdl, *(pin(segment) for pin in self._state.pins)]
+        if self._state.config.archived:
+            bounds.append(points.archived)
+        return min(bounds)
 
     async def _collect_segment(self, volume: Volume, segment: Segment) -> None:
         state = self._state

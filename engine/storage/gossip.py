@@ -65,6 +65,7 @@ def describe(state: NodeState, segments: Iterable[SegmentId]) -> pb.GossipReply:
             vdl=known.points.vdl,
             pgmrpl=known.points.pgmrpl,
             truncations=truncations_to_pb(known.truncations),
+            archived=known.points.archived,
         )
     return reply
 
@@ -80,7 +81,9 @@ async def _learn_volumes(state: NodeState, said: Sequence[pb.GossipVolume]) -> N
         volume = state.volumes.get(one.volume)
         if volume is None:
             continue
-        check_numbers("gossip", {"epoch": one.epoch, "VDL": one.vdl, "PGMRPL": one.pgmrpl})
+        numbers = {"epoch": one.epoch, "VDL": one.vdl, "PGMRPL": one.pgmrpl}
+        check_numbers("gossip", {**numbers, "archived LSN": one.archived})
+        volume.learn_points(archived=one.archived)
         truncations = truncations_from_pb(one.truncations)
         await learn(state, volume, one.epoch, truncations)
         if volume.knows_recovery(authority_of(truncations)):

@@ -37,10 +37,12 @@ Run = tuple[LSN, LSN, LSN]
 
 @dataclass(slots=True)
 class Points:
-    """A volume's durable LSN and minimum read point, as all its segments on a node know them."""
+    """A volume's durable LSN, its minimum read point and how far its log is archived, as all its segments
+    on a node know them."""
 
     vdl: LSN = 0
     pgmrpl: LSN = 0
+    archived: LSN = 0
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,8 @@ Invariants
   next recovery may have found those very records durable.
 - Between a fence and its truncation this node does not know what the epoch annulled: records here
   may never have happened, so nothing is read or taken in from a writer (`settled`).
-- The points, VDL and PGMRPL, only grow: what was durable stays so, and what nobody will read nobody will.
+- The points, VDL, PGMRPL and where the archive ends, only grow: what was durable stays so, and what
+  nobody will read nobody will.
 - A VDL is taken in only where the truncations of the recovery that it grew under are in force and on
   disk (`knows_recovery`). Without them it would declare durable what they annulled: the annulled
   records lie below it, in no way different from those that count.
@@ -88,8 +89,9 @@ class Volume:
                 segment.unheard = False
                 segment.caught_up_with.clear()
 
-    def learn_points(self, *, vdl: LSN = 0, pgmrpl: LSN = 0) -> None:
-        """Take note of a VDL and a PGMRPL; older ones are no news."""
+    def learn_points(self, *, vdl: LSN = 0, pgmrpl: LSN = 0, archived: LSN = 0) -> None:
+        """Take note of a VDL, a PGMRPL, and of how far the log is archived; older ones are no news."""
+        self.points.archived = max(self.points.archived, archived)
         self.points.vdl = max(self.points.vdl, vdl)
         self.points.pgmrpl = max(self.points.pgmrpl, pgmrpl)
 

@@ -72,7 +72,7 @@ class InstanceStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InstanceStatusReply(_message.Message):
-    __slots__ = ("instance", "role", "state", "pid", "epoch", "vcl", "vdl", "read_lsn", "volume_pages", "lag_us", "connections", "recovery_us", "counters", "replicas", "quorums", "stalled_us", "silent_us", "max_pages", "storage_full", "full_meetings")
+    __slots__ = ("instance", "role", "state", "pid", "epoch", "vcl", "vdl", "read_lsn", "volume_pages", "lag_us", "connections", "recovery_us", "counters", "replicas", "quorums", "stalled_us", "silent_us", "max_pages", "storage_full", "full_meetings", "tip", "wall_us", "read_us")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,9 @@ class InstanceStatusReply(_message.Message):
     MAX_PAGES_FIELD_NUMBER: _ClassVar[int]
     STORAGE_FULL_FIELD_NUMBER: _ClassVar[int]
     FULL_MEETINGS_FIELD_NUMBER: _ClassVar[int]
+    TIP_FIELD_NUMBER: _ClassVar[int]
+    WALL_US_FIELD_NUMBER: _ClassVar[int]
+    READ_US_FIELD_NUMBER: _ClassVar[int]
     instance: str
     role: str
     state: str
@@ -120,7 +123,10 @@ class InstanceStatusReply(_message.Message):
     max_pages: int
     storage_full: bool
     full_meetings: int
-    def __init__(self, instance: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., vcl: _Optional[int] = ..., vdl: _Optional[int] = ..., read_lsn: _Optional[int] = ..., volume_pages: _Optional[int] = ..., lag_us: _Optional[int] = ..., connections: _Optional[int] = ..., recovery_us: _Optional[int] = ..., counters: _Optional[_Mapping[str, int]] = ..., replicas: _Optional[_Iterable[_Union[FollowReport, _Mapping]]] = ..., quorums: _Optional[_Iterable[_Union[PgQuorum, _Mapping]]] = ..., stalled_us: _Optional[int] = ..., silent_us: _Optional[int] = ..., max_pages: _Optional[int] = ..., storage_full: _Optional[bool] = ..., full_meetings: _Optional[int] = ...) -> None: ...
+    tip: int
+    wall_us: int
+    read_us: int
+    def __init__(self, instance: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., vcl: _Optional[int] = ..., vdl: _Optional[int] = ..., read_lsn: _Optional[int] = ..., volume_pages: _Optional[int] = ..., lag_us: _Optional[int] = ..., connections: _Optional[int] = ..., recovery_us: _Optional[int] = ..., counters: _Optional[_Mapping[str, int]] = ..., replicas: _Optional[_Iterable[_Union[FollowReport, _Mapping]]] = ..., quorums: _Optional[_Iterable[_Union[PgQuorum, _Mapping]]] = ..., stalled_us: _Optional[int] = ..., silent_us: _Optional[int] = ..., max_pages: _Optional[int] = ..., storage_full: _Optional[bool] = ..., full_meetings: _Optional[int] = ..., tip: _Optional[int] = ..., wall_us: _Optional[int] = ..., read_us: _Optional[int] = ...) -> None: ...
 
 class PgQuorum(_message.Message):
     __slots__ = ("pg", "write", "read", "pgcl")

@@ -261,18 +261,20 @@ class GossipSegment(_message.Message):
     def __init__(self, volume: _Optional[int] = ..., pg: _Optional[int] = ..., scl: _Optional[int] = ..., damaged: _Optional[bool] = ..., membership_epoch: _Optional[int] = ...) -> None: ...
 
 class GossipVolume(_message.Message):
-    __slots__ = ("volume", "epoch", "vdl", "pgmrpl", "truncations")
+    __slots__ = ("volume", "epoch", "vdl", "pgmrpl", "truncations", "archived")
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     VDL_FIELD_NUMBER: _ClassVar[int]
     PGMRPL_FIELD_NUMBER: _ClassVar[int]
     TRUNCATIONS_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVED_FIELD_NUMBER: _ClassVar[int]
     volume: int
     epoch: int
     vdl: int
     pgmrpl: int
     truncations: _containers.RepeatedCompositeFieldContainer[TruncationRange]
-    def __init__(self, volume: _Optional[int] = ..., epoch: _Optional[int] = ..., vdl: _Optional[int] = ..., pgmrpl: _Optional[int] = ..., truncations: _Optional[_Iterable[_Union[TruncationRange, _Mapping]]] = ...) -> None: ...
+    archived: int
+    def __init__(self, volume: _Optional[int] = ..., epoch: _Optional[int] = ..., vdl: _Optional[int] = ..., pgmrpl: _Optional[int] = ..., truncations: _Optional[_Iterable[_Union[TruncationRange, _Mapping]]] = ..., archived: _Optional[int] = ...) -> None: ...
 
 class GossipRequest(_message.Message):
     __slots__ = ("node", "segments", "volumes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cluster.local.components import components_of, names_of
+from cluster.local.create import with_store
 from cluster.local.folder import Folder
 from cluster.local.layout import ClusterState
 from cluster.local.policy import AutoscalePolicy
@@ -28,11 +29,25 @@ def test_autoscaling_has_a_process_while_there_is_a_policy(tmp_path):
     assert {c.name for c in components_of(folder, scaled)} - before == {"autoscale-main"}
 
 
+def test_with_a_store_each_cluster_has_an_archiver_and_storage_keeps_what_it_has_not_got(tmp_path):
+    layout, folder = make_layout(), Folder.at(tmp_path)
+    before = {c.name: c.command for c in components_of(folder, layout)}
+    archived = with_store(layout, "/store")
+    after = {c.name: c.command for c in components_of(folder, archived)}
+    assert after.keys() - before.keys() == {"archive-main"}
+    name = archived.cluster("main").archive
+    assert name.startswith("main-")
+    assert with_store(archived, "/other").cluster("main").archive == name, "it stays the same"
+    assert {"/store", name} <= set(after["archive-main"])
+    assert all("--archived" in after[node.name] for node in layout.storage)
+    assert not any("--archived" in command for command in before.values())
+
+
 def test_stopped_cluster_has_no_processes_and_the_fleet_stays(tmp_path):
     layout, folder = make_layout(), Folder.at(tmp_path)
     fleet = {"control", *(node.name for node in layout.storage)}
     own = {c.name for c in components_of(folder, layout)} - fleet
-    assert own == set(names_of(layout.cluster("main"))) - {"autoscale-main"}
+    assert own == set(names_of(layout.cluster("main"))) - {"autoscale-main", "archive-main"}
     stopped = layout.with_state("main", ClusterState.STOPPED)
     assert {c.name for c in components_of(folder, stopped)} == fleet
 

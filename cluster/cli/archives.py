@@ -1,0 +1,130 @@
+"""What `sextet backup` does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from rich.markup import escape
+from rich.progress import Progress
+
+from cluster.cli.console import err, narrow_table, out, print_json
+from cluster.cli.errors import CommandFailed
+from cluster.local.folder import Folder
+from cluster.local.layout import load
+from cluster.local.store import open_store, store_name
+from engine.archive.catalogue import generations
+from engine.archive.restore import Archive, shown
+from engine.archive.verify import verify
+from engine.errors import ConfigError, SextetError
+from engine.ports import ObjectStore
+
+
+@asynccontextmanager
+async def opened(folder: Folder, store: str | None) -> AsyncIterator[ObjectStore]:
+    """The store that was named, or the installation's. Raises ConfigError, Unavailable."""
+    if store is None:
+        layout = load(folder.data)
+        if layout is None or not layout.store:
+            raise ConfigError(
+                f"{folder.data} archives to no object store; name one with --store, or begin with "
+                "`sextet up --archive DIR`"
+            )
+        name = layout.store
+    else:
+        name = store_name(store)
+    found = open_store(name)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+async def names(store: ObjectStore) -> list[str]:
+    """All archives there are."""
+    return sorted({key.partition("/")[0] for key in await store.keys() if "/log/" in key})
+
+
+async def find(folder: Folder, store: ObjectStore, source: str) -> Archive:
+    """A cluster's newest archive, or the one of that name. Raises ConfigError, ObjectMissing."""
+    known = await names(store)
+    layout = load(folder.data)
+    first = next((c.archive for c in layout.clusters if c.name == source), "") if layout else ""
+    if source in known:
+        return await Archive.open(store, source)
+    own = generations(first, (f"{n}/" for n in known)) if first else []
+    if not own:
+        raise ConfigError(
+            f"there is no archive of {source}; there is: {', '.join(known) or 'none'}"
+        )
+    return await Archive.open(store, own[-1])
+
+
+def list_archives(folder: Folder, store: str | None, *, as_json: bool) -> None:
+    """Raises ConfigError, Unavailable."""
+    rows = asyncio.run(_rows(folder, store))
+    if as_json:
+        print_json(rows)
+        return
+    table = narrow_table(
+        ("archive", "from", "to", "LSN", "chunks", "bases"), right=("LSN", "chunks")
+    )
+    for row in rows:
+        if row["error"]:
+            table.add_row(row["archive"], f"[red]{escape(row['error'])}[/red]", "", "", "", "")
+        else:
+            table.add_row(
+                row["archive"],
+                row["from"] or "the beginning",
+                row["to"],
+                *(str(row[key]) for key in ("lsn", "chunks", "bases")),
+            )
+    out.print(table)
+
+
+async def _rows(folder: Folder, store: str | None) -> list[dict[str, Any]]:
+    """The keys are an interface: add, but do not rename."""
+    found = []
+    async with opened(folder, store) as objects:
+        for name in await names(objects):
+            row: dict[str, Any] = {"archive": name, "error": ""}
+            try:
+                archive = await Archive.open(objects, name)
+                window = await archive.window()
+                archive.listing.check_gapless(max(1, window.first))
+            except SextetError as error:
+                row["error"] = str(error)
+            else:
+                row |= {
+                    "from": shown(window.earliest.time_us) if window.first else None,
+                    "to": shown(window.known_us),
+                    "lsn": window.upto,
+                    "chunks": len(archive.listing.chunks),
+                    "bases": len(archive.listing.bases),
+                }
+            found.append(row)
+    return found
+
+
+def verify_archive(folder: Folder, source: str, store: str | None) -> None:
+    """Raises CommandFailed naming what is wrong; ConfigError."""
+    wrong, checked = asyncio.run(_verified(folder, source, store))
+    for message in wrong:
+        err.print(f"[red]![/red] {escape(message)}", soft_wrap=True)
+    if wrong:
+        raise CommandFailed(f"{len(wrong)} of {checked} objects of {source}'s archive are no good")
+    out.print(f"{checked} objects of {source}'s archive are whole")
+
+
+async def _verified(folder: Folder, source: str, store: str | None) -> tuple[list[str], int]:
+    async with opened(folder, store) as objects:
+        archive = await find(folder, objects, source)
+        with Progress(console=err, transient=True, disable=not err.is_terminal) as show:
+            task = show.add_task("checking", total=None)
+
+            def progress(done: int, total: int) -> None:
+                show.update(task, completed=done, total=total)
+
+            return await verify(archive, progress)

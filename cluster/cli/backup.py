@@ -1,0 +1,40 @@
+"""`sextet backup list|verify`: what can be restored."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cluster.cli.options import DEFAULT_DATA, Data, Json
+from cluster.local.folder import Folder
+
+app = typer.Typer(help="Show and verify what can be restored.", no_args_is_help=True)
+
+Store = Annotated[
+    str | None,
+    typer.Option("--store", metavar="DIR", help="Another object store than this installation's."),
+]
+
+
+@app.command(name="list")
+def list_(data: Data = DEFAULT_DATA, store: Store = None, as_json: Json = False) -> None:
+    """Show all archives of the store, and from when to when each can be restored."""
+    from cluster.cli.archives import list_archives
+
+    list_archives(Folder.at(data), store, as_json=as_json)
+
+
+@app.command()
+def verify(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A cluster here, or an archive.", show_default=False),
+    ] = "main",
+    data: Data = DEFAULT_DATA,
+    store: Store = None,
+) -> None:
+    """Read and check every object that a restore might need. Exit status 1 names those that are no good."""
+    from cluster.cli.archives import verify_archive
+
+    verify_archive(Folder.at(data), source, store)

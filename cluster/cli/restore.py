@@ -1,0 +1,146 @@
+"""`sextet restore SOURCE NEW`: a new cluster from an archive's objects.
+
+The file is made first, from the archive alone, and checked; then a cluster is created, and the file
+imported as one commit. So an archive that is no good makes no cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from cluster.cli.archives import find, opened
+from cluster.cli.client import running_layout
+from cluster.cli.clusters import announce
+from cluster.cli.console import err, out
+from cluster.cli.errors import CommandFailed
+from cluster.cli.importing import import_file
+from cluster.local import clusters
+from cluster.local.create import with_new_cluster
+from cluster.local.folder import Folder
+from cluster.local.layout import DEFAULT_MAX_STORAGE, ClusterSpec
+from cluster.local.ready import Readiness
+from engine.archive.catalogue import Target
+from engine.archive.restore import Plan, shown
+from engine.errors import ConfigError, SextetError
+
+_AGO = re.compile(r"(\d+(?:\.\d+)?) *(s|second|m|min|minute|h|hour|d|day)s? +ago")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOptions:
+    """As given; None where the user did not say."""
+
+    to_time: str | None
+    to_lsn: int | None
+    latest: bool
+    store: str | None
+    readers: int
+
+
+def parse_time(text: str, *, now: datetime) -> int:
+    """Unix microseconds of an ISO 8601 time with a zone, or of one relative to `now`.
+
+    Raises ConfigError.
+    """
+    ago = _AGO.fullmatch(text.strip())
+    try:
+        if ago is not None:
+            return _us(now - timedelta(seconds=float(ago[1]) * _UNITS[ago[2][0]]))
+        found = datetime.fromisoformat(text.strip())
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"{text!r} is no time: give one like 2026-11-30T14:32:06Z or '5 minutes ago'"
+        ) from error
+    if found.tzinfo is None:
+        raise ConfigError(f"{text!r} has no time zone: end it with Z for UTC, or with +02:00")
+    return _us(found)
+
+
+def _us(moment: datetime) -> int:
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def target_of(options: RestoreOptions, *, now: datetime) -> Target:
+    """Raises ConfigError unless exactly one moment was named."""
+    given = [options.to_time is not None, options.to_lsn is not None, options.latest]
+    if sum(given) != 1:
+        raise ConfigError("say to when: one of --to-time, --to-lsn and --latest")
+    if options.to_time is not None:
+        return Target(time_us=parse_time(options.to_time, now=now))
+    return Target(lsn=options.to_lsn)
+
+
+def restore_cluster(folder: Folder, source: str, name: str, options: RestoreOptions) -> None:
+    """Raises ConfigError, CommandFailed, ObjectMissing, Corrupt, FormatError; then there is no new one."""
+    target = target_of(options, now=datetime.now(UTC))
+    with_new_cluster(
+        running_layout(folder), name, readers=options.readers
+    )  # raises if it cannot be
+    with TemporaryDirectory(prefix="restore-", dir=folder.run) as room:
+        path = Path(room) / f"{name}.db"
+        plan = asyncio.run(_make_file(folder, source, options.store, target, path))
+        if not plan.commit.lsn:
+            raise CommandFailed(f"at that time nothing was in {source} yet; nothing is restored")
+        out.print(
+            f"{plan.archive} as of LSN {plan.commit.lsn}, committed {shown(plan.commit.time_us)}"
+        )
+        spec = _cluster_of(folder, name, path, readers=options.readers)
+    announce(spec, "is restored")
+
+
+def _cluster_of(folder: Folder, name: str, path: Path, *, readers: int) -> ClusterSpec:
+    """A new cluster with the contents of `path`. Raises ConfigError, CommandFailed; then there is none."""
+    try:
+        spec = clusters.create_cluster(
+            folder,
+            name,
+            readers=readers,
+            max_storage_bytes=max(DEFAULT_MAX_STORAGE, 2 * path.stat().st_size),
+        )
+    except Readiness as error:
+        _take_back(folder, name)
+        raise CommandFailed(f"{error}; see {folder.log(error.component)}") from error
+    try:
+        import_file(folder, name, path)
+    except BaseException:
+        _take_back(folder, name)
+        raise
+    return spec
+
+
+def _take_back(folder: Folder, name: str) -> None:
+    """Delete what was made of a cluster that could not be restored."""
+    try:
+        clusters.delete_cluster(folder, name)
+    except SextetError as error:
+        err.print(
+            f"[red]![/red] {name} is there and has not what it should; `sextet cluster delete {name}` "
+            f"removes it: {escape(str(error))}",
+            soft_wrap=True,
+        )
+
+
+async def _make_file(
+    folder: Folder, source: str, store: str | None, target: Target, path: Path
+) -> Plan:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    async with opened(folder, store) as objects:
+        archive = await find(folder, objects, source)
+        plan = await archive.plan(target)
+        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as show:
+            task = show.add_task("reading objects", total=None)
+
+            def progress(done: int, total: int) -> None:
+                show.update(task, completed=done, total=total)
+
+            await archive.restore(plan, path, progress)
+    return plan

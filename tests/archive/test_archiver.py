@@ -1,0 +1,492 @@
+"""The archiver over real storage nodes and a real writer in virtual time: one history, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from cluster.sim.restores import Still
+from cluster.sim.world import ARCHIVER
+from engine.archive.bases import index_key
+from engine.archive.catalogue import Target
+from engine.archive.chunks import chunk_key, decode_chunk
+from engine.archive.restore import Archive
+from engine.archive.source import Standing
+from engine.errors import Unavailable
+from engine.storage.volume import Volume
+from engine.types import LSN
+from tests.archive.town import BASES, CONFIG, SECOND, Town, look, play, rows_at
+
+
+def looked_at(town: Town, name: str = "main", *, every: int = 1) -> list[int]:
+    """As `look`, when the town is gone; how many records each chunk has."""
+    found = asyncio.run(look(town, name, every=every))
+    return [chunk.head.upto - chunk.head.after for chunk in found.chunks]
+
+
+def test_everything_is_archived_and_every_moment_restored() -> None:
+    async def act(town: Town) -> None:
+        for _ in range(12):
+            await town.write(3)
+            await asyncio.sleep(0.1)
+        await town.archived()
+        assert town.archiver is not None
+        assert town.archiver.state == "archiving"
+
+    town = play(act)
+    assert len(looked_at(town)) >= 4
+    assert town.names() == ["main"]
+    assert town.listing().bases == ()
+
+
+def test_a_transaction_larger_than_a_chunk_has_several() -> None:
+    async def act(town: Town) -> None:
+        await town.write(3)
+        await town.archived()
+        town.hold_down()
+        values = ", ".join(f"('{'y' * 3000}')" for _ in range(40))
+        await town.run(f"INSERT INTO t (text) VALUES {values}")
+        town.rows += 40
+        town.note()
+        town.let_go()
+        await town.archived()
+
+    town = play(act, config=replace(BASES, chunk_bytes_max=4096))
+    looked_at(town)
+    chunks = asyncio.run(look(town)).chunks
+    assert [c.head.commits for c in chunks].count(0) >= 2, "chunks that end in the middle of it"
+    assert all(b.head.newest == a.head.newest for a, b in pairwise(chunks) if not b.head.commits)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("every", [1, 2])
+def test_killed_at_every_create(when: str, every: int) -> None:
+    """Before the object is there, or when it is and nobody has said so."""
+    tries: dict[str, int] = {}
+
+    async def act(town: Town) -> None:
+        def kill(at: str, key: str) -> None:
+            if at != when:
+                return
+            tries[key] = tries.get(key, 0) + 1
+            if tries[key] == 1 and int(key.split("/")[2]) % every == 0:
+                town.world.loop.call_soon(town.world.kill, town.process())
+                if when == "before":
+                    raise Unavailable("it never arrived")
+
+        town.bucket.on_create = kill
+        for _ in range(8):
+            await town.write(4)
+            await asyncio.sleep(0.3)
+        await town.archived()
+        await town.until(lambda: bool(town.listing().bases))
+
+    town = play(act, config=BASES)
+    assert town.process().lives > 4
+    assert len(looked_at(town, every=3)) >= 4
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_two_at_once_write_one_history(seed: int) -> None:
+    made = {ARCHIVER: 0, SECOND: 0}
+
+    async def act(town: Town) -> None:
+        for n in range(20):
+            await town.write(3)
+            await asyncio.sleep(0.15)
+            if n % 7 == 3:  # one is cut off for a while, and goes on with what it believed
+                other = (ARCHIVER, SECOND)[n % 2]
+                town.world.pause(town.process(other))
+                town.world.loop.call_later(1.0, town.world.resume, town.process(other))
+        await asyncio.sleep(1.5)
+        await town.archived()
+        for name in made:
+            made[name] = town.process(name).node.counters["chunks"]
+
+    town = play(act, config=BASES, archivers=2, seed=seed)
+    sizes = looked_at(town, every=4)
+    assert sum(made.values()) == len(sizes)
+    assert all(made.values()), "both were at work"
+    assert town.names() == ["main"]
+
+
+# -- the store is away
+
+
+def test_log_is_kept_until_it_is_archived_and_goes_then() -> None:
+    async def act(town: Town) -> None:
+        await town.write(5)
+        await town.archived()
+        await asyncio.sleep(1.0)
+        end = town.vdl
+        town.bucket.unreachable = True
+        for _ in range(8):
+            await town.write(10)
+            await asyncio.sleep(0.4)
+        await asyncio.sleep(3.0)  # enough for all to become pages, and its log superfluous
+        assert town.vdl > end + 300
+        assert max(town.log_begins()) <= end, "nobody has dropped what is not archived"
+        assert town.archiver is not None
+        assert "does not answer" in town.archiver.state
+        town.bucket.unreachable = False
+        await town.archived()
+        assert town.archiver.state == "archiving"
+        await town.until(lambda: min(town.log_begins()) > end)
+        for _ in range(4):  # and goes on doing so
+            await town.write(10)
+            await asyncio.sleep(0.4)
+        await town.until(lambda: min(town.log_begins()) > end + 300)
+
+    looked_at(play(act), every=40)
+
+
+def test_an_answer_that_is_lost_makes_no_second_object() -> None:
+    """Half of what is sent to an unreachable store arrives."""
+
+    async def act(town: Town) -> None:
+        for n in range(24):
+            town.bucket.unreachable = n % 3 == 1
+            await town.write(2)
+            await asyncio.sleep(0.5)
+        town.bucket.unreachable = False
+        await town.archived()
+
+    assert len(looked_at(play(act, config=BASES), every=4)) >= 5
+
+
+# -- bases
+
+
+def volumes(town: Town) -> list[Volume]:
+    """Each storage node's."""
+    return [v for p in town.world.storage if p.node for v in p.node.state.volumes.values()]
+
+
+def chunk_end(town: Town, number: int) -> LSN:
+    key = chunk_key("main", number)
+    return decode_chunk(key, town.bucket.objects[key]).head.upto
+
+
+def test_bases_are_made_and_used() -> None:
+    async def act(town: Town) -> None:
+        for _ in range(12):
+            await town.write(8)
+            await asyncio.sleep(0.4)
+        await town.archived()
+        await asyncio.sleep(1.0)
+
+    town = play(act, config=BASES)
+    bases = town.listing().bases
+    assert len(bases) >= 2
+    looked_at(town, every=5)
+
+    async def use() -> None:
+        archive = await Archive.open(Still(town.bucket), "main")
+        for number in bases:
+            mark = (await archive.base(number)).commit
+            plan = await archive.plan(Target(lsn=mark.lsn))
+            assert (plan.base, plan.last, plan.commit) == (number, number, mark)
+        # Without the log before the first base nothing changes from there on.
+        for number in range(1, bases[0]):
+            town.bucket.delete(chunk_key("main", number))
+        await look(town, every=5)
+
+    asyncio.run(use())
+
+
+def test_a_base_that_broke_off_is_no_base() -> None:
+    """Another one is made; of the first there are only parts, which nobody reads."""
+    broken: list[str] = []
+
+    async def act(town: Town) -> None:
+        def kill(when: str, key: str) -> None:
+            if when == "before" and key.endswith("/index") and not broken:
+                broken.append(key)
+                town.world.loop.call_soon(town.world.kill, town.process())
+                raise Unavailable("it never arrived")
+
+        town.bucket.on_create = kill
+        for _ in range(12):
+            await town.write(8)
+            await asyncio.sleep(0.4)
+        await town.archived()
+        await town.until(lambda: bool(town.listing().bases))
+
+    town = play(act, config=BASES)
+    looked_at(town, every=9)
+    prefix = broken[0].removesuffix("index")
+    assert any(key.startswith(prefix) for key in town.bucket.objects)
+
+
+def test_storage_keeps_what_a_base_under_way_reads() -> None:
+    """The archive goes on meanwhile, and nobody is told."""
+    kept: list[bool] = []
+
+    async def act(town: Town) -> None:
+        def note(when: str, key: str) -> None:
+            archiver = town.archiver
+            if when == "before" and key.endswith("/index") and archiver is not None:
+                made_at = chunk_end(town, int(key.split("/")[2]))
+                told = max(v.points.archived for v in volumes(town))
+                assert told <= made_at
+                kept.append(told < archiver.upto)
+
+        town.bucket.on_create = note
+        for _ in range(40):
+            await town.write(2)
+            await asyncio.sleep(0.02)
+        await town.archived()
+        end = town.vdl
+        await town.until(lambda: min(v.points.archived for v in volumes(town)) == end)
+
+    town = play(act, config=replace(BASES, round_s=0.01, pages_per_read=1))
+    assert any(kept)
+    looked_at(town, every=20)
+
+
+def test_no_base_is_made_of_what_nobody_gives() -> None:
+    """With four nodes away nobody knows who is complete."""
+
+    async def act(town: Town) -> None:
+        town.hold_down()
+        await town.write(30)
+        await asyncio.sleep(1.0)  # the other two have everything, which they cannot prove
+        for n in range(1, 5):
+            town.hold_down(f"storage-{n}")
+        town.let_go()
+        await asyncio.sleep(8.0)
+        assert town.listing().newest, "the log is archived from whoever has it"
+        assert town.listing().bases == ()
+        for n in range(1, 5):
+            town.let_go(f"storage-{n}")
+        await town.until(lambda: bool(town.listing().bases))
+        await town.archived()
+
+    looked_at(play(act, config=BASES), every=5)
+
+
+def test_retention_deletes_while_everything_goes_on() -> None:
+    async def act(town: Town) -> None:
+        for _ in range(30):
+            await town.write(6)
+            await asyncio.sleep(0.4)
+        await town.archived()
+        assert town.archiver is not None
+        assert town.archiver.counters["deleted"] > 10
+        town.note()
+
+    town = play(act, config=replace(BASES, retention_s=4.0))
+    looked_at(town, every=15)
+    listing = town.listing()
+    assert listing.chunks[0] == listing.bases[0] > 1
+    end_us = town.noted[-1][0]
+
+    async def window_us() -> int:
+        archive = await Archive.open(Still(town.bucket), "main")
+        return (await archive.window()).earliest.time_us
+
+    assert asyncio.run(window_us()) <= end_us - 4_000_000, "no less than was promised"
+
+
+# -- silence
+
+
+def test_what_was_not_committed_is_known_too() -> None:
+    async def act(town: Town) -> None:
+        await town.write(3)
+        await town.archived()
+        chunks = town.listing().newest
+        await asyncio.sleep(10.0)
+        idle = town.listing().newest - chunks
+        assert 3 <= idle <= 5, "one for each two seconds"
+        town.note()
+        await asyncio.sleep(3.0)
+        await town.write(1)
+        await town.archived()
+
+    town = play(act, config=replace(CONFIG, idle_s=2.0))
+    sizes = looked_at(town)
+    assert sizes.count(0) >= 4
+    chunks = asyncio.run(look(town)).chunks
+    assert all(a.head.known_us <= b.head.known_us for a, b in pairwise(chunks))
+
+
+def test_what_is_in_flight_is_not_said_to_be_known() -> None:
+    async def act(town: Town) -> None:
+        for _ in range(40):
+            await town.write(1)
+            await asyncio.sleep(0.03)
+        await town.archived()
+
+    town = play(act, config=replace(CONFIG, idle_s=0.0, round_s=0.005))
+    assert looked_at(town, every=5).count(0) > 5
+
+
+def test_a_superseded_writer_is_not_believed() -> None:
+    """It says that nothing was committed. Storage has heard of another one."""
+
+    async def act(town: Town) -> None:
+        await town.write(1)
+        await town.archived()
+        await asyncio.sleep(1.0)
+        archiver = town.archiver
+        assert archiver is not None
+        known_us = archiver.known_us
+        await archiver._say_idle(Standing(epochs={"storage-1": 1, "storage-2": 2}))
+        assert archiver.known_us == known_us
+        await archiver._say_idle(Standing(epochs={"storage-1": 1, "storage-2": 1}))
+        assert archiver.known_us > known_us
+
+    play(act, config=replace(CONFIG, round_s=0.5))
+
+
+def test_idle_chunks_need_a_writer_that_says_so() -> None:
+    async def act(town: Town) -> None:
+        await town.write(3)
+        await town.archived()
+        town.hold_down("main-1")
+        await asyncio.sleep(1.0)
+        chunks = town.listing().newest
+        await asyncio.sleep(10.0)
+        assert town.listing().newest == chunks
+        town.let_go("main-1")
+        await town.until(lambda: town.listing().newest > chunks)
+
+    play(act, config=replace(CONFIG, idle_s=2.0))
+
+
+# -- an archive that cannot be continued
+
+
+async def forget(town: Town) -> None:
+    """With no archiver at work, storage believes that somebody has archived all, and drops it."""
+    end = town.vdl
+    for process in town.world.storage:
+        for volume in process.node.state.volumes.values():
+            volume.learn_points(archived=1 << 60)
+    while min(town.log_begins()) <= end:  # a file at a time
+        await town.write(10)
+        await asyncio.sleep(0.4)
+    for process in town.world.storage:  # as storage nodes that were started again
+        for volume in process.node.state.volumes.values():
+            volume.points.archived = 0
+
+
+@pytest.mark.parametrize("archivers", [1, 2])
+def test_another_archive_begins_with_a_base(archivers: int) -> None:
+    ends: list[int] = []
+
+    async def act(town: Town) -> None:
+        await town.write(10)
+        await town.archived()
+        names = (ARCHIVER, SECOND)[:archivers]
+        for name in names:
+            town.hold_down(name)
+        ends.append(town.listing().newest)
+        await forget(town)
+        for name in names:
+            town.let_go(name)
+        for _ in range(30):  # the writer always has something in flight
+            await town.write(2)
+            await asyncio.sleep(0.05)
+        await town.archived()
+        await town.until(lambda: bool(town.listing("main.2").bases))
+        assert town.archiver is not None
+        assert town.archiver.archive == "main.2"
+        town.world.kill(town.process())
+        await asyncio.sleep(2.0)
+        await town.write(5)
+        await town.archived()
+
+    town = play(act, archivers=archivers)
+    assert town.names() == ["main", "main.2"]
+    assert town.listing().newest == ends[0], "the first is left as it was"
+    assert town.listing("main.2").bases[0] == 1
+    looked_at(town, every=7)
+    looked_at(town, "main.2", every=7)
+    last = asyncio.run(look(town, "main.2", every=1000)).archive
+    assert asyncio.run(rows_at(last, Target())) == town.rows
+
+
+def test_the_first_object_of_another_archive_may_be_there_though_nobody_said_so() -> None:
+    """Its answer was lost: it is found, and no third archive begins."""
+
+    async def act(town: Town) -> None:
+        await town.write(10)
+        await town.archived()
+        town.hold_down()
+        await forget(town)
+
+        def lose(when: str, key: str) -> None:
+            if when == "after" and key == chunk_key("main.2", 1):
+                raise Unavailable("the answer is lost")
+
+        town.bucket.on_create = lose
+        town.let_go()
+        await town.write(3)
+        await town.archived()
+        await town.until(lambda: bool(town.listing("main.2").bases))
+
+    town = play(act)
+    assert town.names() == ["main", "main.2"]
+    looked_at(town, "main.2")
+
+
+def test_a_last_chunk_that_is_damaged_ends_its_archive() -> None:
+    async def act(town: Town) -> None:
+        await town.write(10)
+        await town.archived()
+        town.hold_down()
+        key = chunk_key("main", town.listing().newest)
+        town.bucket.objects[key] = town.bucket.objects[key][:-1]
+        await town.write(3)
+        town.let_go()
+        await town.archived()
+        await town.until(lambda: bool(town.listing("main.2").bases))
+
+    town = play(act)
+    assert town.names() == ["main", "main.2"]
+    looked_at(town, "main.2")
+
+
+def test_another_base_leads_past_a_hole() -> None:
+    async def act(town: Town) -> None:
+        for _ in range(4):
+            await town.write(10)
+            await town.archived()
+        town.hold_down()
+        town.bucket.delete(chunk_key("main", 2))
+        town.let_go()
+        await town.write(3)
+        await town.archived()
+        await town.until(lambda: bool(town.listing().bases))
+        await town.write(3)
+        await town.archived()
+
+    town = play(act)
+
+    async def restore() -> None:
+        archive = await Archive.open(Still(town.bucket), "main")
+        upto = (await archive.chunk(archive.listing.newest)).head.upto
+        assert await rows_at(archive, Target(lsn=upto)) == town.rows
+
+    assert town.names() == ["main"]
+    asyncio.run(restore())
+
+
+def test_a_damaged_base_does_not_stop_archiving() -> None:
+    async def act(town: Town) -> None:
+        for _ in range(6):
+            await town.write(8)
+            await asyncio.sleep(0.4)
+        await town.until(lambda: bool(town.listing().bases))
+        town.hold_down()
+        town.bucket.objects[index_key("main", town.listing().bases[-1])] = b""
+        town.let_go()
+        await town.write(3)
+        await town.archived()
+
+    assert play(act, config=BASES).names() == ["main"]

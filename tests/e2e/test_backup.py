@@ -1,0 +1,103 @@
+"""Continuous backup with real processes: a mistake undone, and a cluster out of nothing but its archive."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.cli.archives import _rows
+from tests.e2e.conftest import LocalCluster
+
+pytestmark = pytest.mark.e2e
+
+
+def archives(cluster: LocalCluster, store: Path | None = None) -> list[dict[str, Any]]:
+    """What `sextet backup list --json` prints, without starting a Python for it."""
+    return asyncio.run(_rows(cluster.folder, None if store is None else str(store)))
+
+
+def until_archived(cluster: LocalCluster, moment: datetime) -> str:
+    """Until the cluster's archive reaches to then; its name."""
+
+    def reached() -> str:
+        return next(
+            (
+                str(row["archive"])
+                for row in archives(cluster)
+                if not row["error"] and datetime.fromisoformat(row["to"]) >= moment
+            ),
+            "",
+        )
+
+    return str(cluster.until(reached, f"the archive reaches to {moment}"))
+
+
+def refused(cluster: LocalCluster, *arguments: object) -> str:
+    """What a command that must fail says, in one line."""
+    done = cluster.sextet(*arguments, check=False)
+    assert done.returncode != 0, done.stdout
+    assert "Traceback" not in done.stderr
+    return " ".join(done.stderr.split())
+
+
+def clusters(cluster: LocalCluster) -> list[str]:
+    return [spec.name for spec in cluster.layout.clusters]
+
+
+def test_a_mistake_is_undone_and_a_lost_installation_is_back(
+    new_cluster: Callable[..., LocalCluster], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    first = new_cluster("--readers", 0, "--archive", store)
+    first.query("CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT)")
+    first.query("INSERT INTO note (text) VALUES ('one'), ('two')")
+    good = datetime.now(UTC)
+    first.query("DROP TABLE note")
+    first.query("CREATE TABLE later (id INTEGER PRIMARY KEY)")
+    name = until_archived(first, good)
+
+    # To a moment before the mistake, beside the cluster that goes on.
+    printed = first.sextet(
+        "restore", "main", "before", "--to-time", good.isoformat(), "--readers", 0
+    ).stdout
+    assert f"{name} as of LSN " in printed
+    rows = [(1, "one"), (2, "two")]
+    assert first.query("SELECT * FROM note", of="before") == rows
+    assert first.query("SELECT count(*) FROM later") == [(0,)]
+    first.query("INSERT INTO note (text) VALUES ('three')", of="before")
+
+    # Moments that cannot be.
+    tomorrow = (good + timedelta(days=1)).isoformat()
+    said = refused(first, "restore", "main", "no", "--to-time", tomorrow)
+    assert f"that is later than what archive {name} has: the beginning to 20" in said
+    said = refused(first, "restore", "main", "no", "--to-time", "2026-11-30T10:00:00")
+    assert "has no time zone" in said
+    assert clusters(first) == ["main", "before"]
+
+    # Nothing is left of the installation but the store, and another one takes it over.
+    first.down()
+    shutil.rmtree(first.folder.data)
+    second = new_cluster("--readers", 0)
+    lsn = next(row for row in archives(second, store) if row["archive"] == name)["lsn"]
+    second.sextet("restore", name, "again", "--to-lsn", lsn, "--store", store, "--readers", 0)
+    assert second.query("SELECT count(*) FROM later", of="again") == [(0,)]
+
+    # A damaged object is found, and makes no cluster.
+    assert "are whole" in second.sextet("backup", "verify", name, "--store", store).stdout
+    chunk = sorted((store / name / "log").iterdir())[0]
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 1
+    chunk.chmod(0o600)
+    chunk.write_bytes(data)
+    key = chunk.relative_to(store).as_posix()
+    said = refused(second, "backup", "verify", name, "--store", store)
+    assert f"object {key} fails its checksum" in said
+    said = refused(second, "restore", name, "broken", "--latest", "--store", store)
+    assert f"object {key} fails its checksum" in said
+    assert clusters(second) == ["main", "again"]
