@@ -59,6 +59,12 @@ class Supervised:
         assert child.process is not None
         return child.process
 
+    def until_said(self, text: str) -> None:
+        """Read its log up to the line that has `text`."""
+        assert self.process is not None
+        assert self.process.stderr is not None
+        assert any(text in line.decode() for line in self.process.stderr), "it ended without a word"
+
     def end(self) -> str:
         assert self.process is not None
         self.process.terminate()
@@ -267,10 +273,10 @@ def test_supervisor_that_cannot_write_its_state_goes_on_and_writes_it_later(supe
     assert wait_until_gone([one], WAIT_S) == []
     supervised.process.send_signal(signal.SIGHUP)
     assert supervised.process.poll() is None
+    supervised.until_said("cannot write down what runs")
     path.rmdir()
     after = supervised.state_when(lambda s: _all_run(s) and s.child("one").restarts == 1)
     assert supervised.pid(after, "one") != one
-    assert "cannot write down what runs" in supervised.end()
 
 
 def _begin(supervised: Supervised, kind: str, *, for_s: float) -> float:
