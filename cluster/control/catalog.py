@@ -216,11 +216,13 @@ class Catalog:
             for volume in sorted({row[0] for row in rows})
             for membership in await self.memberships(volume)
         }
-        return [
-            Assignment(volume, groups[volume, pg], incarnation, bool(create))
-            for volume, pg, incarnation, create in rows
-            if (volume, pg) in groups  # else its volume was deleted while we asked
-        ]
+        found = []
+        for volume, pg, incarnation, create in rows:
+            # Its volume may have been deleted, or its members have changed, while we asked.
+            membership = groups.get((volume, pg))
+            if membership is not None and membership.voter(node) is not None:
+                found.append(Assignment(volume, membership, incarnation, bool(create)))
+        return found
 
     async def unconfirmed_nodes(self) -> list[NodeId]:
         """Registered nodes with segments that they have not confirmed yet, by name."""

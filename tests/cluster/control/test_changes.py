@@ -120,6 +120,26 @@ async def test_another_node_takes_a_place(catalog):
     assert (await members(catalog)).voter("storage-7") == new
 
 
+async def test_node_that_is_given_up_while_it_asks_is_assigned_nothing(catalog, monkeypatch):
+    """Found by the simulator (seeds 2935, 2945): the control plane died of it."""
+    known = await members(catalog)
+    await catalog.adopt(make_layout().with_storage(StorageSpec("storage-7", "az1", 99)))
+    await register(catalog, "storage-7", "disk of storage-7")
+    new = Member("storage-7", "az1", "127.0.0.1:1", "disk of storage-7")
+    old = known.voter("storage-1")
+    assert old is not None
+    assert await catalog.begin_change(1, known, old=old, new=new, time_us=1)
+    during = await members(catalog)
+    quick = Catalog.memberships
+
+    async def late(self: Catalog, volume: int) -> list[Membership]:
+        await self.cancel_change(1, during, time_us=2)
+        return await quick(self, volume)
+
+    monkeypatch.setattr(Catalog, "memberships", late)
+    assert await catalog.assignments("storage-7") == []
+
+
 async def test_drained_is_remembered_until_it_is_undone(catalog):
     assert await catalog.drain("storage-1", wanted=True, time_us=1)
     assert not await catalog.drain("storage-1", wanted=True, time_us=1)
