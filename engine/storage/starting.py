@@ -47,6 +47,7 @@ async def open_node(state: NodeState) -> None:
         volume.epoch = max(volume.epoch, row.epoch)
         segment = Segment(row, volume.points)
         segment.unheard = row.damaged
+        volume.unheard |= row.damaged
         volume.add(segment)
     if not state.volumes:
         state.wal.wipe()  # without segments there is nothing to lose; it is another life's log
@@ -147,6 +148,7 @@ def mark_damaged(
     acked = lost or any(d.header is None or d.header.last_lsn > segment.applied for d in marks)
     segment.row = replace(segment.row, damaged=segment.row.damaged or acked)
     segment.unheard = segment.row.damaged
+    volume.unheard |= segment.row.damaged
     segment.raise_floor()
     return True
 

@@ -39,6 +39,8 @@ class Volume:
     points: Points = field(default_factory=Points)
     segments: dict[PgNo, Segment] = field(default_factory=dict)
     """By group, sorted."""
+    unheard: bool = False
+    """Some of them are: every request of a writer asks, and a volume may have many."""
     frames_cut: int = 0
     """How often a truncation fell into the middle of a frame."""
 
@@ -84,6 +86,9 @@ class Volume:
         Damaged segments begin to compare themselves with others anew: what was counted until now stands
         on a write quorum without them, or on three others with them.
         """
+        if not self.unheard:
+            return
+        self.unheard = False
         for segment in self.segments.values():
             if segment.unheard:
                 segment.unheard = False
