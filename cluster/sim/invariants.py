@@ -16,8 +16,12 @@ Kinds
 - truncation-not-durable, truncation-forgotten (G2): likewise for a truncation.
 - vdl-without-quorum (G1): VDL moved although fewer than four of the six had acknowledged what is new
   below it; of both sixes while a member is being replaced. Who said later that it has less counts as that.
+- sealed-not-durable (G1): a log file was closed that a power loss can still tear. Only the newest may be
+  torn: in any other one it looks like damage.
 - joined-not-whole (G1): a segment that is to replace another calls itself whole without what had stood
   on a quorum when it began.
+- member-not-whole (G1): a segment has taken another's place although it had never been whole: then what
+  had stood on four of the six stands on three.
 - opened-without-fence, opened-without-truncation, opened-without-redo (G1-G3): a recovery ended although
   fewer than four nodes were fenced, or truncated, or had everything at or below its VDL.
 - opened-without-denials (G1): a recovery annulled what follows its VDL although fewer than three of a
@@ -72,6 +76,7 @@ class Invariants:
         self._less: dict[int, list[tuple[Said, Epoch, PgNo]]] = {}  # who said so, by wire
         self._memberships: dict[PgNo, dict[int, Membership]] = {}  # all there were, by epoch
         self._owed: dict[tuple[Key, PgNo, int], LSN] = {}  # by who joins: what stood when it began
+        self._whole: set[tuple[Key, PgNo, int]] = set()  # who joined and has it all
         self._creating: dict[str, dict[PgNo, LSN]] = {}  # what stood when a node made a segment
         world.on_wire.append(self._wire)
         world.on_step.append(self._step)
@@ -346,6 +351,8 @@ class Invariants:
                 self._coalesced(process, node)
             elif when == "after" and step is Step.COLLECT:
                 self._collected(process, node)
+            elif when == "after" and step is Step.SEAL:
+                self._sealed(process, node)
         elif step is Step.COMMIT_CHANGE and when == "before":
             for storage in self._world.storage:
                 if storage.up and storage.node is not None:
@@ -372,6 +379,30 @@ class Invariants:
             change = segment.row.membership.replacing
             if change is not None and change.new.node == process.name:
                 self._owed.setdefault(_joining(process, segment), stood.get(segment.pg, 0))
+            self._took_its_place(segment.pg, membership)
+
+    def _sealed(self, process: SimProcess, node: StorageNode) -> None:
+        self.checks += 1
+        closed = node.state.wal.files[-2]
+        file = process.image.files[f"wal/{closed:08d}.wal"]
+        left = len(file.data) - file.durable
+        if left:
+            message = f"closed log file {closed}, of which {left} bytes are not durable"
+            self._add("sealed-not-durable", process.name, message)
+
+    def _took_its_place(self, pg: PgNo, membership: Membership) -> None:
+        """Who was to replace a member one epoch before, and is one now, had been whole in between."""
+        before = self._memberships[pg].get(membership.epoch - 1)
+        change = before.replacing if before is not None else None
+        if change is None:
+            return
+        new = change.new.node, change.new.incarnation
+        if new not in [(m.node, m.incarnation) for m in membership.members]:
+            return  # it was given up
+        self.checks += 1
+        if (new, pg, membership.epoch - 1) not in self._whole:
+            message = f"keeps group {pg} in {change.old.node}'s place and has never been whole"
+            self._add("member-not-whole", change.new.node, message)
 
     def _joined_whole(self, process: SimProcess, node: StorageNode) -> None:
         """What calls itself whole has what it owes, when it says so and when the catalog believes it."""
@@ -380,6 +411,7 @@ class Invariants:
             if segment.row.damaged or change is None or change.new.node != process.name:
                 continue
             self.checks += 1
+            self._whole.add(_joining(process, segment))
             owed = self._owed.get(_joining(process, segment), 0)
             if segment.scl < owed:
                 self._add(
