@@ -16,6 +16,8 @@ Kinds
 - truncation-not-durable, truncation-forgotten (G2): likewise for a truncation.
 - vdl-without-quorum (G1): VDL moved although fewer than four of the six had acknowledged what is new
   below it; of both sixes while a member is being replaced. Who said later that it has less counts as that.
+- counts-what-is-lost (G1): a writer goes on counting what a node had acknowledged after it has heard from
+  the node that it has less.
 - sealed-not-durable (G1): a log file was closed that a power loss can still tear. Only the newest may be
   torn: in any other one it looks like damage.
 - joined-not-whole (G1): a segment that is to replace another calls itself whole without what had stood
@@ -52,6 +54,9 @@ from engine.storage.segment import Segment
 from engine.storage.walfile import Location
 from engine.types import LSN, Epoch, Membership, PgNo
 
+READ_AFTER_S = 0.1
+"""What was received has been read by then."""
+
 
 class Invariants:
     """Attach before the world starts; `check` at the end says what was seen."""
@@ -73,7 +78,8 @@ class Invariants:
         self._vdl: LSN = 0
         self._stands: dict[PgNo, LSN] = {}  # what a quorum has acknowledged, by group
         self._stood_once: dict[PgNo, LSN] = {}  # likewise, before somebody said that it has less
-        self._less: dict[int, list[tuple[Said, Epoch, PgNo]]] = {}  # who said so, by wire
+        self._less: dict[int, list[tuple[Key, Epoch, PgNo]]] = {}  # who said so, by wire
+        self._heard: dict[tuple[Key, Epoch, PgNo], float] = {}  # when the writer did
         self._memberships: dict[PgNo, dict[int, Membership]] = {}  # all there were, by epoch
         self._owed: dict[tuple[Key, PgNo, int], LSN] = {}  # by who joins: what stood when it began
         self._whole: set[tuple[Key, PgNo, int]] = set()  # who joined and has it all
@@ -157,7 +163,8 @@ class Invariants:
             if not segment.row.damaged:  # an ack does not say
                 self._remembers(process, segment, said.scl)
             if said.scl < told.claims.get(epoch, 0):
-                self._less.setdefault(wire, []).append((told, epoch, said.pg))
+                key = process.name, segment.row.incarnation
+                self._less.setdefault(wire, []).append((key, epoch, said.pg))
             told.claim(epoch, said.scl, said.membership_epoch)
 
     def _heard_less(self, wire: int) -> None:
@@ -165,11 +172,12 @@ class Invariants:
 
         What stood on a quorum until now may be below VDL or come to be later.
         """
-        for told, epoch, pg in self._less.pop(wire):
+        for key, epoch, pg in self._less.pop(wire):
             for membership in self._memberships.get(pg, {}).values():
                 stood = self._stood(membership)
                 self._stood_once[pg] = max(stood, self._stood_once.get(pg, 0))
-            told.heard(epoch)
+            self._ledger.of(*key, pg).heard(epoch)
+            self._heard[key, epoch, pg] = self._world.loop.time()
 
     def _fence_reply(self, process: SimProcess, reply: pb.FenceReply, epoch: Epoch) -> None:
         authority = max((t.epoch for t in reply.truncations), default=0)
@@ -428,6 +436,7 @@ class Invariants:
         self._vdl = max(self._vdl, volume.vdl.lsn)
         for pg, membership in volume.memberships.items():
             self.checks += 1
+            self._counts_no_more(process, writer, membership)
             tail = volume.tails.at(pg, volume.vdl.lsn)
             if tail <= self._stands.get(pg, 0):
                 continue  # it stood on a quorum once, perhaps of other members
@@ -441,6 +450,19 @@ class Invariants:
                     volume.vdl.lsn,
                 )
             self._stands[pg] = tail
+
+    def _counts_no_more(self, process: SimProcess, writer: Writer, membership: Membership) -> None:
+        """Of who said that it has less, no more than it has said since; once that was not only received."""
+        epoch, pg = writer.volume.epoch, membership.pg
+        for key in sorted({key for six in both(membership) for key in six}):
+            at = self._heard.get((key, epoch, pg))
+            if at is None or self._world.loop.time() - at < READ_AFTER_S:
+                continue
+            counted = writer.volume.scls(pg).get(key[0], 0)
+            said = self._ledger.of(*key, pg).claims.get(epoch, 0)
+            if counted > said:
+                message = f"counts {key[0]} up to {counted} of group {pg}, which has said {said}"
+                self._add("counts-what-is-lost", process.name, message, said, counted)
 
     def _stood(self, membership: Membership) -> LSN:
         """What a write quorum has acknowledged, of these members or of those before them at their time.
