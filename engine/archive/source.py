@@ -132,14 +132,24 @@ class Source:
             return None
 
     async def frames(
-        self, standing: Standing, pg: PgNo, after: LSN, upto: LSN, *, bytes_max: int
+        self,
+        standing: Standing,
+        pg: PgNo,
+        after: LSN,
+        upto: LSN,
+        *,
+        bytes_max: int,
+        first: int = 0,
     ) -> list[bytes]:
         """The group's frames with records in (after, upto], from the first node that gives some.
 
-        Raises `Forgotten` if nobody's hot log reaches back so far.
+        A node leaves out what is rotten, so another `first` node is asked where the last one's frames led
+        no further. Raises `Forgotten` if nobody's hot log reaches back so far.
         """
         forgotten: list[NodeId] = []
-        for node in standing.ahead(pg, after):
+        asked = standing.ahead(pg, after)
+        turn = first % max(1, len(asked))
+        for node in asked[turn:] + asked[:turn]:
             try:
                 return await self._fetch(standing, node, pg, after, upto, bytes_max)
             except Forgotten:

@@ -276,6 +276,7 @@ def test_retention_deletes_while_everything_goes_on() -> None:
         await town.archived()
         assert town.archiver is not None
         assert town.archiver.counters["deleted"] > 10
+        await town.until(lambda: town.listing().chunks[0] == town.listing().bases[0])
         town.note()
 
     town = play(act, config=replace(BASES, retention_s=4.0))
