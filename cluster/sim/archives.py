@@ -43,14 +43,14 @@ def settings(seed: int) -> dict[str, Any]:
         "archivers": rng.choice((1, 1, 2)),
         "storage": storage,
         "archiver": ArchiveConfig(
-            round_s=rng.choice((0.1, 0.3)),
-            chunk_bytes_max=rng.choice((2, 8, 64)) * 1024,
+            round_s=rng.choice((0.3, 0.6)),
+            chunk_bytes_max=rng.choice((4, 16, 64)) * 1024,
             idle_s=rng.choice((0.5, 2.0)),
             base_bytes_min=rng.choice((4, 16, 64)) * 1024,
             base_volume_share=rng.choice((0.05, 0.3)),
             pages_per_read=rng.choice((1, 16, 64)),
             retention_s=rng.choice((1.5, 5.0, 24 * HOUR_S)),
-            retire_s=rng.choice((1.0, 10.0)),
+            retire_s=rng.choice((2.0, 10.0)),
             backoff_limit_s=rng.choice((1.0, 4.0)),
         ),
     }

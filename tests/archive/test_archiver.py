@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,8 @@ from engine.archive.catalogue import Target
 from engine.archive.chunks import chunk_key, decode_chunk
 from engine.archive.restore import Archive
 from engine.archive.source import Standing
-from engine.errors import Unavailable
+from engine.errors import Corrupt, Unavailable
+from engine.steps import Mark
 from engine.storage.volume import Volume
 from engine.types import LSN
 from tests.archive.town import BASES, CONFIG, SECOND, Town, look, play, rows_at
@@ -410,6 +412,56 @@ def test_another_archive_begins_with_a_base(archivers: int) -> None:
     looked_at(town, "main.2", every=7)
     last = asyncio.run(look(town, "main.2", every=1000)).archive
     assert asyncio.run(rows_at(last, Target())) == town.rows
+
+
+def test_who_was_left_behind_goes_on_with_what_others_have_archived() -> None:
+    """What it would archive next is in no hot log any more, because it is archived."""
+
+    async def act(town: Town) -> None:
+        await town.write(10)
+        await town.archived()
+        town.world.pause(town.process(SECOND))
+        end = town.vdl
+        while min(town.log_begins()) <= end:
+            await town.write(10)
+            await town.archived()
+        town.hold_down()
+        town.world.resume(town.process(SECOND))
+        await town.write(5)
+        await town.until(lambda: town.process(SECOND).node.upto == town.vdl)
+
+    town = play(act, archivers=2)
+    assert town.names() == ["main"]
+    assert town.world.marks[Mark.END_MOVED] == 1
+    looked_at(town, every=7)
+
+
+def test_a_rotten_frame_of_who_has_most_does_not_stop_archiving() -> None:
+    """It leaves it out; others have it. Nobody repairs it meanwhile."""
+
+    async def act(town: Town) -> None:
+        await town.write(4)
+        await town.archived()
+        town.hold_down()
+        await town.write(4)
+        await asyncio.sleep(0.2)
+        first = town.process("storage-1").node
+        kept = type(first.state).frame_bytes
+        for segment in (s for _, s in first.state.segments()):
+            rotten = segment.frames[-1]
+
+            def frame_bytes(ref: Any, *, upto: LSN = 0, rotten: Any = rotten) -> bytes | None:
+                if ref is rotten:
+                    raise Corrupt("rotten")
+                return kept(first.state, ref, upto=upto)
+
+            first.state.frame_bytes = frame_bytes
+        town.let_go()
+        await town.until(
+            lambda: town.archiver is not None and town.archiver.upto == town.vdl, seconds=5.0
+        )
+
+    looked_at(play(act))
 
 
 def test_the_first_object_of_another_archive_may_be_there_though_nobody_said_so() -> None:
