@@ -420,13 +420,22 @@ def test_who_was_left_behind_goes_on_with_what_others_have_archived() -> None:
     async def act(town: Town) -> None:
         await town.write(10)
         await town.archived()
-        town.world.pause(town.process(SECOND))
+        await town.until(lambda: town.process(SECOND).node.upto == town.vdl)
+        network = town.world.network
+        paths = [
+            path
+            for storage in town.world.storage
+            for path in ((SECOND, storage.name), (storage.name, SECOND))
+        ]
+        for path in paths:
+            network.cut(*path)
         end = town.vdl
         while min(town.log_begins()) <= end:
             await town.write(10)
             await town.archived()
         town.hold_down()
-        town.world.resume(town.process(SECOND))
+        for path in paths:
+            network.mend(*path)
         await town.write(5)
         await town.until(lambda: town.process(SECOND).node.upto == town.vdl)
 
@@ -450,10 +459,10 @@ def test_a_rotten_frame_of_who_has_most_does_not_stop_archiving() -> None:
         for segment in (s for _, s in first.state.segments()):
             rotten = segment.frames[-1]
 
-            def frame_bytes(ref: Any, *, upto: LSN = 0, rotten: Any = rotten) -> bytes | None:
+            def frame_bytes(ref: Any, rotten: Any = rotten, **options: Any) -> Any:
                 if ref is rotten:
                     raise Corrupt("rotten")
-                return kept(first.state, ref, upto=upto)
+                return kept(first.state, ref, **options)
 
             first.state.frame_bytes = frame_bytes
         town.let_go()
