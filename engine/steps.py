@@ -61,7 +61,7 @@ class Step(StrEnum):
     BASE_PART = "base-part"  # some pages of a base are created
     BASE = "base"  # its index is, and so it counts
     RETIRE = "retire"  # an object that has fallen out of the window is deleted
-    NEW_ARCHIVE = "new-archive"  # another archive begins, for the last one cannot be continued
+    NEW_ARCHIVE = "new-archive"  # an archive begins in the middle of the log
 
 
 class Mark(StrEnum):
@@ -104,7 +104,7 @@ class Mark(StrEnum):
     BASE_MADE = "a base was archived"
     BASE_FAILED = "a base could not be archived, or not yet"
     RETIRED = "objects fell out of an archive's window"
-    BEGUN_ANEW = "an archive that could not be continued was followed by another one"
+    BEGUN_ANEW = "an archive began in the middle of the log"
 
 
 class Steps(Protocol):

@@ -50,7 +50,7 @@ def settings(seed: int) -> dict[str, Any]:
             base_volume_share=rng.choice((0.05, 0.3)),
             pages_per_read=rng.choice((1, 16, 64)),
             retention_s=rng.choice((1.5, 5.0, 24 * HOUR_S)),
-            retire_s=rng.choice((2.0, 10.0)),
+            retire_every_s=rng.choice((2.0, 10.0)),
             backoff_limit_s=rng.choice((1.0, 4.0)),
         ),
     }

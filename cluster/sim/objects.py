@@ -2,12 +2,12 @@
 
 `Bucket` is the store; `SimObjects` is one process's object store port. A request that was sent arrives
 whether its sender still lives or not, and so it may take effect after the sender's next life has looked.
-While the network between the two is cut, it is sent again and again, as TCP does, and arrives when the cut
-ends, unless it was given up for so long that the connection is gone; the sender has given it up long before.
+While the network between the two is cut it is sent again and again, as TCP does, and arrives when the cut
+ends, if that is soon enough; by then the sender may have given it up.
 
-Faults are the network's, on the way (`Way`); the bucket's own are that it is full, or empty all of a sudden.
-While it is `unreachable` nobody gets an answer, at once, and a `create` or `delete` under way may have taken
-effect or not.
+Faults are those of the network on the way (`Way`), and the bucket's own: it is full, or suddenly empty.
+While it is `unreachable` nobody gets an answer, which is said at once, and a `create` or `delete` under
+way may have taken effect or not.
 """
 
 from __future__ import annotations

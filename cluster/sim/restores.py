@@ -125,9 +125,7 @@ async def _check(
     return restored
 
 
-async def _check_branches(
-    archive: Archive, oracle: Oracle, first: int, findings: Findings
-) -> None:
+async def _check_branches(archive: Archive, oracle: Oracle, first: int, findings: Findings) -> None:
     """Every record that a restore can read is one of the committed log's, the same."""
     committed = {record.lsn: record for record in oracle.log.records}
     for number in range(max(1, first), archive.listing.newest + 1):

@@ -119,9 +119,7 @@ def check(plan: Plan, where: str) -> None:
     if not 0 <= plan.shape.spares <= SPARES_MAX:
         raise ConfigError(f"{where}: spares is {plan.shape.spares}, not 0 to {SPARES_MAX}")
     if not 1 <= plan.shape.archivers <= ARCHIVERS_MAX:
-        raise ConfigError(
-            f"{where}: archivers is {plan.shape.archivers}, not 1 to {ARCHIVERS_MAX}"
-        )
+        raise ConfigError(f"{where}: archivers is {plan.shape.archivers}, not 1 to {ARCHIVERS_MAX}")
     _check_settings(plan.shape, f"{where}: ")
     for name in ("safety_s", "liveness_s"):
         value = getattr(plan, name)

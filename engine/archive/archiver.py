@@ -72,6 +72,9 @@ SHARE_BYTES_MIN = 256 * 1024
 GROUPS_AT_ONCE = 8
 """Whose log is fetched at the same time."""
 
+WAITS = "waits: "
+"""What an archiver's state begins with while it waits; what for comes after it."""
+
 VIEW_S = 15.0
 """The stream of views is opened anew after so long without a change: it may hang."""
 
@@ -89,10 +92,14 @@ class ArchiveConfig:
     """Another base is made after so much log, and no less than this share of the volume's size."""
     base_volume_share: float = 1.0
 
+    base_chunks_max: int = 50_000
+    """And after so many chunks in any case: without that, one in which next to nothing happens would never
+    let go of the chunks that say so."""
+
     pages_per_read: int = 64
     retention_s: float = 24 * 3600.0
-    retire_s: float = 3600.0
-    """What has fallen out of the window is looked for this often, and after each base."""
+    retire_every_s: float = 3600.0
+    """What has fallen out of retention goes this often, and after each base."""
 
     backoff_limit_s: float = 15.0
 
@@ -125,6 +132,8 @@ class Archiver:
         self.archive = self._first_name = archive
         self.known_us = 0
         """Everything that was committed until then is in the archive (Unix microseconds)."""
+        self.retention_s = (config or ArchiveConfig()).retention_s
+        """It may be changed at any time."""
         self.counters: dict[str, int] = dict.fromkeys(("chunks", "bases", "bytes", "deleted"), 0)
         self._runtime = runtime
         self._store = store
@@ -138,17 +147,17 @@ class Archiver:
         self._source: Source | None = None
         self._end = _End()
         self._since_base = 0  # bytes of log
+        self._base = 0  # the newest one's number
         self._bare = False  # the end cannot be restored until there is another base
         self._making: LSN | None = None  # a base is being made at it
         self._base_error = ""  # why there was none, as it was said last
         self._told: LSN = 0  # the highest bound that nodes were told of
         self._stuck = 0  # rounds in which nothing followed, though there is something
-        self._retiring = False
-        self._retire_at = 0.0
 
     async def start(self) -> None:
         self._background.spawn(self._watch(), name="watch cluster")
         self._background.spawn(self._run(), name="archive")
+        self._background.spawn(self._retire_in_time(), name="retention")
 
     async def stop(self) -> None:
         await self._background.stop()
@@ -222,7 +231,7 @@ class Archiver:
             except SextetError as error:
                 if self.state == "archiving":
                     log.warning("archiving waits: %s: %s", type(error).__name__, error)
-                self.state = f"waits: {error}"
+                self.state = f"{WAITS}{error}"
                 known = False  # what was being created may be there
                 await asyncio.sleep(next(delays))
                 continue
@@ -241,7 +250,7 @@ class Archiver:
         names = generations(self._first_name, await self._store.keys(self._first_name))
         self.archive = names[-1] if names else self._first_name
         listing = Listing.of(self.archive, await self._store.keys(f"{self.archive}/"))
-        base = listing.base_for(listing.newest)
+        self._base = base = listing.base_for(listing.newest)
         self._end, self._since_base, self._bare = _End(), 0, False
         for number in range(max(base, 1), listing.newest + 1):
             key = chunk_key(self.archive, number)
@@ -250,7 +259,7 @@ class Archiver:
             except (Corrupt, FormatError, ObjectMissing) as error:
                 log.error("archive %s has a hole: %s", self.archive, error)
                 if number == listing.newest:
-                    await self._begin_another(str(error))
+                    await self._begin_another(str(error), damaged=True)
                 self._bare = True
                 continue
             if number > base:
@@ -259,11 +268,12 @@ class Archiver:
             if number == listing.newest:
                 self._end = _end_of(chunk.head, chunk.digest)
 
-    async def _begin_another(self, why: str) -> None:
+    async def _begin_another(self, why: str, *, damaged: bool = False) -> None:
         """The log between the archive's end and what storage still has is lost to it.
 
-        Raises Unavailable if there is no writer to tell a commit to begin with, ObjectExists if another
-        archiver has begun.
+        An archive that has nothing yet, because the volume is older than the archiver, begins under its
+        own name. Raises Unavailable if there is no writer to tell a commit to begin with, ObjectExists if
+        another archiver has begun.
         """
         status = await self._writer_status()
         if status is None or not status.read_lsn:
@@ -271,11 +281,14 @@ class Archiver:
                 f"archive {self.archive} cannot be continued, and no writer tells where another one could "
                 f"begin: {why}"
             )
-        last, self.archive = self.archive, next_generation(self._first_name, self.archive)
-        log.error("archive %s cannot be continued, %s begins: %s", last, self.archive, why)
+        if self._end.number or damaged:
+            last, self.archive = self.archive, next_generation(self._first_name, self.archive)
+            log.error("archive %s cannot be continued, %s begins: %s", last, self.archive, why)
+        else:
+            log.info("archive %s begins with a base: the volume has a past", self.archive)
         mark = CommitMark(status.read_lsn, status.read_us, status.volume_pages)
         self._end = _End(upto=mark.lsn, newest=mark)
-        self._since_base, self._bare = 0, True  # the next round begins with a base
+        self._since_base, self._base, self._bare = 0, 0, True  # the next round begins with a base
         steps = self._runtime.steps
         steps.before(Step.NEW_ARCHIVE)
         await self._create(Stretch(mark.lsn, mark.lsn, (), ()))
@@ -300,7 +313,6 @@ class Archiver:
         assert self._source is not None
         standing = await self._look()
         self._consider_base(standing)
-        self._consider_retiring()
         after, config = self._end.upto, self._config
         if standing.vdl > after:
             try:
@@ -324,9 +336,7 @@ class Archiver:
         source = self._source
         assert source is not None
         groups = [pg for pg in sorted(source.memberships) if standing.ahead(pg, after)]
-        share = max(
-            SHARE_BYTES_MIN, 4 * self._config.chunk_bytes_max // max(1, len(groups))
-        )
+        share = max(SHARE_BYTES_MIN, 4 * self._config.chunk_bytes_max // max(1, len(groups)))
         found: list[bytes] = []
         for at in range(0, len(groups), GROUPS_AT_ONCE):
             answers = await asyncio.gather(
@@ -414,8 +424,10 @@ class Archiver:
     def _consider_base(self, standing: Standing) -> None:
         """Begin to make one, if there is much log behind the last one and this is a commit."""
         end = self._end
-        volume_bytes = self._config.base_volume_share * end.newest.pages * PAGE_SIZE
-        size = 0 if self._bare else max(self._config.base_bytes_min, volume_bytes)
+        volume_bytes = int(self._config.base_volume_share * end.newest.pages * PAGE_SIZE)
+        size = max(self._config.base_bytes_min, volume_bytes)
+        if self._bare or end.number - self._base >= self._config.base_chunks_max:
+            size = 0
         if self._making is None and self._since_base >= size and end.upto == end.newest.lsn:
             self._making = end.upto
             self._background.spawn(self._base_in_time(standing, self.archive, end), name="base")
@@ -424,7 +436,7 @@ class Archiver:
         """Another archive may begin meanwhile: the base is of the one that ended at `end`."""
         try:
             await self._make_base(standing, archive, end)
-            self._base_error, self._retire_at = "", 0.0
+            self._base_error = ""
         except SextetError as error:
             self._runtime.steps.mark(Mark.BASE_FAILED)
             said = f"{type(error).__name__}: {error}"
@@ -433,6 +445,7 @@ class Archiver:
             self._base_error = said
         finally:
             self._making = None
+        await self._retire_now()
 
     async def _make_base(self, standing: Standing, archive: str, end: _End) -> None:
         """All pages as of `end`, which nodes keep as long as they hear of no later one."""
@@ -455,6 +468,7 @@ class Archiver:
         await self._create_same(Step.BASE, index_key(archive, end.number), encode_base(base))
         if archive == self.archive:
             self._since_base, self._bare = max(0, self._since_base - before), False
+            self._base = end.number
         self.counters["bases"] += 1
         self._runtime.steps.mark(Mark.BASE_MADE)
 
@@ -470,41 +484,48 @@ class Archiver:
 
     # -- retention
 
-    def _consider_retiring(self) -> None:
-        now = self._runtime.clock.monotonic()
-        if self._retiring or self._making is not None or now < self._retire_at:
-            return
-        self._retiring, self._retire_at = True, now + self._config.retire_s
-        now_us = min(self._runtime.clock.wall_us(), self._end.known_us)
-        before_us = now_us - int(self._config.retention_s * 1e6)
-        self._background.spawn(self._retire_in_time(self.archive, before_us), name="retire")
+    async def _retire_in_time(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.retire_every_s)
+            await self._retire_now()
 
-    async def _retire_in_time(self, archive: str, before_us: int) -> None:
+    async def _retire_now(self) -> None:
         try:
-            await self._retire(archive, before_us)
+            await self._retire()
         except SextetError as error:
             log.warning("nothing is deleted now: %s: %s", type(error).__name__, error)
-        finally:
-            self._retiring = False
 
-    async def _retire(self, archive: str, before_us: int) -> None:
-        """Delete what no restore to `before_us` or later needs. A base that cannot be read helps none."""
-        keys = await self._store.keys(f"{archive}/")
-        listing = Listing.of(archive, keys)
+    async def _retire(self) -> None:
+        """Delete what has fallen out of the retention window, earlier archives included.
+
+        Of these nothing is needed once the newest one alone has the whole window.
+        """
+        names = generations(self._first_name, await self._store.keys(self._first_name))
+        now_us = min(self._runtime.clock.wall_us(), self.known_us)
+        before_us = now_us - int(self.retention_s * 1e6)
+        whole = False
+        for archive in reversed(names):
+            keys = await self._store.keys(f"{archive}/")
+            listing = Listing.of(archive, keys)
+            needed = listing.newest + 1 if whole else await self._oldest_needed(listing, before_us)
+            for key in superseded(listing, keys, needed):
+                self._runtime.steps.before(Step.RETIRE)
+                await self._store.delete(key)
+                self.counters["deleted"] += 1
+                self._runtime.steps.mark(Mark.RETIRED)
+                self._runtime.steps.after(Step.RETIRE)
+            whole = whole or bool(needed)
+
+    async def _oldest_needed(self, listing: Listing, before_us: int) -> int:
+        """A base that cannot be read is none."""
         bases = {}
         for number in listing.bases:
-            key = index_key(archive, number)
+            key = index_key(listing.archive, number)
             try:
                 bases[number] = decode_base(key, await self._store.read(key)).known_us
             except (Corrupt, FormatError, ObjectMissing) as error:
-                log.error("archive %s has a base that is no good: %s", archive, error)
-        steps = self._runtime.steps
-        for key in superseded(listing, keys, oldest_needed(bases, before_us)):
-            steps.before(Step.RETIRE)
-            await self._store.delete(key)
-            self.counters["deleted"] += 1
-            steps.mark(Mark.RETIRED)
-            steps.after(Step.RETIRE)
+                log.error("archive %s has a base that is no good: %s", listing.archive, error)
+        return oldest_needed(bases, before_us)
 
 
 def _end_of(head: ChunkHead, digest: str) -> _End:

@@ -319,7 +319,7 @@ def test_what_was_not_committed_is_known_too() -> None:
 
 def test_what_is_in_flight_is_not_said_to_be_known() -> None:
     async def act(town: Town) -> None:
-        for _ in range(40):
+        for _ in range(80):
             await town.write(1)
             await asyncio.sleep(0.03)
         await town.archived()
