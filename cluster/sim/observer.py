@@ -132,6 +132,18 @@ class Observer:
         opened = sorted(self.openings, key=lambda o: o.epoch)
         return tuple(o.writer.partition("#")[0] for o in opened)
 
+    def archived(self) -> LSN:
+        """The highest LSN that storage nodes have heard is archived."""
+        return max(
+            (
+                volume.points.archived
+                for process in self._world.storage
+                if isinstance(process.node, StorageNode)
+                for volume in process.node.state.volumes.values()
+            ),
+            default=0,
+        )
+
     def log(self, findings: Findings | None = None) -> CommittedLog:
         """All that was ever sent, less what recoveries annulled and what was never durable."""
         durable = max((o.durable for o in self.openings), default=0)

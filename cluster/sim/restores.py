@@ -28,7 +28,7 @@ from engine.archive.chunks import records_of
 from engine.archive.restore import Archive
 from engine.archive.verify import verify
 from engine.errors import ObjectMissing, SextetError
-from engine.types import CommitMark
+from engine.types import LSN, CommitMark
 
 CHECKER = "archive"
 POINTS = 10
@@ -71,23 +71,30 @@ def points(commits: Sequence[CommitMark], rng: random.Random) -> list[Target]:
 
 
 def check(
-    bucket: Bucket, cluster: str, oracle: Oracle, targets: Sequence[Target]
+    bucket: Bucket, cluster: str, oracle: Oracle, targets: Sequence[Target], *, told: LSN = 0
 ) -> tuple[list[Violation], int]:
     """Restore those of `targets` that the cluster's newest archive has; also how many they were. Outside of
-    any loop."""
+    any loop. `told`: storage nodes have heard that the log is archived up to there."""
     findings = Findings(CHECKER)
-    restored = asyncio.run(_check(bucket, cluster, oracle, targets, findings)) if targets else 0
+    if not targets:
+        return findings.found, 0
+    restored = asyncio.run(_check(bucket, cluster, oracle, targets, told, findings))
     return findings.found, restored
 
 
 async def _check(
-    bucket: Bucket, cluster: str, oracle: Oracle, targets: Sequence[Target], findings: Findings
+    bucket: Bucket,
+    cluster: str,
+    oracle: Oracle,
+    targets: Sequence[Target],
+    told: LSN,
+    findings: Findings,
 ) -> int:
     restored = 0
     try:
         name = generations(cluster, bucket.objects)[-1:]
         archive = await Archive.open(Still(bucket), name[0] if name else cluster)
-        wrong, _ = await verify(archive)
+        wrong, _ = await verify(archive, told=told)
         window = await archive.window()
     except SextetError as error:
         findings.add("archive-broken", f"{type(error).__name__}: {error}")

@@ -54,6 +54,8 @@ class Standing:
 
     memberships: Mapping[PgNo, Membership] = field(default_factory=dict)
     vdl: LSN = 0
+    archived: LSN = 0
+    """Up to where they have heard that the log is archived; those that were started since may not know."""
     truncations: tuple[Truncation, ...] = ()
     """Of the newest recovery that anybody knows, whose epoch is `authority`."""
     authority: Epoch = 0
@@ -107,6 +109,7 @@ class Source:
                 truncations = truncations_from_pb(volume.truncations)
                 standing.epochs[node] = volume.epoch
                 standing.vdl = max(standing.vdl, volume.vdl)
+                standing.archived = max(standing.archived, volume.archived)
                 authority = standing.authorities[node] = authority_of(truncations)
                 if authority > standing.authority:
                     standing.authority, standing.truncations = authority, tuple(truncations)
