@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from cluster.sim.restores import Still
-from cluster.sim.world import ARCHIVER
-from engine.archive.bases import index_key
+from cluster.sim.world import ARCHIVER, WALL_START_US
+from engine.archive.bases import decode_base, index_key
 from engine.archive.catalogue import Target
 from engine.archive.chunks import chunk_key, decode_chunk
 from engine.archive.restore import Archive
 from engine.archive.source import Standing
+from engine.archive.verify import verify
 from engine.errors import Corrupt, Unavailable
 from engine.steps import Mark
 from engine.storage.volume import Volume
@@ -292,6 +293,77 @@ def test_retention_deletes_while_everything_goes_on() -> None:
         return (await archive.window()).earliest.time_us
 
     assert asyncio.run(window_us()) <= end_us - 4_000_000, "no less than was promised"
+
+
+def test_as_clocks_move_on_exactly_what_no_restore_needs_any_more_goes() -> None:
+    """Not for an archiver whose own clock alone is ahead."""
+    hour_us = 3600 * 1_000_000
+    seen: list[set[str]] = []
+
+    def number(key: str) -> int:
+        return int(key.split("/")[2])
+
+    async def another(town: Town) -> int:
+        """A base more; until when the newest one knows of everything, in microseconds."""
+        last = town.listing().bases[-1:]
+        while town.listing().bases[-1:] == last:
+            await town.write(4)
+            await asyncio.sleep(0.1)
+        await town.archived()
+        await asyncio.sleep(1.0)  # and what was begun meanwhile
+        return known(town)[town.listing().bases[-1]]
+
+    def known(town: Town) -> dict[int, int]:
+        keys = {n: index_key("main", n) for n in town.listing().bases}
+        return {n: decode_base(key, town.bucket.objects[key]).known_us for n, key in keys.items()}
+
+    async def act(town: Town) -> None:
+        await another(town)
+        await asyncio.sleep(3.0)
+        second_us = await another(town)
+        await asyncio.sleep(3.0)
+        await another(town)
+        before = set(town.bucket.objects)
+        second = max(n for n, known_us in known(town).items() if known_us <= second_us)
+        third = town.listing().bases[-1]
+        assert second < third
+        town.process().skew_us += 48 * hour_us
+        await asyncio.sleep(2.0)
+        assert set(town.bucket.objects) == before, "the archive's end is as it was"
+        writer = town.world.writer()
+        assert writer is not None
+        town.process().skew_us -= 48 * hour_us
+        now_us = WALL_START_US + int(town.world.loop.time() * 1e6)
+        for process in (town.process(), writer):  # a window that begins after the second base
+            process.skew_us += second_us + hour_us + 500_000 - now_us
+        await asyncio.sleep(1.0)
+        assert set(town.bucket.objects) == {key for key in before if number(key) >= second}
+        for process in (town.process(), writer):
+            process.skew_us += 48 * hour_us
+        await asyncio.sleep(1.0)
+        assert set(town.bucket.objects) == {key for key in before if number(key) >= third}
+        seen.append(before)
+
+    town = play(act, config=replace(BASES, retention_s=3600.0, retire_every_s=0.25, idle_s=1e9))
+    assert len(seen[0]) > len(town.bucket.objects) > 2
+    assert (asyncio.run(verified(town)))[0] == []
+
+
+async def verified(town: Town) -> tuple[list[str], int]:
+    return await verify(await Archive.open(Still(town.bucket), "main"))
+
+
+def test_a_base_that_cannot_be_read_does_not_stop_retention() -> None:
+    async def act(town: Town) -> None:
+        while len(town.listing().bases) < 2:
+            await town.write(4)
+            await asyncio.sleep(0.1)
+        first = index_key("main", town.listing().bases[0])
+        town.bucket.objects[first] = b""
+        await town.until(lambda: first not in town.bucket.objects)
+        await town.until(lambda: town.listing().chunks[0] == town.listing().bases[0])
+
+    play(act, config=replace(BASES, retention_s=3.0, retire_every_s=0.25))
 
 
 # -- silence
