@@ -75,8 +75,9 @@ def up(
     archive: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR",
-            help="Archive all clusters' logs to this folder from now on; then as before.",
+            metavar="STORE",
+            help="Archive to this folder or s3://BUCKET/PREFIX; a folder in the data folder by "
+            "default, then as before.",
             show_default=False,
         ),
     ] = None,
@@ -147,7 +148,10 @@ def restore(
     latest: Annotated[bool, typer.Option("--latest", help="All that is archived.")] = False,
     store: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Another object store than this installation's."),
+        typer.Option(
+            metavar="STORE",
+            help="A folder, or s3://BUCKET/PREFIX; this installation's own by default.",
+        ),
     ] = None,
     readers: Annotated[
         int, typer.Option(help="Read replicas of the new cluster.")

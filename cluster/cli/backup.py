@@ -13,7 +13,11 @@ app = typer.Typer(help="Show and verify what can be restored.", no_args_is_help=
 
 Store = Annotated[
     str | None,
-    typer.Option("--store", metavar="DIR", help="Another object store than this installation's."),
+    typer.Option(
+        "--store",
+        metavar="STORE",
+        help="A folder, or s3://BUCKET/PREFIX; this installation's by default.",
+    ),
 ]
 
 
