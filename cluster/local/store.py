@@ -1,5 +1,8 @@
 """Object stores by name: where archives are kept. A folder's path, or s3://BUCKET/PREFIX.
 
+Without a name it is the folder `archive` in the data folder: that guards against mistakes in SQL and the
+loss of all storage nodes, and not against the loss of the disk that all of it is on.
+
 What S3 needs is imported only when such a store is named: every other process starts without it.
 """
 
@@ -9,6 +12,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.local.create import with_store
+from cluster.local.folder import Folder
+from cluster.local.layout import Layout
 from engine.errors import ConfigError
 from engine.net.objects import FolderStore
 
@@ -30,6 +36,26 @@ def store_name(text: str) -> str:
     if "://" in text:
         raise ConfigError(f"{text} cannot be an object store: give a folder, or s3://BUCKET/PREFIX")
     return str(Path(text).expanduser().absolute())
+
+
+def store_of(folder: Folder, layout: Layout) -> str:
+    """The name of the installation's store."""
+    return layout.store or str(folder.archive)
+
+
+def with_archives(folder: Folder, layout: Layout, wanted: str | None = None) -> Layout:
+    """With every cluster archived, to the store that is `wanted` or as before; that store is there.
+
+    One that was there before is not made again, but for a folder of our own that is wholly gone: what
+    takes its place without its objects may be a mount point without its disk. Raises ConfigError,
+    Unavailable.
+    """
+    store = layout.store if wanted is None else wanted
+    store = "" if store == str(folder.archive) else store
+    new = store != layout.store or not any(cluster.archive for cluster in layout.clusters)
+    if new or not (store or folder.archive.exists()):
+        make_store(store or str(folder.archive))
+    return with_store(layout, store)
 
 
 def make_store(name: str) -> None:

@@ -31,6 +31,7 @@ from cluster.local.sizes import parse_size
 from cluster.local.starting import start_supervisor, stop_started, wait_for_leftovers
 from cluster.local.state import load_state, running_state
 from cluster.local.stopping import StillRunning, stop_installation
+from cluster.local.store import with_archives
 from engine.errors import ConfigError, SextetError
 
 PORTS = range(20_000, 31_000)
@@ -152,7 +153,7 @@ class LocalCluster:
             raise ConfigError(f"a cluster is running in {folder.data} already")
         try:
             wait_for_leftovers(folder)
-            layout = self._layout_of(folder)
+            layout = with_archives(folder, self._layout_of(folder))
             save(folder.data, layout)
             prepare(folder, layout, allow=True)
             self._supervisor = start_supervisor(folder, with_parent=True)

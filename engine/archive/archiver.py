@@ -65,6 +65,9 @@ log = logging.getLogger(__name__)
 SHARE_BYTES_MIN = 256 * 1024
 """Of each group's log in one round, at least; a few chunks' worth of all groups together otherwise."""
 
+WAITS = "waits: "
+"""What an archiver's state begins with while it waits; what for comes after it."""
+
 VIEW_S = 15.0
 """The stream of views is opened anew after so long without a change: it may hang."""
 
@@ -81,8 +84,15 @@ class ArchiveConfig:
     base_bytes_min: int = 64 * 1024 * 1024
     """Another base is made after so much log, and no less than the volume's size."""
 
+    base_chunks_max: int = 50_000
+    """And after so many chunks in any case: without that, one in which next to nothing happens would never
+    let go of the chunks that say so."""
+
     pages_per_read: int = 64
     retention_s: float = 24 * 3600.0
+    retire_every_s: float = 3600.0
+    """What has fallen out of retention goes this often, and after each base."""
+
     backoff_limit_s: float = 15.0
 
 
@@ -114,6 +124,8 @@ class Archiver:
         self.archive = self._first_name = archive
         self.known_us = 0
         """Everything that was committed until then is in the archive (Unix microseconds)."""
+        self.retention_s = (config or ArchiveConfig()).retention_s
+        """It may be changed at any time."""
         self.counters: dict[str, int] = dict.fromkeys(("chunks", "bases", "bytes", "deleted"), 0)
         self._runtime = runtime
         self._store = store
@@ -127,12 +139,14 @@ class Archiver:
         self._source: Source | None = None
         self._end = _End()
         self._since_base = 0  # bytes of log
+        self._base = 0  # the newest one's number
         self._bare = False  # the end cannot be restored until there is another base
         self._making: LSN | None = None  # a base is being made at it
 
     async def start(self) -> None:
         self._background.spawn(self._watch(), name="watch cluster")
         self._background.spawn(self._run(), name="archive")
+        self._background.spawn(self._retire_in_time(), name="retention")
 
     async def stop(self) -> None:
         await self._background.stop()
@@ -200,7 +214,7 @@ class Archiver:
             except SextetError as error:
                 if self.state == "archiving":
                     log.warning("archiving waits: %s: %s", type(error).__name__, error)
-                self.state = f"waits: {error}"
+                self.state = f"{WAITS}{error}"
                 known = False  # what was being created may be there
                 await asyncio.sleep(next(delays))
                 continue
@@ -219,7 +233,7 @@ class Archiver:
         names = generations(self._first_name, await self._store.keys(self._first_name))
         self.archive = names[-1] if names else self._first_name
         listing = Listing.of(self.archive, await self._store.keys(f"{self.archive}/"))
-        base = listing.base_for(listing.newest)
+        self._base = base = listing.base_for(listing.newest)
         self._end, self._since_base, self._bare = _End(), 0, False
         for number in range(max(base, 1), listing.newest + 1):
             key = chunk_key(self.archive, number)
@@ -228,7 +242,7 @@ class Archiver:
             except (Corrupt, FormatError, ObjectMissing) as error:
                 log.error("archive %s has a hole: %s", self.archive, error)
                 if number == listing.newest:
-                    await self._begin_another(str(error))
+                    await self._begin_another(str(error), damaged=True)
                 self._bare = True
                 continue
             if number > base:
@@ -237,11 +251,12 @@ class Archiver:
             if number == listing.newest:
                 self._end = _end_of(chunk.head, chunk.digest)
 
-    async def _begin_another(self, why: str) -> None:
+    async def _begin_another(self, why: str, *, damaged: bool = False) -> None:
         """The log between the archive's end and what storage still has is lost to it.
 
-        Raises Unavailable if there is no writer to tell a commit to begin with, ObjectExists if another
-        archiver has begun.
+        An archive that has nothing yet, because the volume is older than the archiver, begins under its
+        own name. Raises Unavailable if there is no writer to tell a commit to begin with, ObjectExists if
+        another archiver has begun.
         """
         status = await self._writer_status()
         if status is None or not status.read_lsn:
@@ -249,11 +264,14 @@ class Archiver:
                 f"archive {self.archive} cannot be continued, and no writer tells where another one could "
                 f"begin: {why}"
             )
-        last, self.archive = self.archive, next_generation(self._first_name, self.archive)
-        log.error("archive %s cannot be continued, %s begins: %s", last, self.archive, why)
+        if self._end.number or damaged:
+            last, self.archive = self.archive, next_generation(self._first_name, self.archive)
+            log.error("archive %s cannot be continued, %s begins: %s", last, self.archive, why)
+        else:
+            log.info("archive %s begins with a base: the volume has a past", self.archive)
         mark = CommitMark(status.read_lsn, status.read_us, status.volume_pages)
         self._end = _End(upto=mark.lsn, newest=mark)
-        self._since_base, self._bare = 0, True  # the next round begins with a base
+        self._since_base, self._base, self._bare = 0, 0, True  # the next round begins with a base
         await self._create(Stretch(mark.lsn, mark.lsn, (), ()))
 
     # -- one round
@@ -349,7 +367,8 @@ class Archiver:
         """Begin to make one, if there is much log behind the last one and this is a commit."""
         end = self._end
         size = max(self._config.base_bytes_min, end.newest.pages * PAGE_SIZE)
-        size = 0 if self._bare else size
+        if self._bare or end.number - self._base >= self._config.base_chunks_max:
+            size = 0
         if self._making is None and self._since_base >= size and end.upto == end.newest.lsn:
             self._making = end.upto
             self._background.spawn(self._base_in_time(standing, self.archive, end), name="base")
@@ -358,7 +377,7 @@ class Archiver:
         """Another archive may begin meanwhile: the base is of the one that ended at `end`."""
         try:
             await self._make_base(standing, archive, end)
-            await self._retire(archive)
+            await self._retire()
         except SextetError as error:
             log.warning("no base now: %s: %s", type(error).__name__, error)
         finally:
@@ -385,6 +404,7 @@ class Archiver:
         await self._create_same(index_key(archive, end.number), encode_base(base))
         if archive == self.archive:
             self._since_base, self._bare = max(0, self._since_base - before), False
+            self._base = end.number
         self.counters["bases"] += 1
 
     async def _create_same(self, key: str, data: bytes) -> None:
@@ -395,18 +415,39 @@ class Archiver:
             if await self._store.read(key) != data:
                 raise
 
-    async def _retire(self, archive: str) -> None:
-        """Delete what has fallen out of the retention window."""
-        keys = await self._store.keys(f"{archive}/")
-        listing = Listing.of(archive, keys)
+    # -- retention
+
+    async def _retire_in_time(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.retire_every_s)
+            try:
+                await self._retire()
+            except SextetError as error:
+                log.warning("nothing is deleted now: %s: %s", type(error).__name__, error)
+
+    async def _retire(self) -> None:
+        """Delete what has fallen out of the retention window, earlier archives included.
+
+        Of these nothing is needed once the newest one alone has the whole window.
+        """
+        names = generations(self._first_name, await self._store.keys(self._first_name))
+        before_us = self._runtime.clock.wall_us() - int(self.retention_s * 1e6)
+        whole = False
+        for archive in reversed(names):
+            keys = await self._store.keys(f"{archive}/")
+            listing = Listing.of(archive, keys)
+            needed = listing.newest + 1 if whole else await self._oldest_needed(listing, before_us)
+            for key in superseded(listing, keys, needed):
+                await self._store.delete(key)
+                self.counters["deleted"] += 1
+            whole = whole or bool(needed)
+
+    async def _oldest_needed(self, listing: Listing, before_us: int) -> int:
         bases = {}
         for number in listing.bases:
-            key = index_key(archive, number)
+            key = index_key(listing.archive, number)
             bases[number] = decode_base(key, await self._store.read(key)).known_us
-        before_us = self._runtime.clock.wall_us() - int(self._config.retention_s * 1e6)
-        for key in superseded(listing, keys, oldest_needed(bases, before_us)):
-            await self._store.delete(key)
-            self.counters["deleted"] += 1
+        return oldest_needed(bases, before_us)
 
 
 def _end_of(head: ChunkHead, digest: str) -> _End:

@@ -128,10 +128,13 @@ class S3Objects:
 
     async def keys(self, prefix: str = "") -> list[str]:
         found: list[str] = []
-        above = prefix.rpartition("/")[0]  # what is listed is whole folders
+        above = prefix.rpartition("/")[0]  # what is listed is whole folders, in order
         with self._mapped(above):
-            async for some in self._store.list(above or None):
-                found += [meta["path"] for meta in some if meta["path"].startswith(prefix)]
+            async for some in self._store.list(above or None, offset=prefix[:-1] or None):
+                paths = [meta["path"] for meta in some]
+                found += [path for path in paths if path.startswith(prefix)]
+                if paths[-1] > prefix and not paths[-1].startswith(prefix):
+                    break
         return sorted(found)
 
     async def delete(self, key: str) -> None:

@@ -175,6 +175,15 @@ async def test_keys_are_sorted_and_begin_with_the_prefix(store: ObjectStore) -> 
         assert await store.keys(prefix) == sorted(k for k in every if k.startswith(prefix)), prefix
 
 
+async def test_keys_are_all_there_however_many(store: ObjectStore) -> None:
+    """More than a bucket tells at a time, and others in front and behind."""
+    every = [f"{folder}/{n:04}" for folder in ("a", "b", "b.2", "c") for n in range(255)]
+    for some in range(0, len(every), 50):
+        await asyncio.gather(*(store.create(key, b"") for key in every[some : some + 50]))
+    for prefix in ("", "b", "b/", "b/0", "b/024", "c/"):
+        assert await store.keys(prefix) == sorted(k for k in every if k.startswith(prefix)), prefix
+
+
 async def test_deleted_is_gone_and_may_be_created_again(world: World, store: ObjectStore) -> None:
     await store.create("a/b", b"first")
     await store.delete("a/b")
