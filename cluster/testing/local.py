@@ -153,7 +153,7 @@ class LocalCluster:
             raise ConfigError(f"a cluster is running in {folder.data} already")
         try:
             wait_for_leftovers(folder)
-            layout = with_archives(folder, self._layout_of(folder))
+            layout = self._layout_of(folder)
             save(folder.data, layout)
             prepare(folder, layout, allow=True)
             self._supervisor = start_supervisor(folder, with_parent=True)
@@ -167,9 +167,13 @@ class LocalCluster:
     def _layout_of(self, folder: Folder) -> Layout:
         old = load(folder.data)
         if old is not None:
-            return with_free_ports(old)
-        port = _free_pair() if self._port is None else self._port
-        return new_layout(port=port, readers=self._replicas, max_storage_bytes=self._max_bytes)
+            layout = with_free_ports(old)
+        else:
+            port = _free_pair() if self._port is None else self._port
+            layout = new_layout(
+                port=port, readers=self._replicas, max_storage_bytes=self._max_bytes
+            )
+        return with_archives(folder, layout)
 
     def _await_sql(self) -> None:
         folder, supervisor = self._running(), self._supervisor

@@ -110,7 +110,8 @@ class S3Objects:
                 retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=RETRY_S)},
             )
         except (obstore.exceptions.BaseError, ValueError) as error:
-            raise ConfigError(f"{name} cannot be used: {_first_line(error)}") from error
+            why = self._missing or _first_line(error)
+            raise ConfigError(f"{name} cannot be used: {why}") from error
 
     def close(self) -> None:
         """Connections end with the object."""

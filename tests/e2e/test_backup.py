@@ -112,8 +112,9 @@ def test_who_asks_for_nothing_has_an_archive(new_cluster: Callable[..., LocalClu
     printed = cluster.up("--readers", 0, "--retention", 35, "--archive-every", 0.5)
     assert "archive" not in printed, "that goes without saying"
     cluster.query("CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT)")
+    before = datetime.now(UTC)
     cluster.query("INSERT INTO note (text) VALUES ('one')")
-    name = until_archived(cluster, datetime.now(UTC))
+    name = until_archived(cluster, before)
     archive = cluster.status()["archive"]
     assert (archive["name"], archive["retention_days"]) == (name, 35)
     cluster.until(lambda: (cluster.status()["archive"]["behind_s"] or 99) < 10, "a small lag")
@@ -125,8 +126,9 @@ def test_who_asks_for_nothing_has_an_archive(new_cluster: Callable[..., LocalClu
     layout = cluster.layout
     save(cluster.folder.data, layout.with_cluster(replace(layout.cluster("main"), archive="")))
     cluster.up()
+    before = datetime.now(UTC)
     cluster.query("INSERT INTO note (text) VALUES ('two')")
-    other = until_archived(cluster, datetime.now(UTC))
+    other = until_archived(cluster, before)
     assert other.startswith("main-")
     assert other != name
     assert [row["archive"] for row in archives(cluster)] == [other]
@@ -162,10 +164,8 @@ def test_archive_in_s3(
         )
         assert cluster.query("SELECT text FROM note", of="before") == [("one",)]
 
-        # The bucket is away: commits go on, and it is said.
-        with server.stopped():
-            cluster.query("CREATE TABLE later (id INTEGER PRIMARY KEY)")
-            cluster.kill("archive-main")
+        # Without what the bucket asks for commits go on, and it is said.
+        cluster.query("CREATE TABLE later (id INTEGER PRIMARY KEY)")
         cluster.down()
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
         done = cluster.sextet("up", "--port", cluster.port)
