@@ -138,7 +138,8 @@ def delete_cluster(folder: Folder, name: str, *, wait_s: float = LOCK_WAIT_S) ->
                     f"{folder.log('control')}; then finish it with `sextet cluster delete {name}`"
                 )
             change_layout(folder, lambda old: old.without_cluster(name))
-            folder.endpoint_view(name).unlink(missing_ok=True)  # a later one may have its name
+            for told in (folder.endpoint_view(name), folder.archive_state(name)):
+                told.unlink(missing_ok=True)  # a later one may have its name
 
 
 def _refuse_if_it_runs(layout: Layout, name: str) -> None:
