@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from rich.markup import escape
 from rich.progress import Progress
 
-from cluster.cli.console import err, narrow_table, out, print_json
+from cluster.cli.console import days, err, narrow_table, out, print_json
 from cluster.cli.errors import CommandFailed
+from cluster.local.change import change_layout, layout_turn
 from cluster.local.folder import Folder
-from cluster.local.layout import load
-from cluster.local.store import open_store, store_name
+from cluster.local.layout import Layout, load
+from cluster.local.store import open_store, store_name, store_of
 from engine.archive.catalogue import generations
 from engine.archive.restore import Archive, shown
 from engine.archive.verify import verify
@@ -27,12 +29,11 @@ async def opened(folder: Folder, store: str | None) -> AsyncIterator[ObjectStore
     """The store that was named, or the installation's. Raises ConfigError, Unavailable."""
     if store is None:
         layout = load(folder.data)
-        if layout is None or not layout.store:
+        if layout is None:
             raise ConfigError(
-                f"{folder.data} archives to no object store; name one with --store, or begin with "
-                "`sextet up --archive DIR`"
+                f"there is no installation in {folder.data}; name its object store with --store"
             )
-        name = layout.store
+        name = store_of(folder, layout)
     else:
         name = store_name(store)
     found = open_store(name)
@@ -128,3 +129,25 @@ async def _verified(folder: Folder, source: str, store: str | None) -> tuple[lis
                 show.update(task, completed=done, total=total)
 
             return await verify(archive, progress)
+
+
+# -- retention
+
+
+def set_retention(folder: Folder, cluster: str, wanted: int) -> None:
+    """The archiver reads it within a second; what is too old goes within the hour. Raises ConfigError."""
+
+    def changed(layout: Layout) -> Layout:
+        return layout.with_cluster(replace(layout.cluster(cluster), retention_days=wanted))
+
+    with layout_turn(folder):
+        change_layout(folder, changed)
+
+
+def show_retention(folder: Folder, cluster: str) -> None:
+    """Raises ConfigError."""
+    layout = load(folder.data)
+    if layout is None:
+        raise ConfigError(f"{folder.data} has no installation; make one with `sextet up`")
+    kept = days(layout.cluster(cluster).retention_days)
+    out.print(f"{cluster} can be restored to any moment of the last {kept}")

@@ -239,7 +239,8 @@ class Archiver:
             await asyncio.sleep(max(0.0, self._config.round_s - took))
 
     def _delays(self) -> Iterator[float]:
-        return backoff(self._runtime.rng, self._config.round_s, self._config.backoff_limit_s)
+        limit = self._config.backoff_limit_s
+        return backoff(self._runtime.rng, min(self._config.round_s, limit), limit)
 
     async def _find_end(self) -> None:
         """Where the archive ends, and what a restore of its end has to read, from its objects.

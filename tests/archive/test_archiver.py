@@ -366,6 +366,41 @@ def test_a_base_that_cannot_be_read_does_not_stop_retention() -> None:
     play(act, config=replace(BASES, retention_s=3.0, retire_every_s=0.25))
 
 
+def test_retention_needs_no_new_base() -> None:
+    """Time alone makes the log before a base too old, and a shorter retention does."""
+
+    async def act(town: Town) -> None:
+        for _ in range(8):
+            await town.write(8)
+            await asyncio.sleep(0.4)
+        await town.archived()
+        archiver = town.archiver
+        assert archiver is not None
+        bases = len(town.listing().bases)
+        assert bases >= 2
+        await asyncio.sleep(20.0)
+        assert town.listing().chunks[0] == 1, "all of it is within an hour"
+        assert len(town.listing().bases) == bases
+        archiver.retention_s = 5.0
+        await town.until(lambda: town.listing().chunks[0] == town.listing().bases[0] > 1)
+
+    town = play(act, config=replace(BASES, retention_s=3600.0, retire_every_s=3.0))
+    looked_at(town, every=15)
+    assert len(town.listing().bases) == 1
+
+
+def test_an_archive_that_says_little_for_long_gets_a_base_as_well() -> None:
+    async def act(town: Town) -> None:
+        await town.write(3)
+        await town.archived()
+        await asyncio.sleep(30.0)
+        assert len(town.listing().chunks) > 20
+        assert town.listing().bases[-1] >= 20
+
+    config = replace(CONFIG, idle_s=1.0, base_chunks_max=10)
+    looked_at(play(act, config=config))
+
+
 # -- silence
 
 
@@ -624,3 +659,55 @@ def test_a_damaged_base_does_not_stop_archiving() -> None:
         await town.archived()
 
     assert play(act, config=BASES).names() == ["main"]
+
+
+# -- a volume that is older than its archiver
+
+
+def test_the_first_archive_of_a_volume_with_a_past_begins_with_a_base(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As an installation of before there were archives. That is no mishap, and is not told as one."""
+
+    async def act(town: Town) -> None:
+        town.hold_down()
+        town.bucket.objects.clear()
+        await town.write(10)
+        await forget(town)
+        with caplog.at_level("INFO"):
+            town.let_go()
+            for _ in range(5):
+                await town.write(2)
+                await asyncio.sleep(0.2)
+            await town.archived()
+            await town.until(lambda: bool(town.listing().bases))
+        await town.write(3)
+        await town.archived()
+
+    town = play(act)
+    assert town.names() == ["main"]
+    assert town.listing().bases[0] == 1
+    looked_at(town)
+    last = asyncio.run(look(town, every=1000)).archive
+    assert asyncio.run(rows_at(last, Target())) == town.rows
+    of_archiver = [r for r in caplog.records if r.name == "engine.archive.archiver"]
+    assert any("begins with a base: the volume has a past" in r.message for r in of_archiver)
+    assert [r for r in of_archiver if r.levelname == "ERROR"] == []
+
+
+def test_earlier_archives_go_once_the_newest_has_the_whole_window() -> None:
+    async def act(town: Town) -> None:
+        await town.write(10)
+        await town.archived()
+        town.hold_down()
+        await forget(town)
+        town.let_go()
+        await town.write(3)
+        await town.archived()
+        await town.until(lambda: bool(town.listing("main.2").bases))
+        await asyncio.sleep(4.0)
+        assert town.names() == ["main", "main.2"]
+        await town.until(lambda: town.names() == ["main.2"])
+
+    town = play(act, config=replace(CONFIG, retention_s=10.0, retire_every_s=2.0))
+    looked_at(town, "main.2")
