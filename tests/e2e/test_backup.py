@@ -133,9 +133,22 @@ def test_who_asks_for_nothing_has_an_archive(new_cluster: Callable[..., LocalClu
     assert other != name
     assert [row["archive"] for row in archives(cluster)] == [other]
     assert "cannot be continued" not in cluster.folder.log("archive-main").read_text()
-    assert "are whole" in cluster.sextet("backup", "verify").stdout
+    whole = cluster.sextet("backup", "verify").stdout
+    assert "are whole" in whole
+    assert "and all are there of which storage nodes have heard, up to LSN" in whole
     cluster.sextet("restore", "main", "copy", "--latest", "--readers", 0)
     assert cluster.query("SELECT text FROM note", of="copy") == [("one",), ("two",)]
+
+    # The last object is lost, which no other object says.
+    chunks = cluster.folder.archive / other / "log"
+    before_it = len(list(chunks.iterdir()))
+    cluster.query("INSERT INTO note (text) VALUES ('three')")
+    cluster.until(lambda: len(list(chunks.iterdir())) > before_it, "it is archived")
+    chunk = max(chunks.iterdir())
+    cluster.until(lambda: "are whole" in cluster.sextet("backup", "verify").stdout, "it is whole")
+    chunk.unlink()
+    said = refused(cluster, "backup", "verify")
+    assert f"object {other}/log/{chunk.name} is missing" in said
 
 
 def test_archive_in_s3(
