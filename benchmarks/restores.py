@@ -146,7 +146,8 @@ def draw_points(
         elif rng.random() < 0.5:
             found.append(Target(lsn=rng.randint(0, last)))
         elif rng.random() < 0.5:
-            found.append(Target(time_us=rng.choice(times) + rng.choice((-1, 0, 1))))
+            moment = rng.choice(times) + rng.choice((-1, 0, 1))
+            found.append(Target(time_us=min(moment, times[-1])))  # later than that it may end
         else:
             found.append(Target(time_us=rng.randint(times[0] - 1, times[-1])))
     return found

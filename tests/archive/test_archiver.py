@@ -374,6 +374,7 @@ def test_retention_needs_no_new_base() -> None:
             await town.write(8)
             await asyncio.sleep(0.4)
         await town.archived()
+        await asyncio.sleep(1.0)  # and a base that was begun meanwhile
         archiver = town.archiver
         assert archiver is not None
         bases = len(town.listing().bases)
