@@ -1,6 +1,6 @@
 """Restores at random points of histories that go wrong in every way, hash by hash: G8 in the simulator.
 
-    python -m benchmarks.restores [--points 1000] [--per-run 50] [--first 1]
+    python -m benchmarks.restores [--points 1000] [--per-run 125] [--first 1]
 
 Each run is a simulated cluster of its own with an archive. Clients commit, roll back, change the schema and
 write transactions of hundreds of rows, while writers are killed, cut off and replaced, and storage nodes,
@@ -274,7 +274,7 @@ async def _second_life(world: World, file: bytes) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--points", type=int, default=1000)
-    parser.add_argument("--per-run", type=int, default=50)
+    parser.add_argument("--per-run", type=int, default=125)
     parser.add_argument("--first", type=int, default=1, help="the first run's seed")
     options = parser.parse_args(arguments)
     logging.disable(logging.ERROR)
