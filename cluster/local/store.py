@@ -59,12 +59,12 @@ def with_archives(folder: Folder, layout: Layout, wanted: str | None = None) -> 
 
 
 def make_store(name: str) -> None:
-    """Have it there from now on; no harm if it is. A bucket is never made, only looked at.
+    """Have it there from now on; no harm if it is. A bucket must be there, and be fit for it.
 
-    Raises Unavailable if it cannot be made or used.
+    Raises Unavailable if it cannot be made or used, ConfigError if a bucket's server is not fit.
     """
     if name.startswith(_S3):
-        _bucket(name).check()
+        _bucket(name).make()
     else:
         FolderStore(Path(name)).close()
 

@@ -1,7 +1,8 @@
 """An object store in a bucket of S3, or of a server that speaks its protocol (MinIO, Ceph, R2, and others).
 
 An object is created by a conditional PUT (`If-None-Match: *`): of any number of processes that create one
-object exactly one succeeds. A server that ignores the condition is no store for archives.
+object exactly one succeeds. A server that ignores the condition is no store for archives, and whoever has
+a bucket made a store (`make`) is told so.
 
 Where the bucket is and who we are comes from the usual environment variables: AWS_ENDPOINT_URL_S3 or
 AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION or
@@ -38,6 +39,7 @@ RETRY_S = 45.0
 """Nothing is begun again after so long; the caller has a patience of its own."""
 
 TEXT_MAX = 300
+_MARK = ".sextet-objects"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
@@ -133,7 +135,7 @@ class S3Objects:
         with self._mapped(above):
             async for some in self._store.list(above or None, offset=prefix[:-1] or None):
                 paths = [meta["path"] for meta in some]
-                found += [path for path in paths if path.startswith(prefix)]
+                found += [p for p in paths if p.startswith(prefix) and not p.startswith(".")]
                 if paths[-1] > prefix and not paths[-1].startswith(prefix):
                     break
         return sorted(found)
@@ -143,11 +145,22 @@ class S3Objects:
         with self._mapped(key), contextlib.suppress(ObjectMissing):
             await self._store.delete_async(key)
 
-    def check(self) -> None:
-        """Raises Unavailable if it cannot be listed; blocks until that is known."""
-        with self._mapped(""):
+    def make(self) -> None:
+        """See that it can be listed and written, and that what exists is never written again; that leaves a
+        mark. Blocks until that is known. Raises Unavailable, and ConfigError if it overwrites."""
+        with self._mapped(_MARK):
             for _ in self._store.list(chunk_size=1):
                 break
+        for _ in range(2):
+            try:
+                with self._mapped(_MARK):
+                    self._store.put(_MARK, b"", mode="create", use_multipart=False)
+            except ObjectExists:
+                return
+        raise ConfigError(
+            f"{self._name}: {self._endpoint or 'AWS'} overwrites what exists, though asked not to "
+            "(If-None-Match), so it cannot keep archives; choose another server"
+        )
 
     # -- what went wrong
 

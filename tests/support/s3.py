@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import subprocess
 import sys
 import urllib.request
@@ -11,14 +10,19 @@ from collections.abc import Iterator
 
 BUCKET = "sextet-test"
 
-# Its life is the test's: when that ends, so does standard input.
+# It comes and goes as it is told, with what it has. When the test ends, so does standard input.
 _SERVER = """
 import sys
 from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
+server, port = None, 0
+for line in sys.stdin:
+    if line == "come\\n":
+        server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
+        server.start()
+        port = server.get_host_and_port()[1]
+    else:
+        server.stop()
+    print(port, flush=True)
 """
 
 _SIGNED = "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, Signature=0"
@@ -36,8 +40,7 @@ class S3Server:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
+        self.port = self._told("come")
         self.request("PUT", f"/{BUCKET}")
         return self
 
@@ -72,10 +75,16 @@ class S3Server:
             return found
 
     @contextlib.contextmanager
-    def stopped(self) -> Iterator[None]:
-        """It answers nobody, and keeps what it has."""
-        self._process.send_signal(signal.SIGSTOP)
+    def away(self) -> Iterator[None]:
+        """Nobody listens, and nothing that comes meanwhile arrives later."""
+        self._told("go")
         try:
             yield
         finally:
-            self._process.send_signal(signal.SIGCONT)
+            self._told("come")
+
+    def _told(self, what: str) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(what, file=self._process.stdin, flush=True)
+        return int(self._process.stdout.readline())

@@ -39,6 +39,7 @@ def test_an_archived_cluster_has_an_archiver_and_storage_keeps_what_it_has_not_g
     assert name.startswith("main-")
     assert with_store(archived, "/other").cluster("main").archive == name, "it stays the same"
     assert all("--archived" in after[node.name] for node in layout.storage)
+    assert [c.name for c in components_of(folder, archived) if c.late] == ["archive-main"]
     assert not any("--archived" in command for command in before.values())
 
 
