@@ -199,6 +199,9 @@ class ObjectStore(Protocol):
     `create` succeeds for one caller only, whoever else tries: all the fencing there is, and all that is
     needed (an S3 bucket has it too). Keys are checked by `engine.objects.check_key`.
 
+    No key may lead on from another object's, as a/b does from a: a store that is made of folders raises
+    ConfigError, a bucket does not mind, and who uses the port does not do it.
+
     Everything raises Unavailable if the store cannot be reached or does not answer (then a `create` or
     `delete` may have taken effect), and ConfigError for a key that cannot be one.
     """

@@ -55,6 +55,13 @@ class Step(StrEnum):
     BEGIN_CHANGE = "begin-change"  # a member is being replaced, says the catalog
     COMMIT_CHANGE = "commit-change"  # the new member has its place
     CANCEL_CHANGE = "cancel-change"  # the old one keeps it
+    # an archiver
+    ARCHIVE = "archive"  # a chunk of the log is created
+    TELL = "tell"  # storage nodes hear that the log is archived further than they knew
+    BASE_PART = "base-part"  # some pages of a base are created
+    BASE = "base"  # its index is, and so it counts
+    RETIRE = "retire"  # an object that has fallen out of the window is deleted
+    NEW_ARCHIVE = "new-archive"  # an archive begins in the middle of the log
 
 
 class Mark(StrEnum):
@@ -92,6 +99,12 @@ class Mark(StrEnum):
     DISK_WAS_FULL = "a node refused for lack of room"
     NODE_FENCED_ITSELF = "a node ended itself after a failed disk"
     FAILED_OVER = "the control plane named another writer by itself"
+    CHUNK_TAKEN = "an archiver found the place of its next chunk taken"
+    END_MOVED = "an archiver that was left behind found the archive longer than it knew"
+    BASE_MADE = "a base was archived"
+    BASE_FAILED = "a base could not be archived, or not yet"
+    RETIRED = "objects fell out of an archive's window"
+    BEGUN_ANEW = "an archive began in the middle of the log"
 
 
 class Steps(Protocol):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
+from pathlib import Path
 
-from cluster.local.store import open_store
-from engine.archive.archiver import Archiver
+from cluster.archiver.keeper import Keeper, serve
+from cluster.local.folder import Folder
 from engine.net.process import run_node
 from engine.net.real import real_runtime
 from engine.pulse import Pulse
@@ -16,33 +16,21 @@ from engine.pulse import Pulse
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="cluster.archiver", description=__doc__)
     parser.add_argument("--name", required=True)
+    parser.add_argument("--data", type=Path, required=True, help="the installation's data folder")
     parser.add_argument("--cluster", required=True)
-    parser.add_argument("--archive", required=True, help="its name in the store")
-    parser.add_argument("--store", required=True, help="a folder")
-    parser.add_argument("--control", required=True, help="the control plane's host:port")
     return parser.parse_args()
-
-
-async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
-    """Archive until `stop` is set."""
-    store = open_store(arguments.store)
-    archiver = Archiver(
-        real_runtime(None, name=arguments.name),
-        store,
-        cluster=arguments.cluster,
-        archive=arguments.archive,
-        control_address=arguments.control,
-    )
-    await archiver.start()
-    await stop.wait()
-    await archiver.stop()
-    store.close()
 
 
 def main() -> None:
     arguments = _arguments()
+    folder = Folder.at(arguments.data)
+
+    def keeper() -> Keeper:  # a running loop is needed
+        runtime = real_runtime(None, name=arguments.name)
+        return Keeper(runtime, folder, arguments.cluster)
+
     pulse = Pulse.of_environment(os.environ)
-    run_node(lambda stop: serve(arguments, stop), name=arguments.name, pulse=pulse)
+    run_node(lambda stop: serve(keeper(), stop), name=arguments.name, pulse=pulse)
 
 
 if __name__ == "__main__":

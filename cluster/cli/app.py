@@ -13,7 +13,7 @@ import typer
 from cluster.cli import autoscale, backup, cluster, endpoint, instance
 from cluster.cli.errors import EXIT_FAILED, EXIT_NOT_RUNNING, NotRunning
 from cluster.cli.fault import fault_app
-from cluster.cli.options import DEFAULT_DATA, Cluster, Data, Json
+from cluster.cli.options import DEFAULT_DATA, Cluster, Data, Json, Retention
 from cluster.local.folder import Folder
 from cluster.local.layout import DEFAULT_PORT, DEFAULT_READERS, READERS_MAX
 from engine.errors import SextetError
@@ -75,11 +75,21 @@ def up(
     archive: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR",
-            help="Archive all clusters' logs to this folder from now on; then as before.",
+            metavar="STORE",
+            help="Archive to this folder or s3://BUCKET/PREFIX; a folder in the data folder by "
+            "default, then as before.",
             show_default=False,
         ),
     ] = None,
+    archive_every: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="How often what is new is archived; 1 by default, then as before.",
+            show_default=False,
+        ),
+    ] = None,
+    retention: Retention = None,
 ) -> None:
     """Start everything and return once it answers SQL. What was in the folder before is there.
 
@@ -94,6 +104,8 @@ def up(
         foreground=foreground,
         faults=faults,
         archive=archive,
+        archive_every_s=archive_every,
+        retention_days=retention,
     )
     bring_up(Folder.at(data), options)
 
@@ -147,7 +159,10 @@ def restore(
     latest: Annotated[bool, typer.Option("--latest", help="All that is archived.")] = False,
     store: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Another object store than this installation's."),
+        typer.Option(
+            metavar="STORE",
+            help="A folder, or s3://BUCKET/PREFIX; this installation's own by default.",
+        ),
     ] = None,
     readers: Annotated[
         int, typer.Option(help="Read replicas of the new cluster.")

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from rich.markup import escape
 from rich.progress import Progress
 
-from cluster.cli.console import err, narrow_table, out, print_json
+from cluster.cli.console import days, err, narrow_table, out, print_json
 from cluster.cli.errors import CommandFailed
+from cluster.cli.told import told_of
+from cluster.local.change import change_layout, layout_turn
 from cluster.local.folder import Folder
-from cluster.local.layout import load
-from cluster.local.store import open_store, store_name
+from cluster.local.layout import Layout, load
+from cluster.local.store import open_store, store_name, store_of
 from engine.archive.catalogue import generations
 from engine.archive.restore import Archive, shown
 from engine.archive.verify import verify
 from engine.errors import ConfigError, SextetError
 from engine.ports import ObjectStore
+from engine.types import LSN
 
 
 @asynccontextmanager
@@ -27,12 +32,11 @@ async def opened(folder: Folder, store: str | None) -> AsyncIterator[ObjectStore
     """The store that was named, or the installation's. Raises ConfigError, Unavailable."""
     if store is None:
         layout = load(folder.data)
-        if layout is None or not layout.store:
+        if layout is None:
             raise ConfigError(
-                f"{folder.data} archives to no object store; name one with --store, or begin with "
-                "`sextet up --archive DIR`"
+                f"there is no installation in {folder.data}; name its object store with --store"
             )
-        name = layout.store
+        name = store_of(folder, layout)
     else:
         name = store_name(store)
     found = open_store(name)
@@ -110,21 +114,58 @@ async def _rows(folder: Folder, store: str | None) -> list[dict[str, Any]]:
 
 def verify_archive(folder: Folder, source: str, store: str | None) -> None:
     """Raises CommandFailed naming what is wrong; ConfigError."""
-    wrong, checked = asyncio.run(_verified(folder, source, store))
+    wrong, checked, told = asyncio.run(_verified(folder, source, store))
     for message in wrong:
         err.print(f"[red]![/red] {escape(message)}", soft_wrap=True)
     if wrong:
         raise CommandFailed(f"{len(wrong)} of {checked} objects of {source}'s archive are no good")
     out.print(f"{checked} objects of {source}'s archive are whole")
+    if told:
+        out.print(f"and all are there of which storage nodes have heard, up to LSN {told}")
+    else:
+        out.print("whether later ones are lost nobody here can say: no storage node knows of any")
 
 
-async def _verified(folder: Folder, source: str, store: str | None) -> tuple[list[str], int]:
+async def _verified(folder: Folder, source: str, store: str | None) -> tuple[list[str], int, LSN]:
+    """(what is wrong, objects that were looked at, up to where storage nodes know that the log is archived;
+    0 if none says so, or if that is another archive than the newest of its cluster)."""
     async with opened(folder, store) as objects:
+        told = await told_of(folder, (await find(folder, objects, source)).name)
         archive = await find(folder, objects, source)
+        if await _has_successor(objects, archive.name):
+            told = 0
         with Progress(console=err, transient=True, disable=not err.is_terminal) as show:
             task = show.add_task("checking", total=None)
 
             def progress(done: int, total: int) -> None:
                 show.update(task, completed=done, total=total)
 
-            return await verify(archive, progress)
+            wrong, checked = await verify(archive, progress, told=told)
+            return wrong, checked, told
+
+
+async def _has_successor(store: ObjectStore, archive: str) -> bool:
+    first = re.sub(r"\.\d+$", "", archive)
+    return generations(first, (f"{name}/" for name in await names(store)))[-1:] != [archive]
+
+
+# -- retention
+
+
+def set_retention(folder: Folder, cluster: str, wanted: int) -> None:
+    """The archiver reads it within a second; what is too old goes within the hour. Raises ConfigError."""
+
+    def changed(layout: Layout) -> Layout:
+        return layout.with_cluster(replace(layout.cluster(cluster), retention_days=wanted))
+
+    with layout_turn(folder):
+        change_layout(folder, changed)
+
+
+def show_retention(folder: Folder, cluster: str) -> None:
+    """Raises ConfigError."""
+    layout = load(folder.data)
+    if layout is None:
+        raise ConfigError(f"{folder.data} has no installation; make one with `sextet up`")
+    kept = days(layout.cluster(cluster).retention_days)
+    out.print(f"{cluster} can be restored to any moment of the last {kept}")

@@ -1,4 +1,4 @@
-"""`sextet backup list|verify`: what can be restored."""
+"""`sextet backup list|verify|retention`: what can be restored."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ import typer
 from cluster.cli.options import DEFAULT_DATA, Data, Json
 from cluster.local.folder import Folder
 
-app = typer.Typer(help="Show and verify what can be restored.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show and verify what can be restored, and say for how long.", no_args_is_help=True
+)
 
 Store = Annotated[
     str | None,
-    typer.Option("--store", metavar="DIR", help="Another object store than this installation's."),
+    typer.Option(
+        "--store",
+        metavar="STORE",
+        help="A folder, or s3://BUCKET/PREFIX; this installation's by default.",
+    ),
 ]
 
 
@@ -38,3 +44,21 @@ def verify(
     from cluster.cli.archives import verify_archive
 
     verify_archive(Folder.at(data), source, store)
+
+
+@app.command()
+def retention(
+    cluster: Annotated[
+        str, typer.Argument(metavar="CLUSTER", help="A cluster.", show_default=False)
+    ],
+    days: Annotated[
+        int | None, typer.Argument(metavar="[DAYS]", help="The new one, 1 to 35.")
+    ] = None,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Show or change to how far back a cluster can be restored, while it runs."""
+    from cluster.cli.archives import set_retention, show_retention
+
+    if days is not None:
+        set_retention(Folder.at(data), cluster, days)
+    show_retention(Folder.at(data), cluster)

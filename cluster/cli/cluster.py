@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.options import DEFAULT_DATA, Data, Json
+from cluster.cli.options import DEFAULT_DATA, Data, Json, Retention
 from cluster.local.folder import Folder
-from cluster.local.layout import DEFAULT_READERS, READERS_MAX
+from cluster.local.layout import DEFAULT_READERS, DEFAULT_RETENTION_DAYS, READERS_MAX
 
 app = typer.Typer(
     help="Create, list, stop, start and delete clusters of a running installation.",
@@ -38,11 +38,19 @@ def create(
         str,
         typer.Option(metavar="SIZE", help="Largest size of its database, e.g. 512M."),
     ] = "10G",
+    retention: Retention = None,
 ) -> None:
     """Create an empty cluster with a volume of its own, and return once it answers SQL."""
     from cluster.cli.clusters import create as create_it
 
-    create_it(Folder.at(data), name, readers=readers, port=port, max_storage=max_storage)
+    create_it(
+        Folder.at(data),
+        name,
+        readers=readers,
+        port=port,
+        max_storage=max_storage,
+        retention_days=DEFAULT_RETENTION_DAYS if retention is None else retention,
+    )
 
 
 @app.command(name="list")

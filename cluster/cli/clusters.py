@@ -32,7 +32,15 @@ POLL_S = 0.2
 LOG_LINES = 5
 
 
-def create(folder: Folder, name: str, *, readers: int, port: int | None, max_storage: str) -> None:
+def create(
+    folder: Folder,
+    name: str,
+    *,
+    readers: int,
+    port: int | None,
+    max_storage: str,
+    retention_days: int,
+) -> None:
     """Raises NotRunning, ConfigError, CommandFailed."""
     layout = running_layout(folder)
     if any(c.name == name and c.state is ClusterState.CREATING for c in layout.clusters):
@@ -40,7 +48,12 @@ def create(folder: Folder, name: str, *, readers: int, port: int | None, max_sto
     began = time.monotonic()
     try:
         spec = clusters.create_cluster(
-            folder, name, readers=readers, port=port, max_storage_bytes=parse_size(max_storage)
+            folder,
+            name,
+            readers=readers,
+            port=port,
+            max_storage_bytes=parse_size(max_storage),
+            retention_days=retention_days,
         )
     except Readiness as error:
         advice = f"the same command again, or `sextet cluster delete {name}`"

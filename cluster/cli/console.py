@@ -30,6 +30,10 @@ def narrow_table(columns: Sequence[str], *, right: Collection[str]) -> Table:
     return table
 
 
+def days(number: int) -> str:
+    return "1 day" if number == 1 else f"{number} days"
+
+
 def print_json(value: Any) -> None:
     """Stable: keys in the order given, two spaces, one final newline."""
     json.dump(value, sys.stdout, indent=2)

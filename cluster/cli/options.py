@@ -19,5 +19,14 @@ Data = Annotated[
 ]
 Cluster = Annotated[str, typer.Option("--cluster", metavar="NAME", help="Which cluster.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
+Retention = Annotated[
+    int | None,
+    typer.Option(
+        "--retention",
+        metavar="DAYS",
+        help="To any moment of so many days a new cluster can be restored, 1 to 35; 1 by default.",
+        show_default=False,
+    ),
+]
 
 DEFAULT_DATA = Path(".sextet")

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cluster.local.archiving import ArchiveState
+from cluster.local.components import archiver_name
 from cluster.local.layout import ClusterSpec, ClusterState
 from cluster.local.state import SupervisorState
 from engine.net.pb import control_pb2 as pb
@@ -28,8 +30,11 @@ def status_report(
     supervisor: SupervisorState | None,
     *,
     left: bool = True,
+    archive: ArchiveState | None = None,
+    now_us: int = 0,
 ) -> dict[str, Any]:
-    """Everything that is known about the cluster now. `left`: it has processes."""
+    """Everything that is known about the cluster now. `left`: it has processes. `archive`: what its
+    archiver said last, `now_us`: Unix microseconds."""
     volume = status.cluster.volume
     storage = [_storage(report, volume, supervisor) for report in status.storage]
     groups = _groups(status)
@@ -40,6 +45,7 @@ def status_report(
         "endpoints": {"writer": spec.writer_url, "reader": spec.reader_url},
         "volume": _volume(status, len(groups)),
         "redo": _redo(status),
+        "archive": _archive(spec, supervisor, archive, now_us),
         "instances": [
             _instance(report, supervisor, stopped=not (spec.runs or left))
             for report in status.instances
@@ -111,6 +117,43 @@ def _redo(status: pb.ClusterStatusReply) -> dict[str, int | None]:
     if writer is None:
         return dict.fromkeys(REDO_COUNTERS)
     return {name: writer.status.counters[name] for name in REDO_COUNTERS}
+
+
+SILENT_S = 15.0
+"""An archiver tells of itself every second; one that has not for so long is stuck."""
+
+
+def _archive(
+    spec: ClusterSpec, supervisor: SupervisorState | None, said: ArchiveState | None, now_us: int
+) -> dict[str, Any]:
+    """How far behind now the newest moment is to which the cluster could be restored, and why."""
+    name = archiver_name(spec.name)
+    child = supervisor.child(name) if supervisor is not None else None
+    pid = _pid(supervisor, name)
+    state, why = "stopped", ""
+    if spec.runs and pid is None:
+        ended = child is not None and child.exit_status is not None
+        state, why = ("down", f"{name} has ended, see its log") if ended else ("starting", "")
+    elif spec.runs and (said is None or said.pid != pid):
+        state = "starting"
+    elif spec.runs and said is not None:
+        state, why = said.state, said.why
+        if now_us - said.at_us > SILENT_S * 1e6:
+            state, why = (
+                "waiting",
+                f"{name} has said nothing for {(now_us - said.at_us) // 10**6} s",
+            )
+    known = said is not None and said.known_us > 0
+    return {
+        "name": said.archive if said is not None else spec.archive,
+        "state": state,
+        "why": why,
+        "upto": said.upto if said is not None else None,
+        "restorable_us": said.known_us if said is not None and known else None,
+        "behind_s": (max(0, now_us - said.known_us) / 1e6 if said is not None and known else None),
+        "retention_days": spec.retention_days,
+        "pid": pid,
+    }
 
 
 def _instance(

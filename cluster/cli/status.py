@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.cli.client import cluster_status, running_layout
-from cluster.cli.console import narrow_table, out, print_json, size
+from cluster.cli.console import days, narrow_table, out, print_json, size
 from cluster.cli.errors import EXIT_NOT_RUNNING, NotRunning
 from cluster.cli.report import down_report, scl_against, scl_range, status_report
+from cluster.local.archiving import load_archive_state
 from cluster.local.clusters import processes_of
 from cluster.local.folder import Folder
 from cluster.local.layout import ClusterState
@@ -21,6 +23,8 @@ from cluster.local.state import running_state
 
 GROUPS_SHOWN = 12
 """More protection groups than that are summed up, unless all are asked for."""
+
+STARTING = "starting"
 
 Row = Mapping[str, Any]
 
@@ -54,7 +58,14 @@ async def gather(folder: Folder, cluster: str) -> dict[str, Any]:
         layout.running_cluster(cluster)  # raises, saying what to do
     status = await cluster_status(folder, layout, cluster)
     left = bool(processes_of(folder, spec))
-    return status_report(spec, status, running_state(folder), left=left)
+    return status_report(
+        spec,
+        status,
+        running_state(folder),
+        left=left,
+        archive=load_archive_state(folder, cluster),
+        now_us=time.time_ns() // 1000,
+    )
 
 
 def _print_head(report: Row) -> None:
@@ -72,6 +83,25 @@ def _print_head(report: Row) -> None:
         out.print(
             f"  redo    {redo['commits']} commits, {redo['records']} records: "
             f"{size(redo['redo_bytes'])} shipped for {size(redo['dirty_page_bytes'])} of dirty pages",
+            soft_wrap=True,
+        )
+
+    _print_archive(report["archive"])
+
+
+def _print_archive(archive: Row) -> None:
+    """What is lost if all storage nodes are, and what keeps the archive, if something does."""
+    behind, state = archive["behind_s"], archive["state"]
+    how = "nothing is archived yet" if behind is None else f"{behind:.1f} s behind"
+    out.print(
+        f"  archive {how}, kept for {days(archive['retention_days'])} as {archive['name']}"
+        f"{'' if state == 'archiving' else f', {_state(state, STARTING)}'}",
+        soft_wrap=True,
+    )
+    if archive["why"]:
+        out.print(
+            "  [red]![/red] archiving waits, and commits go on: storage nodes keep the log meanwhile, so "
+            f"their disks fill up. Why: {escape(archive['why'])}",
             soft_wrap=True,
         )
 

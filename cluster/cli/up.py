@@ -11,22 +11,23 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cluster.cli.console import err, out, size
+from cluster.cli.console import days, err, out, size
 from cluster.cli.errors import CommandFailed
 from cluster.faults.directory import prepare
-from cluster.local.create import move_endpoints, new_layout, with_free_ports, with_store
+from cluster.local.create import move_endpoints, new_layout, with_free_ports
 from cluster.local.files import in_turn, tail_of
 from cluster.local.folder import Folder
 from cluster.local.layout import (
     DEFAULT_MAX_STORAGE,
     DEFAULT_PORT,
     DEFAULT_READERS,
+    DEFAULT_RETENTION_DAYS,
     MAIN,
     ClusterState,
     Layout,
@@ -38,7 +39,7 @@ from cluster.local.sizes import parse_size
 from cluster.local.starting import start_supervisor, stop_started, wait_for_leftovers
 from cluster.local.state import running_state
 from cluster.local.stopping import STOP_S
-from cluster.local.store import make_store, store_name
+from cluster.local.store import missing_for, store_name, store_of, with_archives
 from engine.errors import SextetError
 from engine.faults.file import read
 
@@ -58,6 +59,8 @@ class UpOptions:
     foreground: bool = False
     faults: bool | None = None
     archive: str | None = None
+    archive_every_s: float | None = None
+    retention_days: int | None = None
 
 
 def bring_up(folder: Folder, options: UpOptions) -> None:
@@ -110,18 +113,22 @@ def _start(folder: Folder, options: UpOptions) -> subprocess.Popen[bytes]:
         raise
     _announce(folder, layout, f"up in {time.monotonic() - started_at:.1f} s")
     _warn(folder, missing)
+    if lacking := missing_for(layout.store):
+        err.print(
+            f"[yellow]![/yellow] nothing can be archived to {layout.store}: {lacking}; `sextet down`, set "
+            "that, and start again",
+            soft_wrap=True,
+        )
     return supervisor
 
 
 def prepare_layout(folder: Folder, options: UpOptions) -> Layout:
     """The layout to start: a new one, or the folder's own on ports that are free today."""
     layout = _layout_to_start(folder, options)
-    if options.archive is None:
-        return layout
-    store = store_name(options.archive)
-    if store != layout.store:
-        make_store(store)
-    return with_store(layout, store)
+    if options.archive_every_s is not None:
+        layout = replace(layout, archive_every_s=options.archive_every_s)
+    store = None if options.archive is None else store_name(options.archive)
+    return with_archives(folder, layout, store)
 
 
 def _layout_to_start(folder: Folder, options: UpOptions) -> Layout:
@@ -135,6 +142,9 @@ def _layout_to_start(folder: Folder, options: UpOptions) -> Layout:
                 DEFAULT_MAX_STORAGE
                 if options.max_storage is None
                 else parse_size(options.max_storage)
+            ),
+            retention_days=(
+                DEFAULT_RETENTION_DAYS if options.retention_days is None else options.retention_days
             ),
         )
     _refuse_changes(old, options)
@@ -166,6 +176,11 @@ def _refuse_changes(layout: Layout, options: UpOptions) -> None:
             f"this cluster's maximum storage is {size(first.max_storage_bytes)}; --max-storage "
             "counts only when a cluster is made; `sextet storage limit` changes it"
         )
+    if options.retention_days not in (None, first.retention_days):
+        raise CommandFailed(
+            f"this cluster's retention is {days(first.retention_days)}; --retention counts only when a "
+            f"cluster is made; `sextet backup retention {first.name} DAYS` changes it"
+        )
 
 
 def _stay(supervisor: subprocess.Popen[bytes]) -> None:
@@ -190,8 +205,10 @@ def _show_running(folder: Folder, options: UpOptions) -> None:
     first = layout.clusters[0]
     _refuse_changes(layout, options)
     _refuse_other_faults(folder, options)
-    if options.archive is not None and store_name(options.archive) != layout.store:
+    if options.archive is not None and store_name(options.archive) != store_of(folder, layout):
         raise CommandFailed("where the log is archived counts from the start; `sextet down` first")
+    if options.archive_every_s not in (None, layout.archive_every_s):
+        raise CommandFailed("how often is archived counts from the start; `sextet down` first")
     if options.port not in (None, first.writer_port):
         raise CommandFailed(
             f"the cluster is running on port {first.writer_port}; to move it, `sextet down` first"

@@ -119,8 +119,15 @@ STEPS: Mapping[str, frozenset[Step]] = {
             *(Step.BEGIN_CHANGE, Step.COMMIT_CHANGE, Step.CANCEL_CHANGE),
         }
     ),
+    "archiver": frozenset(
+        {
+            *(Step.ARCHIVE, Step.TELL, Step.BASE_PART, Step.BASE, Step.RETIRE),
+            Step.NEW_ARCHIVE,
+        }
+    ),
 }
-"""Which kind of process takes a step; endpoints take none."""
+"""Which kind of process takes a step; endpoints take none. Real archivers are not among those that
+`sextet fault` reaches."""
 
 ROLES = ("writer", "replica", "control", "all")
 """Targets that are looked up when the fault begins, besides names of nodes and zones."""

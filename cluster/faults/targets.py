@@ -62,7 +62,7 @@ class Targets:
         kind = next(kind for kind, steps in STEPS.items() if step in steps)
         found = self._of_kind(kind, target)
         if not found:
-            takers = ", ".join(self._of_kind(kind, "all"))
+            takers = ", ".join(self._of_kind(kind, "all")) or "nobody that a fault reaches here"
             raise ConfigError(f"{target} never takes the step {step.value}; these do: {takers}")
         return found
 

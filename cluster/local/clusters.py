@@ -21,6 +21,7 @@ from cluster.local.folder import Folder
 from cluster.local.layout import (
     DEFAULT_MAX_STORAGE,
     DEFAULT_READERS,
+    DEFAULT_RETENTION_DAYS,
     ClusterSpec,
     ClusterState,
     Layout,
@@ -47,6 +48,7 @@ def create_cluster(
     readers: int = DEFAULT_READERS,
     port: int | None = None,
     max_storage_bytes: int = DEFAULT_MAX_STORAGE,
+    retention_days: int = DEFAULT_RETENTION_DAYS,
     wait_s: float = LOCK_WAIT_S,
     ready_s: float = READY_S,
 ) -> ClusterSpec:
@@ -60,7 +62,12 @@ def create_cluster(
         if any(c.name == name and c.state is ClusterState.CREATING for c in old.clusters):
             return old
         return with_new_cluster(
-            old, name, readers=readers, port=port, max_storage_bytes=max_storage_bytes
+            old,
+            name,
+            readers=readers,
+            port=port,
+            max_storage_bytes=max_storage_bytes,
+            retention_days=retention_days,
         )
 
     with layout_turn(folder, wait_s):
@@ -131,7 +138,8 @@ def delete_cluster(folder: Folder, name: str, *, wait_s: float = LOCK_WAIT_S) ->
                     f"{folder.log('control')}; then finish it with `sextet cluster delete {name}`"
                 )
             change_layout(folder, lambda old: old.without_cluster(name))
-            folder.endpoint_view(name).unlink(missing_ok=True)  # a later one may have its name
+            for told in (folder.endpoint_view(name), folder.archive_state(name)):
+                told.unlink(missing_ok=True)  # a later one may have its name
 
 
 def _refuse_if_it_runs(layout: Layout, name: str) -> None:

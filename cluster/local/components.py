@@ -16,6 +16,8 @@ class Component:
     name: str
     stage: int
     command: tuple[str, ...]
+    late: bool = False
+    """Nobody waits for it: it starts when the others have had the time to."""
 
 
 CONTROL_STAGE, ENDPOINT_STAGE, INSTANCE_STAGE, STORAGE_STAGE = range(4)
@@ -36,8 +38,8 @@ def components_of(folder: Folder, layout: Layout) -> tuple[Component, ...]:
     for cluster in layout.running:
         found += [_instance(layout, cluster, instance) for instance in cluster.instances]
         found.append(_endpoint(folder, cluster))
-        if layout.store:
-            found.append(_archiver(folder, layout, cluster))
+        if cluster.archive:
+            found.append(_archiver(folder, cluster))
         if cluster.autoscale is not None:
             found.append(_autoscale(folder, cluster))
     return tuple(found)
@@ -54,7 +56,7 @@ def _storage(folder: Folder, layout: Layout, node: StorageSpec) -> Component:
         *("--name", node.name, "--az", node.az),
         *("--listen", address(node.port), "--control", layout.control_address),
         *("--folder", str(folder.storage(node.name))),
-        *(("--archived",) if layout.store else ()),
+        *(("--archived",) if any(cluster.archive for cluster in layout.clusters) else ()),
     )
     return Component(node.name, STORAGE_STAGE, command)
 
@@ -75,18 +77,19 @@ def _autoscale(folder: Folder, cluster: ClusterSpec) -> Component:
     return Component(AUTOSCALE + cluster.name, CONTROL_STAGE, command)
 
 
+ARCHIVER = "archive-"
+
+
 def archiver_name(cluster: str) -> str:
-    return f"archive-{cluster}"
+    return ARCHIVER + cluster
 
 
-def _archiver(folder: Folder, layout: Layout, cluster: ClusterSpec) -> Component:
+def _archiver(folder: Folder, cluster: ClusterSpec) -> Component:
+    name = archiver_name(cluster.name)
     command = _python(
-        "cluster.archiver",
-        *("--name", archiver_name(cluster.name), "--cluster", cluster.name),
-        *("--archive", cluster.archive, "--store", layout.store),
-        *("--control", layout.control_address),
+        "cluster.archiver", "--name", name, "--data", str(folder.data), "--cluster", cluster.name
     )
-    return Component(archiver_name(cluster.name), INSTANCE_STAGE, command)
+    return Component(name, INSTANCE_STAGE, command, late=True)
 
 
 def endpoint_name(cluster: str) -> str:

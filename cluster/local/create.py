@@ -11,6 +11,7 @@ from cluster.local.layout import (
     DEFAULT_MAX_STORAGE,
     DEFAULT_PORT,
     DEFAULT_READERS,
+    DEFAULT_RETENTION_DAYS,
     MAIN,
     READERS_MAX,
     STORAGE_PER_AZ,
@@ -30,10 +31,11 @@ def new_layout(
     port: int = DEFAULT_PORT,
     readers: int = DEFAULT_READERS,
     max_storage_bytes: int = DEFAULT_MAX_STORAGE,
+    retention_days: int = DEFAULT_RETENTION_DAYS,
 ) -> Layout:
     """Cluster "main" and its fleet: endpoints on `port` and `port` + 1, the rest on free ports above.
 
-    Raises ConfigError if an endpoint's port is taken or `readers` is out of range.
+    Raises ConfigError if an endpoint's port is taken or a number is out of range.
     """
     require_free(port)
     require_free(port + 1)
@@ -44,7 +46,9 @@ def new_layout(
     storage = tuple(
         StorageSpec(f"storage-{number}", az, next(ports)) for number, az in enumerate(azs, start=1)
     )
-    main = ClusterSpec(MAIN, port, port + 1, max_storage_bytes, instances)
+    main = ClusterSpec(
+        MAIN, port, port + 1, max_storage_bytes, instances, retention_days=retention_days
+    )
     return Layout(control_port, storage, (main,))
 
 
@@ -65,11 +69,12 @@ def with_new_cluster(
     readers: int = DEFAULT_READERS,
     port: int | None = None,
     max_storage_bytes: int = DEFAULT_MAX_STORAGE,
+    retention_days: int = DEFAULT_RETENTION_DAYS,
 ) -> Layout:
     """With one more cluster, which is being created: endpoints on `port` and the next one, or else on the
     first free pair above all endpoints; its instances on free ports above everybody's.
 
-    Raises ConfigError if the name, the number of readers or the port cannot be.
+    Raises ConfigError if the name, the number of readers, the port or the retention cannot be.
     """
     if any(cluster.name == name for cluster in layout.clusters):
         raise ConfigError(f"there is a cluster {name} already; see `sextet cluster list`")
@@ -89,12 +94,13 @@ def with_new_cluster(
         _instances(name, readers, ports),
         state=ClusterState.CREATING,
         archive=new_archive_name(name),
+        retention_days=retention_days,
     )
     return layout.with_cluster(spec)
 
 
 def with_store(layout: Layout, store: str) -> Layout:
-    """With every cluster's log archived to `store` from now on."""
+    """With every cluster's log archived to `store` from now on, "" for the folder in the data folder."""
     named = tuple(
         c if c.archive else replace(c, archive=new_archive_name(c.name)) for c in layout.clusters
     )

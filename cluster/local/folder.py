@@ -51,6 +51,15 @@ class Folder:
         """The file of active faults (`engine.faults.file`)."""
         return self.data / "faults.json"
 
+    @property
+    def archive(self) -> Path:
+        """The object store of those who name none."""
+        return self.data / "archive"
+
+    def archive_state(self, cluster: str) -> Path:
+        """What the cluster's archiver says of itself."""
+        return self.run / f"archive-{cluster}.json"
+
     def log(self, component: str) -> Path:
         return self.data / "logs" / f"{component}.log"
 

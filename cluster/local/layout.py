@@ -49,6 +49,11 @@ DEFAULT_READERS = 2
 DEFAULT_MAX_STORAGE = 10 * 1024**3
 """Bytes of database; six copies of what is really used are kept."""
 
+RETENTION_DAYS = range(1, 36)
+DEFAULT_RETENTION_DAYS = 1
+ARCHIVE_EVERY_S = 1.0
+ARCHIVE_EVERY_S_MAX = 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class StorageSpec:
@@ -129,7 +134,13 @@ class ClusterSpec:
     state: ClusterState = ClusterState.RUNNING
     """Files of before there were several clusters have none: theirs runs."""
     archive: str = ""
-    """What its archive is called in the installation's object store."""
+    """What its archive is called in the installation's object store. Whoever starts an installation gives
+    all clusters one (`cluster.local.store`)."""
+    retention_days: int = DEFAULT_RETENTION_DAYS
+    """To any moment of so many days it can be restored."""
+
+    def __post_init__(self) -> None:
+        check_retention(self.retention_days)
 
     @property
     def runs(self) -> bool:
@@ -162,7 +173,9 @@ class Layout:
     storage: tuple[StorageSpec, ...]
     clusters: tuple[ClusterSpec, ...]
     store: str = ""
-    """The object store to archive to (`cluster.local.store`), "" for none."""
+    """The object store to archive to (`cluster.local.store`), "" for the folder in the data folder."""
+    archive_every_s: float = ARCHIVE_EVERY_S
+    """How often what is new goes there."""
 
     def __post_init__(self) -> None:
         _once("port", sorted(self.ports))
@@ -170,6 +183,11 @@ class Layout:
         _once("cluster", [cluster.name for cluster in self.clusters])
         if all(cluster.state is ClusterState.DELETING for cluster in self.clusters):
             raise ConfigError("an installation without a cluster cannot be")
+        if not 0.1 <= self.archive_every_s <= ARCHIVE_EVERY_S_MAX:
+            raise ConfigError(
+                f"archiving every {self.archive_every_s:g} s cannot be; choose 0.1 to "
+                f"{ARCHIVE_EVERY_S_MAX:.0f} s"
+            )
         for cluster in self.clusters:
             if not cluster.instances:
                 raise ConfigError(f"cluster {cluster.name} has no instance")
@@ -342,6 +360,15 @@ class Layout:
 _WORDS = {ClusterState.STOPPED: "stopped", ClusterState.DELETING: "being deleted"}
 
 
+def check_retention(days: int) -> None:
+    """Raises ConfigError."""
+    if days not in RETENTION_DAYS:
+        raise ConfigError(
+            f"a retention of {days} days cannot be; choose {RETENTION_DAYS.start} to "
+            f"{RETENTION_DAYS.stop - 1}, and it cannot be switched off"
+        )
+
+
 def address(port: int) -> str:
     return f"{HOST}:{port}"
 
@@ -385,6 +412,7 @@ def from_json(value: Any, *, source: str = FILE) -> Layout:
                 for cluster in value["clusters"]
             ),
             store=str(value.get("store", "")),
+            archive_every_s=float(value.get("archive_every_s", ARCHIVE_EVERY_S)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{source} is damaged: {type(error).__name__}: {error}") from error

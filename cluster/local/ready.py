@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from cluster.local.components import AUTOSCALE, endpoint_name
+from cluster.local.components import ARCHIVER, AUTOSCALE, endpoint_name
 from cluster.local.folder import Folder
 from cluster.local.layout import ClusterSpec, Layout
 from cluster.local.ports import answers
@@ -214,14 +214,14 @@ def _what_next(ports: Mapping[str, int], listening: set[str]) -> str:
 
 
 def _ending(state: SupervisorState, listening: set[str]) -> list[str]:
-    """Who is started again and again and has never listened. Auto-scaling never does, and nobody waits
-    for it."""
+    """Who is started again and again and has never listened. Auto-scaling and archivers never do, and
+    nobody waits for them."""
     return [
         child.name
         for child in state.children
         if child.name not in listening
         and child.restarts >= RESTARTS_MAX
-        and not child.name.startswith(AUTOSCALE)
+        and not child.name.startswith((AUTOSCALE, ARCHIVER))
     ]
 
 

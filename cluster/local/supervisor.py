@@ -64,6 +64,9 @@ UP_S = 1.0
 STOP_GRACE_S = 7.0
 """From SIGTERM to SIGKILL; longer than a node's own STOP_S."""
 
+LATE_S = 4.0
+"""Who is started late is started so long after it is wanted: as a rule the others answer SQL by then."""
+
 LISTEN_S = 1.0
 """How often it is looked at who hangs."""
 
@@ -86,7 +89,7 @@ class _Child:
         self.popen: subprocess.Popen[bytes] | None = None
         self.identity: ProcessId | None = None
         self.started_at = 0.0
-        self.start_at = 0.0
+        self.start_at = time.monotonic() + LATE_S if component.late else 0.0
         self.delay = RESTART_FIRST_S
         self.restarts = -1
         self.exit_status: int | None = None

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from cluster.faults.catalogue import ONCE, Fault, Kind
 from cluster.local.layout import AZS
 from cluster.sim.network import Weather
+from cluster.sim.objects import STORE
 from cluster.sim.pagestore import rot_version
 from cluster.sim.process import Life
 from cluster.sim.world import CLUSTER, SimProcess, World
@@ -105,6 +106,8 @@ class Injector:
         world = self._world
         if target in world.processes:
             return (world.processes[target],)
+        if target == STORE and world.store is not None:
+            return (world.store,)
         if target in AZS:
             return tuple(
                 p for p in world.processes.values() if p.az == target and p.kind != "control"
@@ -117,11 +120,13 @@ class Injector:
                 return tuple(p for p in world.instances if p is not writer)
             case "storage":
                 return tuple(world.storage)
+            case "archiver":
+                return tuple(world.archivers)
             case "all":
                 return tuple(world.processes.values())
         raise ConfigError(
             f"there is no {target}; a target is one of {', '.join(world.processes)}, "
-            f"{', '.join(AZS)}, writer, replica, storage or all"
+            f"{', '.join(AZS)}, writer, replica, storage, archiver, store or all"
         )
 
     # -- beginning and ending
@@ -191,6 +196,10 @@ class Injector:
             case Kind.POWER | Kind.AZ_DOWN:
                 return self._down(process, fault.kind, power=True)
             case Kind.WIPE:
+                if world.bucket is not None and process is world.store:
+                    was_used = bool(world.bucket.objects)
+                    world.bucket.wipe()
+                    return was_used
                 if process.kind != "storage":
                     return False
                 had_something = bool(image.files)
@@ -244,7 +253,7 @@ class Injector:
         match hit.fault.kind:
             case Kind.KILL | Kind.POWER | Kind.AZ_DOWN | Kind.WIPE:
                 process.held_down = self._is_held_down(process)
-                if not process.up and not process.held_down:
+                if not process.up and not process.held_down and process is not world.store:
                     world.boot(process)
             case Kind.PAUSE:
                 # Whoever was killed meanwhile runs: what is stopped is a process, not a name.
@@ -315,6 +324,8 @@ class Injector:
 
     def _paths(self, fault: Fault, process: SimProcess) -> list[tuple[str, str]]:
         names = [*self._world.processes, "endpoint", *self._world.client_hosts]
+        if self._world.store is not None:
+            names.append(STORE)
         if fault.kind is not Kind.ISOLATE:
             names = [p.name for p in self.resolve(fault.peer)]
         there = [(process.name, name) for name in names if name != process.name]

@@ -14,7 +14,7 @@ from cluster.sim.checkers.commits import Attempt, FinalLog, Recovery
 from cluster.sim.checkers.epochs import Quorum, Sighting
 from cluster.sim.checkers.oracle import CommittedLog
 from cluster.sim.checkers.segments import Holding
-from cluster.sim.world import ARCHIVER, SimProcess, World
+from cluster.sim.world import SimProcess, World
 from engine.errors import Corrupt
 from engine.instance.writer import Writer
 from engine.log.frame import index_frame, read_header
@@ -132,6 +132,18 @@ class Observer:
         opened = sorted(self.openings, key=lambda o: o.epoch)
         return tuple(o.writer.partition("#")[0] for o in opened)
 
+    def archived(self) -> LSN:
+        """The highest LSN that storage nodes have heard is archived."""
+        return max(
+            (
+                volume.points.archived
+                for process in self._world.storage
+                if isinstance(process.node, StorageNode)
+                for volume in process.node.state.volumes.values()
+            ),
+            default=0,
+        )
+
     def log(self, findings: Findings | None = None) -> CommittedLog:
         """All that was ever sent, less what recoveries annulled and what was never durable."""
         durable = max((o.durable for o in self.openings), default=0)
@@ -230,11 +242,9 @@ def _missing(world: World) -> str:
         if pool is None or pool.visible.lsn != volume.vdl.lsn:
             return f"{other.name} shows {pool.visible.lsn if pool else 'nothing'}, not {volume.vdl.lsn}"
     if world.bucket is not None:
-        archiver = world.processes[ARCHIVER].node
-        if archiver is None or archiver.upto != volume.vdl.lsn:
-            return (
-                f"the archive ends at {archiver.upto if archiver else None}, not {volume.vdl.lsn}"
-            )
+        known = [p.node.upto for p in world.archivers if p.node is not None and p.node.restorable]
+        if volume.vdl.lsn not in known:
+            return f"archivers can restore up to {known or 'nothing'}, not {volume.vdl.lsn}"
     for membership in volume.memberships.values():
         lacking = _without_segment(world, membership)
         if lacking:

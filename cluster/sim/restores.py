@@ -8,6 +8,8 @@ Kinds
 - archive-broken: `verify` finds an object that is no good.
 - restore-fails: a moment within the window cannot be restored.
 - restore-differs: what was restored is another state.
+- archive-branch: the archive has a record that was never committed: one that a failover cut off, or another
+  one in its place.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ from cluster.sim.checkers import Findings, Violation
 from cluster.sim.checkers.oracle import Oracle
 from cluster.sim.objects import Bucket
 from engine.archive.catalogue import Target, generations, last_admitted
+from engine.archive.chunks import records_of
 from engine.archive.restore import Archive
 from engine.archive.verify import verify
 from engine.errors import ObjectMissing, SextetError
-from engine.types import CommitMark
+from engine.types import LSN, CommitMark
 
 CHECKER = "archive"
 POINTS = 10
@@ -68,34 +71,48 @@ def points(commits: Sequence[CommitMark], rng: random.Random) -> list[Target]:
 
 
 def check(
-    bucket: Bucket, cluster: str, oracle: Oracle, targets: Sequence[Target]
+    bucket: Bucket, cluster: str, oracle: Oracle, targets: Sequence[Target], *, told: LSN = 0
 ) -> tuple[list[Violation], int]:
     """Restore those of `targets` that the cluster's newest archive has; also how many they were. Outside of
-    any loop."""
+    any loop. `told`: storage nodes have heard that the log is archived up to there."""
     findings = Findings(CHECKER)
-    restored = asyncio.run(_check(bucket, cluster, oracle, targets, findings)) if targets else 0
+    if not targets:
+        return findings.found, 0
+    restored = asyncio.run(_check(bucket, cluster, oracle, targets, told, findings))
     return findings.found, restored
 
 
 async def _check(
-    bucket: Bucket, cluster: str, oracle: Oracle, targets: Sequence[Target], findings: Findings
+    bucket: Bucket,
+    cluster: str,
+    oracle: Oracle,
+    targets: Sequence[Target],
+    told: LSN,
+    findings: Findings,
 ) -> int:
     restored = 0
     try:
         name = generations(cluster, bucket.objects)[-1:]
         archive = await Archive.open(Still(bucket), name[0] if name else cluster)
-        wrong, _ = await verify(archive)
+        wrong, _ = await verify(archive, told=told)
         window = await archive.window()
     except SextetError as error:
         findings.add("archive-broken", f"{type(error).__name__}: {error}")
         return restored
     for message in wrong:
         findings.add("archive-broken", message)
+    if not wrong:
+        await _check_branches(archive, oracle, window.first, findings)
+
+    def commit_of(target: Target) -> CommitMark:
+        return last_admitted(target, oracle.log.commits) or CommitMark(0, 0, 0)
+
+    targets = sorted(targets, key=lambda target: commit_of(target).lsn)  # as the oracle likes it
     with TemporaryDirectory(prefix="sextet-sim-") as folder:
         for number, target in enumerate(targets):
             if (target.time_us or 0) > window.known_us:
                 continue
-            commit = last_admitted(target, oracle.log.commits) or CommitMark(0, 0, 0)
+            commit = commit_of(target)
             if commit.lsn < window.earliest.lsn:
                 continue
             path = Path(folder) / str(number)
@@ -113,3 +130,17 @@ async def _check(
                 )
             path.unlink()
     return restored
+
+
+async def _check_branches(archive: Archive, oracle: Oracle, first: int, findings: Findings) -> None:
+    """Every record that a restore can read is one of the committed log's, the same."""
+    committed = {record.lsn: record for record in oracle.log.records}
+    for number in range(max(1, first), archive.listing.newest + 1):
+        for record in records_of(await archive.chunk(number)):
+            if committed.get(record.lsn) != record:
+                findings.add(
+                    "archive-branch",
+                    f"chunk {number} has record {record.lsn} of epoch {record.epoch}, which was never "
+                    "committed",
+                    lsns=(record.lsn,),
+                )

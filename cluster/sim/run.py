@@ -277,7 +277,9 @@ class Story:
         found += self._count("oracle", oracle.check(Oracle(log), seen), len(seen))
         if self.world.bucket is not None:
             points = restores.points(log.commits, self.world.rng("restore points"))
-            wrong, restored = restores.check(self.world.bucket, CLUSTER, Oracle(log), points)
+            wrong, restored = restores.check(
+                self.world.bucket, CLUSTER, Oracle(log), points, told=self.observer.archived()
+            )
             found += self._count("archive", wrong, restored)
         return found
 

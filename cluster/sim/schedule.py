@@ -13,19 +13,21 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.faults.catalogue import PARAMS, ROLES, Fault
+from cluster.faults.catalogue import PARAMS, ROLES, Fault, Kind
 from cluster.local.layout import AZS, READERS_MAX
 from cluster.plain import refuse_unknown, table, text
 from cluster.sim.expect import Expect
 from cluster.sim.fields import from_plain, to_plain
+from cluster.sim.objects import STORE
 from cluster.sim.run import Plan
 from cluster.sim.workload import READ_ONLY, SCRIPTS
-from cluster.sim.world import CLUSTER
+from cluster.sim.world import ARCHIVER, CLUSTER
 from engine.errors import ConfigError
 
 VERSION = 1
 FORMAT = "sextet simulation plan"
 SPARES_MAX = 64
+ARCHIVERS_MAX = 8
 CLIENTS_MAX = 1000
 SECONDS_MAX = 100_000
 SIZE_MAX = 2**32
@@ -33,6 +35,14 @@ SIZE_MAX = 2**32
 
 MAY_BE_ZERO = frozenset({"replicas", "spares", "statement_timeout_s", "fence_grace_s"})
 """Besides settings that are 0 by default: there it is "none" too."""
+
+AT_STORE = frozenset(
+    {
+        *(Kind.PARTITION, Kind.ONE_WAY, Kind.ISOLATE, Kind.SLOW_NET, Kind.DROP),
+        *(Kind.FILL_DISK, Kind.WIPE),
+    }
+)
+"""What the object store may suffer."""
 
 TARGETS = frozenset((*ROLES, *AZS, "storage", *(f"storage-{n}" for n in range(1, 7))))
 
@@ -108,6 +118,8 @@ def check(plan: Plan, where: str) -> None:
         raise ConfigError(f"{where}: replicas is {plan.shape.replicas}, not 0 to {READERS_MAX}")
     if not 0 <= plan.shape.spares <= SPARES_MAX:
         raise ConfigError(f"{where}: spares is {plan.shape.spares}, not 0 to {SPARES_MAX}")
+    if not 1 <= plan.shape.archivers <= ARCHIVERS_MAX:
+        raise ConfigError(f"{where}: archivers is {plan.shape.archivers}, not 1 to {ARCHIVERS_MAX}")
     _check_settings(plan.shape, f"{where}: ")
     for name in ("safety_s", "liveness_s"):
         value = getattr(plan, name)
@@ -142,8 +154,16 @@ def check(plan: Plan, where: str) -> None:
         )
     known = TARGETS | {f"{CLUSTER}-{n + 1}" for n in range(1 + plan.shape.replicas)}
     known |= {f"storage-{n + 7}" for n in range(plan.shape.spares)}
+    if plan.shape.archive:
+        known |= {STORE, "archiver", ARCHIVER}
+        known |= {f"{ARCHIVER}-{n + 2}" for n in range(plan.shape.archivers - 1)}
     for fault in plan.schedule:
         _check_numbers(fault, where)
+        if fault.target == STORE and fault.kind not in AT_STORE:
+            raise ConfigError(
+                f"{where}: {fault.kind.value} cannot happen to the {STORE}; these can: "
+                + ", ".join(sorted(kind.value for kind in AT_STORE))
+            )
         for target in (fault.target, fault.peer):
             if target and target not in known:
                 raise ConfigError(

@@ -17,8 +17,9 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.control.repairing import RepairConfig
-from cluster.faults.catalogue import Fault, Kind
+from cluster.faults.catalogue import STEPS, Fault, Kind
 from cluster.local.layout import AZS
+from cluster.sim import archives
 from cluster.sim.plots import plots
 from cluster.sim.run import Plan
 from cluster.sim.workload import Mix
@@ -45,6 +46,9 @@ SPARSE = 0.06
 there a group's last record may be the very next after a read point. Such runs cost next to nothing."""
 
 AT_STEP = (Kind.KILL, Kind.KILL, Kind.POWER, Kind.POWER, Kind.PAUSE, Kind.FAIL_FSYNC, Kind.ISOLATE)
+
+FLEET_STEPS = tuple(step for step in Step if step not in STEPS["archiver"])
+"""Every run's processes take these; `cluster.sim.archives` has the others."""
 
 TRANSACTIONS_PER_S = (5, 12, 30)
 """Of all clients together, if nothing held them up. Faults meet what is in flight: with ten times as many
@@ -144,7 +148,7 @@ class _Draw:
 
     def at_step(self) -> Fault:
         """A crash, a pause or a failure right before or after something matters."""
-        step = self.rng.choice(tuple(Step))
+        step = self.rng.choice(FLEET_STEPS)
         kind = self.rng.choice(AT_STEP)
         return Fault(
             kind,
@@ -191,13 +195,16 @@ def draw(seed: int, *, safety_s: float | None = None) -> Plan:
         crowded=crowded,
         sparse=sparse and d.replicas > 0,
     )
+    archive = archives.settings(seed) if archives.archived(seed) else {}
+    if archive:
+        faults += archives.faults(seed, archive["archivers"], safety_s)
     faults.sort(key=lambda f: (f.at, f.kind, f.target))
     shape, mix = _shape(rng, d.replicas), _mix(rng)
     if crowded:
         shape, mix = _crowd(shape)
     if sparse:
         shape, mix = _sparse(shape)
-    shape = replace(shape, **fleet, sql=_sql(seed))
+    shape = replace(shape, **fleet, **archive, sql=_sql(seed))
     mix = replace(mix, strong_share=random.Random(f"{seed}/strong").choice((0.0, 0.0, 0.0, 0.3)))
     return Plan(
         seed=seed,

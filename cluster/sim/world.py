@@ -36,7 +36,7 @@ from cluster.sim.disk import DiskImage, SimDisk
 from cluster.sim.endpoint import SimEndpoint
 from cluster.sim.loop import SimLoop
 from cluster.sim.network import Network
-from cluster.sim.objects import Bucket, SimObjects
+from cluster.sim.objects import STORE, Bucket, SimObjects, Way
 from cluster.sim.pagestore import SimPageStore
 from cluster.sim.process import Life, ProcessDied
 from cluster.sim.sqlwire import sql_address, sql_handlers
@@ -58,6 +58,7 @@ from engine.volume.geometry import resize_groups
 
 CLUSTER = "main"
 ARCHIVER = "archive-main"
+"""Others are called so with a number, from -2 on."""
 ERRORS_MAX = 20
 WALL_START_US = 1_767_225_600_000_000
 """2026-01-01T00:00:00Z: where every simulated wall clock begins."""
@@ -92,6 +93,8 @@ class Shape:
     )
     archive: bool = False
     """The log is archived to a simulated bucket, and restores are compared with what was committed."""
+    archivers: int = 1
+    """So many at once, if there is an archive; one is enough, and more must do no harm."""
     archiver: ArchiveConfig = field(
         default_factory=lambda: ArchiveConfig(
             round_s=0.3, chunk_bytes_max=16 * 1024, idle_s=2.0, base_bytes_min=24 * 1024
@@ -213,9 +216,15 @@ class World:
                 self.network.place(sql_address(instance.name, writer=writer), instance.name)
         self.network.place(self.layout.control_address, "control")
         self.bucket: Bucket | None = None
+        self.store: SimProcess | None = None
+        """The object store as a target of faults; it is no process of ours."""
         if self.shape.archive:
             self.bucket = Bucket(self.rng("bucket"))
-            self._add(ARCHIVER, "archiver", AZS[1])
+            self.store = SimProcess(self, STORE, STORE, "")
+            self.store.image = self.bucket.image
+            for n in range(max(1, self.shape.archivers)):
+                name = ARCHIVER if n == 0 else f"{ARCHIVER}-{n + 1}"
+                self._add(name, "archiver", AZS[(n + 1) % len(AZS)])
         self.endpoint = SimEndpoint(self)
 
     def client_host(self, name: str) -> SimTransport:
@@ -266,6 +275,10 @@ class World:
     @property
     def instances(self) -> list[SimProcess]:
         return self.named("instance")
+
+    @property
+    def archivers(self) -> list[SimProcess]:
+        return self.named("archiver")
 
     @property
     def control(self) -> SimProcess:
@@ -402,11 +415,11 @@ class World:
             )
             await runtime.transport.serve(sql_address(process.name, writer=writer), handlers)
 
-    async def _boot_archiver(self, process: SimProcess, _life: Life, runtime: Runtime) -> None:
+    async def _boot_archiver(self, process: SimProcess, life: Life, runtime: Runtime) -> None:
         assert self.bucket is not None
         archiver = Archiver(
             runtime,
-            SimObjects(self.bucket),
+            SimObjects(self.bucket, Way(self.network, process.name, life)),
             cluster=CLUSTER,
             archive=CLUSTER,
             control_address=self.layout.control_address,

@@ -31,6 +31,7 @@ from cluster.local.sizes import parse_size
 from cluster.local.starting import start_supervisor, stop_started, wait_for_leftovers
 from cluster.local.state import load_state, running_state
 from cluster.local.stopping import StillRunning, stop_installation
+from cluster.local.store import with_archives
 from engine.errors import ConfigError, SextetError
 
 PORTS = range(20_000, 31_000)
@@ -166,9 +167,13 @@ class LocalCluster:
     def _layout_of(self, folder: Folder) -> Layout:
         old = load(folder.data)
         if old is not None:
-            return with_free_ports(old)
-        port = _free_pair() if self._port is None else self._port
-        return new_layout(port=port, readers=self._replicas, max_storage_bytes=self._max_bytes)
+            layout = with_free_ports(old)
+        else:
+            port = _free_pair() if self._port is None else self._port
+            layout = new_layout(
+                port=port, readers=self._replicas, max_storage_bytes=self._max_bytes
+            )
+        return with_archives(folder, layout)
 
     def _await_sql(self) -> None:
         folder, supervisor = self._running(), self._supervisor

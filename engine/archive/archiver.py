@@ -10,7 +10,10 @@ Invariants
 - Nodes are told of an LSN only after everything at or below it is in chunks that exist, and while a base is
   being made of no LSN above the base's.
 - An archive whose continuation is lost (it ends below what any hot log reaches back to) is left as it is.
-  Another one begins, under its name and a number, with a base.
+  Another one begins, under its name and a number, with a base. Where it ends is read again before that is
+  said: an archiver that was left behind knows of an end that others have gone on from.
+- Nothing is deleted but what no restore within the window needs. The window ends now, or where the archive
+  does: an archiver's own clock that is ahead deletes nothing more.
 """
 
 from __future__ import annotations
@@ -54,6 +57,7 @@ from engine.net.methods import INSTANCE_STATUS, WATCH_CLUSTER
 from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import instance_pb2 as ipb
 from engine.ports import ObjectStore, Runtime, Stream
+from engine.steps import Mark, Step
 from engine.tasks import Background, backoff, unless_late
 from engine.types import LSN, PAGE_SIZE, CommitMark, VolumeId
 from engine.volume.channels import Channels
@@ -64,6 +68,12 @@ log = logging.getLogger(__name__)
 
 SHARE_BYTES_MIN = 256 * 1024
 """Of each group's log in one round, at least; a few chunks' worth of all groups together otherwise."""
+
+GROUPS_AT_ONCE = 8
+"""Whose log is fetched at the same time."""
+
+WAITS = "waits: "
+"""What an archiver's state begins with while it waits; what for comes after it."""
 
 VIEW_S = 15.0
 """The stream of views is opened anew after so long without a change: it may hang."""
@@ -79,10 +89,18 @@ class ArchiveConfig:
     """Without commits an empty chunk says so this often."""
 
     base_bytes_min: int = 64 * 1024 * 1024
-    """Another base is made after so much log, and no less than the volume's size."""
+    """Another base is made after so much log, and no less than this share of the volume's size."""
+    base_volume_share: float = 1.0
+
+    base_chunks_max: int = 50_000
+    """And after so many chunks in any case: without that, one in which next to nothing happens would never
+    let go of the chunks that say so."""
 
     pages_per_read: int = 64
     retention_s: float = 24 * 3600.0
+    retire_every_s: float = 3600.0
+    """What has fallen out of retention goes this often, and after each base."""
+
     backoff_limit_s: float = 15.0
 
 
@@ -114,6 +132,8 @@ class Archiver:
         self.archive = self._first_name = archive
         self.known_us = 0
         """Everything that was committed until then is in the archive (Unix microseconds)."""
+        self.retention_s = (config or ArchiveConfig()).retention_s
+        """It may be changed at any time."""
         self.counters: dict[str, int] = dict.fromkeys(("chunks", "bases", "bytes", "deleted"), 0)
         self._runtime = runtime
         self._store = store
@@ -127,12 +147,17 @@ class Archiver:
         self._source: Source | None = None
         self._end = _End()
         self._since_base = 0  # bytes of log
+        self._base = 0  # the newest one's number
         self._bare = False  # the end cannot be restored until there is another base
         self._making: LSN | None = None  # a base is being made at it
+        self._base_error = ""  # why there was none, as it was said last
+        self._told: LSN = 0  # the highest bound that nodes were told of
+        self._stuck = 0  # rounds in which nothing followed, though there is something
 
     async def start(self) -> None:
         self._background.spawn(self._watch(), name="watch cluster")
         self._background.spawn(self._run(), name="archive")
+        self._background.spawn(self._retire_in_time(), name="retention")
 
     async def stop(self) -> None:
         await self._background.stop()
@@ -171,6 +196,11 @@ class Archiver:
         return self._end.upto
 
     @property
+    def restorable(self) -> bool:
+        """A restore can reach the archive's end. Else it waits for a base."""
+        return not self._bare
+
+    @property
     def _volume(self) -> VolumeId:
         assert self._view is not None
         return self._view.volume
@@ -196,11 +226,12 @@ class Archiver:
                     continue
             except ObjectExists as error:
                 log.info("another archiver was here: %s", error)
+                self._runtime.steps.mark(Mark.CHUNK_TAKEN)
                 known = False
             except SextetError as error:
                 if self.state == "archiving":
                     log.warning("archiving waits: %s: %s", type(error).__name__, error)
-                self.state = f"waits: {error}"
+                self.state = f"{WAITS}{error}"
                 known = False  # what was being created may be there
                 await asyncio.sleep(next(delays))
                 continue
@@ -208,7 +239,8 @@ class Archiver:
             await asyncio.sleep(max(0.0, self._config.round_s - took))
 
     def _delays(self) -> Iterator[float]:
-        return backoff(self._runtime.rng, self._config.round_s, self._config.backoff_limit_s)
+        limit = self._config.backoff_limit_s
+        return backoff(self._runtime.rng, min(self._config.round_s, limit), limit)
 
     async def _find_end(self) -> None:
         """Where the archive ends, and what a restore of its end has to read, from its objects.
@@ -219,7 +251,7 @@ class Archiver:
         names = generations(self._first_name, await self._store.keys(self._first_name))
         self.archive = names[-1] if names else self._first_name
         listing = Listing.of(self.archive, await self._store.keys(f"{self.archive}/"))
-        base = listing.base_for(listing.newest)
+        self._base = base = listing.base_for(listing.newest)
         self._end, self._since_base, self._bare = _End(), 0, False
         for number in range(max(base, 1), listing.newest + 1):
             key = chunk_key(self.archive, number)
@@ -228,7 +260,7 @@ class Archiver:
             except (Corrupt, FormatError, ObjectMissing) as error:
                 log.error("archive %s has a hole: %s", self.archive, error)
                 if number == listing.newest:
-                    await self._begin_another(str(error))
+                    await self._begin_another(str(error), damaged=True)
                 self._bare = True
                 continue
             if number > base:
@@ -237,11 +269,12 @@ class Archiver:
             if number == listing.newest:
                 self._end = _end_of(chunk.head, chunk.digest)
 
-    async def _begin_another(self, why: str) -> None:
+    async def _begin_another(self, why: str, *, damaged: bool = False) -> None:
         """The log between the archive's end and what storage still has is lost to it.
 
-        Raises Unavailable if there is no writer to tell a commit to begin with, ObjectExists if another
-        archiver has begun.
+        An archive that has nothing yet, because the volume is older than the archiver, begins under its
+        own name. Raises Unavailable if there is no writer to tell a commit to begin with, ObjectExists if
+        another archiver has begun.
         """
         status = await self._writer_status()
         if status is None or not status.read_lsn:
@@ -249,19 +282,32 @@ class Archiver:
                 f"archive {self.archive} cannot be continued, and no writer tells where another one could "
                 f"begin: {why}"
             )
-        last, self.archive = self.archive, next_generation(self._first_name, self.archive)
-        log.error("archive %s cannot be continued, %s begins: %s", last, self.archive, why)
+        if self._end.number or damaged:
+            last, self.archive = self.archive, next_generation(self._first_name, self.archive)
+            log.error("archive %s cannot be continued, %s begins: %s", last, self.archive, why)
+        else:
+            log.info("archive %s begins with a base: the volume has a past", self.archive)
         mark = CommitMark(status.read_lsn, status.read_us, status.volume_pages)
         self._end = _End(upto=mark.lsn, newest=mark)
-        self._since_base, self._bare = 0, True  # the next round begins with a base
+        self._since_base, self._base, self._bare = 0, 0, True  # the next round begins with a base
+        steps = self._runtime.steps
+        steps.before(Step.NEW_ARCHIVE)
         await self._create(Stretch(mark.lsn, mark.lsn, (), ()))
+        steps.mark(Mark.BEGUN_ANEW)
+        steps.after(Step.NEW_ARCHIVE)
 
     # -- one round
 
     async def _look(self) -> Standing:
         assert self._source is not None
         bound = self._end.upto if self._making is None else min(self._making, self._end.upto)
-        return await self._source.look(bound)
+        if bound <= self._told:
+            return await self._source.look(bound)
+        self._runtime.steps.before(Step.TELL)
+        standing = await self._source.look(bound)
+        self._told = bound
+        self._runtime.steps.after(Step.TELL)
+        return standing
 
     async def _round(self) -> bool:
         """True if there is more to be done at once."""
@@ -270,25 +316,54 @@ class Archiver:
         self._consider_base(standing)
         after, config = self._end.upto, self._config
         if standing.vdl > after:
-            groups = [pg for pg in sorted(self._source.memberships) if standing.ahead(pg, after)]
-            share = max(SHARE_BYTES_MIN, 4 * config.chunk_bytes_max // max(1, len(groups)))
-            frames: list[bytes] = []
             try:
-                for pg in groups:
-                    frames += await self._source.frames(
-                        standing, pg, after, standing.vdl, bytes_max=share
-                    )
+                frames = await self._frames(standing, after)
             except Forgotten as error:
-                await self._begin_another(str(error))
+                await self._continue_elsewhere(str(error))
                 return True
             stretch = next_stretch(after, standing.vdl, frames, bytes_max=config.chunk_bytes_max)
             if stretch.upto > after:
+                self._stuck = 0
                 await self._create(stretch)
                 return stretch.upto < standing.vdl
+            self._stuck += 1  # whoever was asked may lack a frame, or have a rotten one
             log.debug("nothing follows LSN %d yet, VDL is %d", after, standing.vdl)
         elif self._end.number:
             await self._say_idle(standing)
         return False
+
+    async def _frames(self, standing: Standing, after: LSN) -> list[bytes]:
+        """What nodes have above `after` of all groups. Raises Forgotten."""
+        source = self._source
+        assert source is not None
+        groups = [pg for pg in sorted(source.memberships) if standing.ahead(pg, after)]
+        share = max(SHARE_BYTES_MIN, 4 * self._config.chunk_bytes_max // max(1, len(groups)))
+        found: list[bytes] = []
+        for at in range(0, len(groups), GROUPS_AT_ONCE):
+            answers = await asyncio.gather(
+                *(
+                    source.frames(
+                        standing, pg, after, standing.vdl, bytes_max=share, first=self._stuck
+                    )
+                    for pg in groups[at : at + GROUPS_AT_ONCE]
+                ),
+                return_exceptions=True,  # else the others would go on behind our back
+            )
+            for answer in answers:
+                if isinstance(answer, BaseException):
+                    raise answer
+                found += answer
+        return found
+
+    async def _continue_elsewhere(self, why: str) -> None:
+        """What follows the end is in no hot log: others have archived it, or it is lost to this archive."""
+        known = self._end
+        await self._find_end()
+        if self._end.number > known.number or self._end.digest != known.digest:
+            self._runtime.steps.mark(Mark.END_MOVED)
+            log.info("others have gone on with archive %s", self.archive)
+            return
+        await self._begin_another(why)
 
     async def _say_idle(self, standing: Standing) -> None:
         """If nobody has committed anything since, the archive is worth as much as one of now."""
@@ -336,20 +411,24 @@ class Archiver:
             chunk_key(self.archive, head.number),
             encode_chunk(head, b"".join(stretch.frames)),
         )
+        self._runtime.steps.before(Step.ARCHIVE)
         await self._store.create(key, data)
         self._end = _end_of(head, unseal(key, data).digest)
         self.known_us = max(self.known_us, head.known_us)
         self._since_base += len(data)
         self.counters["chunks"] += 1
         self.counters["bytes"] += len(data)
+        self._runtime.steps.after(Step.ARCHIVE)
 
     # -- bases
 
     def _consider_base(self, standing: Standing) -> None:
         """Begin to make one, if there is much log behind the last one and this is a commit."""
         end = self._end
-        size = max(self._config.base_bytes_min, end.newest.pages * PAGE_SIZE)
-        size = 0 if self._bare else size
+        volume_bytes = int(self._config.base_volume_share * end.newest.pages * PAGE_SIZE)
+        size = max(self._config.base_bytes_min, volume_bytes)
+        if self._bare or end.number - self._base >= self._config.base_chunks_max:
+            size = 0
         if self._making is None and self._since_base >= size and end.upto == end.newest.lsn:
             self._making = end.upto
             self._background.spawn(self._base_in_time(standing, self.archive, end), name="base")
@@ -358,11 +437,16 @@ class Archiver:
         """Another archive may begin meanwhile: the base is of the one that ended at `end`."""
         try:
             await self._make_base(standing, archive, end)
-            await self._retire(archive)
+            self._base_error = ""
         except SextetError as error:
-            log.warning("no base now: %s: %s", type(error).__name__, error)
+            self._runtime.steps.mark(Mark.BASE_FAILED)
+            said = f"{type(error).__name__}: {error}"
+            if said != self._base_error:  # it is tried again with every round
+                log.warning("no base now: %s", said)
+            self._base_error = said
         finally:
             self._making = None
+        await self._retire_now()
 
     async def _make_base(self, standing: Standing, archive: str, end: _End) -> None:
         """All pages as of `end`, which nodes keep as long as they hear of no later one."""
@@ -379,34 +463,70 @@ class Archiver:
                 at = stop
             data = encode_part(archive, end.number, first, pages)
             key = part_key(archive, end.number, len(parts))
-            await self._create_same(key, data)
+            await self._create_same(Step.BASE_PART, key, data)
             parts.append(Part(first, len(pages), unseal(key, data).digest))
         base = Base(archive, self._volume, end.number, end.newest, end.known_us, tuple(parts))
-        await self._create_same(index_key(archive, end.number), encode_base(base))
+        await self._create_same(Step.BASE, index_key(archive, end.number), encode_base(base))
         if archive == self.archive:
             self._since_base, self._bare = max(0, self._since_base - before), False
+            self._base = end.number
         self.counters["bases"] += 1
+        self._runtime.steps.mark(Mark.BASE_MADE)
 
-    async def _create_same(self, key: str, data: bytes) -> None:
+    async def _create_same(self, step: Step, key: str, data: bytes) -> None:
         """Create it, or see that it is there with the same bytes: a try that broke off has left it."""
+        self._runtime.steps.before(step)
         try:
             await self._store.create(key, data)
         except ObjectExists:
             if await self._store.read(key) != data:
                 raise
+        self._runtime.steps.after(step)
 
-    async def _retire(self, archive: str) -> None:
-        """Delete what has fallen out of the retention window."""
-        keys = await self._store.keys(f"{archive}/")
-        listing = Listing.of(archive, keys)
+    # -- retention
+
+    async def _retire_in_time(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.retire_every_s)
+            await self._retire_now()
+
+    async def _retire_now(self) -> None:
+        try:
+            await self._retire()
+        except SextetError as error:
+            log.warning("nothing is deleted now: %s: %s", type(error).__name__, error)
+
+    async def _retire(self) -> None:
+        """Delete what has fallen out of the retention window, earlier archives included.
+
+        Of these nothing is needed once the newest one alone has the whole window.
+        """
+        names = generations(self._first_name, await self._store.keys(self._first_name))
+        now_us = min(self._runtime.clock.wall_us(), self.known_us)
+        before_us = now_us - int(self.retention_s * 1e6)
+        whole = False
+        for archive in reversed(names):
+            keys = await self._store.keys(f"{archive}/")
+            listing = Listing.of(archive, keys)
+            needed = listing.newest + 1 if whole else await self._oldest_needed(listing, before_us)
+            for key in superseded(listing, keys, needed):
+                self._runtime.steps.before(Step.RETIRE)
+                await self._store.delete(key)
+                self.counters["deleted"] += 1
+                self._runtime.steps.mark(Mark.RETIRED)
+                self._runtime.steps.after(Step.RETIRE)
+            whole = whole or bool(needed)
+
+    async def _oldest_needed(self, listing: Listing, before_us: int) -> int:
+        """A base that cannot be read is none."""
         bases = {}
         for number in listing.bases:
-            key = index_key(archive, number)
-            bases[number] = decode_base(key, await self._store.read(key)).known_us
-        before_us = self._runtime.clock.wall_us() - int(self._config.retention_s * 1e6)
-        for key in superseded(listing, keys, oldest_needed(bases, before_us)):
-            await self._store.delete(key)
-            self.counters["deleted"] += 1
+            key = index_key(listing.archive, number)
+            try:
+                bases[number] = decode_base(key, await self._store.read(key)).known_us
+            except (Corrupt, FormatError, ObjectMissing) as error:
+                log.error("archive %s has a base that is no good: %s", listing.archive, error)
+        return oldest_needed(bases, before_us)
 
 
 def _end_of(head: ChunkHead, digest: str) -> _End:

@@ -1,12 +1,13 @@
 """Restoring: from an archive's objects alone to a SQLite file of the state after one commit.
 
 Nothing of the fleet is asked. The file is written while objects are read and checked; whoever asked for it
-may use it once `restore` has returned, and not before: on any error it is as good as not there.
+may use it once `restore` has returned, and not before: on any error it is removed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -180,29 +181,43 @@ class Archive:
         """Write the state of `plan` to a new file.
 
         Every object on the way is checked, and that each follows the one before it. Raises Corrupt,
-        FormatError, ObjectMissing, FileExistsError.
+        FormatError, ObjectMissing, FileExistsError; then there is no file, or it is somebody else's.
         """
+        with _whole_or_gone(target) as file:
+            await self._write(plan, file, progress)
+
+    async def _write(self, plan: Plan, file: BinaryIO, progress: Progress) -> None:
         base = await self.base(plan.base) if plan.base else None
         chunks = range(plan.base + 1, plan.last + 1)
         total, done = len(chunks) + (len(base.parts) if base is not None else 0), 0
-        with target.open("xb+") as file:
-            before: Chunk | None = None
-            if base is not None:
-                before = await self.chunk(base.number)
-                check_base(base, before)
-                for number, part in enumerate(base.parts):
-                    file.seek(part.first * PAGE_SIZE)
-                    file.write(await self.base_part(base, number))
-                    done += 1
-                    progress(done, total)
-            for number in chunks:
-                chunk = await self.chunk(number)
-                check_follows(chunk, before)
-                _apply(chunk, plan.commit.lsn, _Pages(file))
-                before = chunk
+        before: Chunk | None = None
+        if base is not None:
+            before = await self.chunk(base.number)
+            check_base(base, before)
+            for number, part in enumerate(base.parts):
+                file.seek(part.first * PAGE_SIZE)
+                file.write(await self.base_part(base, number))
                 done += 1
                 progress(done, total)
-            file.truncate(plan.commit.pages * PAGE_SIZE)
+        for number in chunks:
+            chunk = await self.chunk(number)
+            check_follows(chunk, before)
+            _apply(chunk, plan.commit.lsn, _Pages(file))
+            before = chunk
+            done += 1
+            progress(done, total)
+        file.truncate(plan.commit.pages * PAGE_SIZE)
+
+
+@contextmanager
+def _whole_or_gone(path: Path) -> Iterator[BinaryIO]:
+    """A new file, which is removed if the block fails. Raises FileExistsError."""
+    with path.open("xb+") as file:
+        try:
+            yield file
+        except BaseException:
+            path.unlink()
+            raise
 
 
 class _Pages:

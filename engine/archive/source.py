@@ -54,6 +54,8 @@ class Standing:
 
     memberships: Mapping[PgNo, Membership] = field(default_factory=dict)
     vdl: LSN = 0
+    archived: LSN = 0
+    """Up to where they have heard that the log is archived; those that were started since may not know."""
     truncations: tuple[Truncation, ...] = ()
     """Of the newest recovery that anybody knows, whose epoch is `authority`."""
     authority: Epoch = 0
@@ -107,6 +109,7 @@ class Source:
                 truncations = truncations_from_pb(volume.truncations)
                 standing.epochs[node] = volume.epoch
                 standing.vdl = max(standing.vdl, volume.vdl)
+                standing.archived = max(standing.archived, volume.archived)
                 authority = standing.authorities[node] = authority_of(truncations)
                 if authority > standing.authority:
                     standing.authority, standing.truncations = authority, tuple(truncations)
@@ -132,14 +135,24 @@ class Source:
             return None
 
     async def frames(
-        self, standing: Standing, pg: PgNo, after: LSN, upto: LSN, *, bytes_max: int
+        self,
+        standing: Standing,
+        pg: PgNo,
+        after: LSN,
+        upto: LSN,
+        *,
+        bytes_max: int,
+        first: int = 0,
     ) -> list[bytes]:
         """The group's frames with records in (after, upto], from the first node that gives some.
 
-        Raises `Forgotten` if nobody's hot log reaches back so far.
+        A node leaves out what is rotten, so another `first` node is asked where the last one's frames led
+        no further. Raises `Forgotten` if nobody's hot log reaches back so far.
         """
         forgotten: list[NodeId] = []
-        for node in standing.ahead(pg, after):
+        asked = standing.ahead(pg, after)
+        turn = first % max(1, len(asked))
+        for node in asked[turn:] + asked[:turn]:
             try:
                 return await self._fetch(standing, node, pg, after, upto, bytes_max)
             except Forgotten:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from engine.archive.bases import check_base
-from engine.archive.chunks import Chunk, check_follows, records_of
+from engine.archive.chunks import Chunk, check_follows, chunk_key, records_of
 from engine.archive.restore import Archive, Progress
 from engine.errors import SextetError
+from engine.types import LSN
 
 
 async def verify(
-    archive: Archive, progress: Progress = lambda _done, _total: None
+    archive: Archive,
+    progress: Progress = lambda _done, _total: None,
+    *,
+    told: LSN = 0,
 ) -> tuple[list[str], int]:
     """(what is wrong, each naming the object; how many objects were looked at).
+
+    `told`: storage nodes have heard that the log is archived up to there. Without that an archive that has
+    lost its very last objects looks like one that ends earlier: nothing else says how many there were.
 
     Every chunk from the oldest that a restore can begin with, that each follows the one before it and that
     its records chain; every complete base from there on, with all of its parts, and that it is the state
@@ -59,6 +66,11 @@ async def verify(
                 _note(wrong, error)
             done += 1
             progress(done, total)
+    if before is not None and before.head.upto < told:
+        wrong.append(
+            f"object {chunk_key(archive.name, before.head.number + 1)} is missing: archive "
+            f"{archive.name} ends at LSN {before.head.upto}, and storage nodes have heard of {told}"
+        )
     return wrong, done
 
 

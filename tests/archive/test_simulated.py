@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from benchmarks.restores import one_run
 from cluster.faults.catalogue import Fault, Kind
 from cluster.sim.restores import POINTS
 from cluster.sim.run import Plan, Story
@@ -68,3 +69,15 @@ def test_restores_are_the_committed_log(seed: int) -> None:
     assert story.checks["archive"] == POINTS
     assert world.processes[ARCHIVER].lives >= 2
     assert world.epoch_open >= 2
+
+
+@pytest.mark.long
+@pytest.mark.sim
+def test_restores_at_random_points_and_restored_again() -> None:
+    """What `python -m benchmarks.restores` does a thousand times."""
+    sums, wrong = one_run(1, 60)
+    assert wrong == []
+    assert (sums.restored, sums.again) == (60, 2)
+    assert sums.cut_off, "a writer's redo was cut off"
+    assert sums.failovers
+    assert sums.bases

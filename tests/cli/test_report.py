@@ -8,6 +8,7 @@ import pytest
 
 from cluster.cli.clusters import keepers
 from cluster.cli.report import cluster_state, scl_against, scl_range, status_report
+from cluster.local.archiving import ArchiveState
 from cluster.local.layout import ClusterState
 from cluster.local.processes import ProcessId
 from cluster.local.state import ChildState, SupervisorState
@@ -260,3 +261,63 @@ def test_who_still_has_segments_of_a_deleted_volume():
     status.storage[3].ClearField("status")
     assert keepers(status, 1) == ([n for n in NODES if n != "storage-4"], ["storage-4"])
     assert keepers(status, 9) == ([], ["storage-4"])
+
+
+# -- the archive
+
+
+NOW_US = 1_796_049_126_000_000
+SAID = ArchiveState(9, NOW_US - 200_000, "main-1", "archiving", "", 51, NOW_US - 1_500_000)
+
+
+def _archive(said: ArchiveState | None, *, pid: int | None = 9, exit_status: int | None = None):
+    process = None if pid is None else ProcessId(pid, 1, "boot")
+    child = ChildState("archive-main", process, 0, exit_status)
+    supervisor = SupervisorState(ProcessId(1, 1, "boot"), False, (child,))
+    spec = replace(SPEC, archive="main-1", retention_days=7)
+    return status_report(spec, _status(), supervisor, archive=said, now_us=NOW_US)["archive"]
+
+
+def test_how_far_behind_the_archive_is():
+    assert _archive(SAID) == {
+        "name": "main-1",
+        "state": "archiving",
+        "why": "",
+        "upto": 51,
+        "restorable_us": NOW_US - 1_500_000,
+        "behind_s": 1.5,
+        "retention_days": 7,
+        "pid": 9,
+    }
+    ahead = replace(SAID, known_us=NOW_US + 5)  # a writer's clock
+    assert _archive(ahead)["behind_s"] == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "process", "state", "why"),
+    [
+        (None, {"pid": None}, "starting", ""),
+        (None, {}, "starting", ""),
+        (SAID, {"pid": 10}, "starting", ""),
+        (SAID, {"pid": None, "exit_status": 1}, "down", "archive-main has ended, see its log"),
+        (replace(SAID, state="waiting", why="full"), {}, "waiting", "full"),
+        (replace(SAID, at_us=NOW_US - 20_000_000), {}, "waiting", "has said nothing for 20 s"),
+    ],
+)
+def test_what_keeps_the_archive_is_said(said, process, state, why):
+    found = _archive(said, **process)
+    assert found["state"] == state
+    assert why in found["why"]
+    assert bool(found["why"]) == bool(why)
+    assert found["behind_s"] == (None if said is None else 1.5)
+
+
+def test_nothing_that_is_known_is_no_number():
+    found = _archive(replace(SAID, known_us=0))
+    assert (found["behind_s"], found["restorable_us"]) == (None, None)
+
+
+def test_a_stopped_cluster_archives_nothing():
+    spec = replace(SPEC, state=ClusterState.STOPPED)
+    found = status_report(spec, _status(), None, left=False, archive=SAID, now_us=NOW_US)["archive"]
+    assert (found["state"], found["why"], found["behind_s"]) == ("stopped", "", 1.5)

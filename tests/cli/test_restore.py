@@ -16,7 +16,7 @@ from cluster.cli.errors import CommandFailed
 from cluster.cli.restore import RestoreOptions, parse_time, target_of
 from cluster.local import clusters
 from cluster.local.folder import Folder
-from cluster.local.layout import ClusterSpec, InstanceSpec, Layout
+from cluster.local.layout import ClusterSpec, InstanceSpec, Layout, load, save
 from cluster.local.ready import Readiness
 from cluster.local.store import make_store
 from engine.archive.catalogue import Target
@@ -161,11 +161,14 @@ def test_list_shows_windows_and_what_is_wrong(tmp_path: Path) -> None:
     assert "the beginning" in text
 
 
+NOBODY = "whether later ones are lost nobody here can say: no storage node knows of any"
+
+
 def test_verify_lists_what_is_wrong(tmp_path: Path) -> None:
     stored(tmp_path, "a")
     command = ("backup", "verify", "a", "--store", str(tmp_path), "--data", str(tmp_path / "data"))
     code, text = run(*command)
-    assert (code, text) == (0, "5 objects of a's archive are whole")
+    assert (code, text) == (0, f"5 objects of a's archive are whole {NOBODY}")
     (tmp_path / "a/log/000000000002").unlink()
     (tmp_path / "a/base/000000000002/000000").write_bytes(b"x")
     code, text = run(*command)
@@ -176,7 +179,43 @@ def test_verify_lists_what_is_wrong(tmp_path: Path) -> None:
 def test_no_store_says_what_to_do(tmp_path: Path) -> None:
     code, text = run("backup", "list", "--data", str(tmp_path / "data"))
     assert code != 0
-    assert "archives to no object store; name one with --store, or begin with" in text
+    assert "there is no installation in" in text
+    assert "name its object store with --store" in text
+
+
+def test_an_installation_has_a_store_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored(tmp_path / "data/archive", "a")
+    monkeypatch.setattr("cluster.cli.archives.load", lambda _: layout("a"))
+    code, text = run("backup", "verify", "c0", "--data", str(tmp_path / "data"))
+    assert (code, text) == (0, f"5 objects of c0's archive are whole {NOBODY}")
+
+
+def test_retention_is_shown_and_changed(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    folder.make()
+    save(tmp_path, layout("a", "b"))
+    assert run("backup", "retention", "c1", "--data", str(tmp_path)) == (
+        0,
+        "c1 can be restored to any moment of the last 1 day",
+    )
+    assert run("backup", "retention", "c1", "35", "--data", str(tmp_path)) == (
+        0,
+        "c1 can be restored to any moment of the last 35 days",
+    )
+    changed = load(tmp_path)
+    assert changed is not None
+    assert [c.retention_days for c in changed.clusters] == [1, 35]
+    for wrong, said in (
+        (("c1", "36"), "a retention of 36 days cannot be; choose 1 to 35, and it cannot be"),
+        (("c1", "0"), "a retention of 0 days cannot be"),
+        (("c9", "2"), "no cluster c9 here; there is: c0, c1"),
+    ):
+        code, text = run("backup", "retention", *wrong, "--data", str(tmp_path))
+        assert code != 0
+        assert said in text
+    assert load(tmp_path) == changed
 
 
 def test_a_store_is_never_made_by_looking(tmp_path: Path) -> None:

@@ -17,12 +17,17 @@ import pytest
 from cluster.sim.objects import Bucket, SimObjects
 from engine.errors import ConfigError, ObjectExists, ObjectMissing, Unavailable
 from engine.net.objects import FolderStore
+from engine.net.s3 import BucketName, S3Objects
 from engine.objects import KEY_LENGTH_MAX, PART_LENGTH_MAX
 from engine.ports import ObjectStore
+from tests.support.s3 import BUCKET, S3Server
 
 
 class World(Protocol):
     """One binding: the same objects as any number of processes see them."""
+
+    folders: bool
+    """Whether it is made of folders."""
 
     def open(self) -> ObjectStore: ...
 
@@ -33,6 +38,8 @@ class World(Protocol):
 
 
 class FolderWorld:
+    folders = True
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stores: list[FolderStore] = []
@@ -59,6 +66,8 @@ class FolderWorld:
 
 
 class SimWorld:
+    folders = True
+
     def __init__(self, _folder: Path) -> None:
         self._bucket = Bucket(random.Random(1))
 
@@ -77,12 +86,38 @@ class SimWorld:
         """Nothing is left behind."""
 
 
-WORLDS = [FolderWorld, SimWorld]
+class S3World:
+    """Below a prefix of its own in a bucket of a server that somebody else has written."""
+
+    folders = False
+
+    def __init__(self, server: S3Server, prefix: str) -> None:
+        self._server = server
+        self._name = BucketName(BUCKET, prefix)
+
+    def open(self) -> ObjectStore:
+        return S3Objects(self._name, self._server.environ, request_s=20.0, retries=0)
+
+    def outage(self) -> contextlib.AbstractContextManager[None]:
+        return self._server.away()
+
+    def close(self) -> None:
+        """The server takes it with it."""
 
 
-@pytest.fixture(params=WORLDS, ids=lambda kind: kind.__name__)
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with S3Server() as running:
+        yield running
+
+
+@pytest.fixture(params=[FolderWorld, SimWorld, S3World], ids=lambda kind: kind.__name__)
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    made: World = request.param(tmp_path / "objects")
+    made: World
+    if request.param is S3World:
+        made = S3World(request.getfixturevalue("server"), f"test/{tmp_path.name}")
+    else:
+        made = request.param(tmp_path / "objects")
     yield made
     made.close()
 
@@ -140,6 +175,15 @@ async def test_keys_are_sorted_and_begin_with_the_prefix(store: ObjectStore) -> 
         assert await store.keys(prefix) == sorted(k for k in every if k.startswith(prefix)), prefix
 
 
+async def test_keys_are_all_there_however_many(store: ObjectStore) -> None:
+    """More than a bucket is told of at a time, and others in front and behind."""
+    every = [f"{folder}/{n:04}" for folder in ("a", "b", "b.2", "c") for n in range(60)]
+    for some in range(0, len(every), 50):
+        await asyncio.gather(*(store.create(key, b"") for key in every[some : some + 50]))
+    for prefix in ("", "b", "b/", "b/0", "b/004", "c/"):
+        assert await store.keys(prefix) == sorted(k for k in every if k.startswith(prefix)), prefix
+
+
 async def test_deleted_is_gone_and_may_be_created_again(world: World, store: ObjectStore) -> None:
     await store.create("a/b", b"first")
     await store.delete("a/b")
@@ -151,7 +195,9 @@ async def test_deleted_is_gone_and_may_be_created_again(world: World, store: Obj
     assert await store.read("a/b") == b"second"
 
 
-async def test_object_is_no_folder_and_a_folder_no_object(store: ObjectStore) -> None:
+async def test_object_is_no_folder_and_a_folder_no_object(world: World, store: ObjectStore) -> None:
+    if not world.folders:
+        pytest.skip("a bucket has no folders")
     await store.create("a/b/c", b"x")
     await store.create("d", b"x")
     for key in ("a", "a/b", "d/e", "d/e/f", "a/b/c/d"):
@@ -299,3 +345,163 @@ async def test_cancelled_create_is_whole_or_nothing(tmp_path: Path) -> None:
     assert await after.keys() == ["a"]
     assert await after.read("a") == data
     after.close()
+
+
+# -- the bucket alone: what it says of what is wrong
+
+
+@pytest.mark.parametrize(
+    ("url", "environ", "said"),
+    [
+        (f"s3://{BUCKET}-none/a", {}, rf"no bucket {BUCKET}-none; create it, or name another"),
+        (f"s3://{BUCKET}", {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "is AWS_ENDPOINT_URL right"),
+        (
+            f"s3://{BUCKET}",
+            {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"},
+            "http://127.0.0.1:1 does not answer",
+        ),
+    ],
+)
+async def test_what_is_wrong_with_a_bucket_is_said(
+    server: S3Server, url: str, environ: dict[str, str], said: str
+) -> None:
+    store = S3Objects(BucketName.parse(url), server.environ | environ, request_s=2.0, retries=1)
+    for call in (store.create("a", b"1"), store.read("a"), store.keys(), store.delete("a")):
+        with pytest.raises(Unavailable, match=said):
+            await call
+    with pytest.raises(Unavailable, match=said):
+        store.make()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error", "said"),
+    [
+        (403, "AccessDenied", Unavailable, "denies access .AccessDenied: no.; look at the keys"),
+        (403, "InvalidAccessKeyId", Unavailable, "denies access"),
+        (404, "", Unavailable, "does not answer as S3 does"),
+        (404, "NoSuchKey", ObjectMissing, "has no a"),
+        (409, "ConditionalRequestConflict", Unavailable, "ConditionalRequestConflict"),
+        (412, "PreconditionFailed", ObjectExists, "a exists already"),
+        (503, "SlowDown", Unavailable, "answers SlowDown: no"),
+        (507, "XMinioStorageFull", Unavailable, "answers XMinioStorageFull: no"),
+    ],
+)
+async def test_answers_of_servers_are_understood(
+    status: int, code: str, error: type[Exception], said: str
+) -> None:
+    """Those that moto never gives. A conflict is no object: whoever was first may still fail."""
+    body = f"<Error><Code>{code}</Code><Message>no</Message></Error>" if code else "nothing here"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            f"HTTP/1.1 {status} No\r\nContent-Length: {len(body)}\r\n"
+            f"Connection: close\r\n\r\n{body}".encode()
+        )
+        await writer.drain()
+        writer.close()
+
+    listener = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    environ = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
+    store = S3Objects(BucketName(BUCKET), environ, request_s=2.0, retries=0)
+    with pytest.raises(error, match=said):
+        await (store.read("a") if code == "NoSuchKey" else store.create("a", b"1"))
+    listener.close()
+
+
+async def test_what_was_made_a_store_is_empty(server: S3Server) -> None:
+    store = S3Objects(BucketName(BUCKET, "made"), server.environ)
+    for _ in range(2):
+        await asyncio.to_thread(store.make)
+        assert await store.keys() == []
+    await store.create("a", b"1")
+    assert await store.keys() == ["a"]
+
+
+async def test_a_server_that_overwrites_is_no_store() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        body = b"" if head.startswith(b"PUT") else b"<ListBucketResult></ListBucketResult>"
+        writer.write(
+            b'HTTP/1.1 200 OK\r\nETag: "1"\r\nConnection: close\r\n'
+            b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        await writer.drain()
+        writer.close()
+
+    listener = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    environ = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
+    store = S3Objects(BucketName(BUCKET), environ, request_s=5.0, retries=0)
+    with pytest.raises(ConfigError, match="overwrites what exists"):
+        await asyncio.to_thread(store.make)
+    listener.close()
+
+
+async def test_object_whose_first_answer_was_lost_is_found_to_exist(server: S3Server) -> None:
+    """The library tries again by itself: that one finds what the first has made."""
+    tries = 0
+
+    async def lose_the_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal tries
+        tries += 1
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+        body = await reader.readexactly(length)
+        there, away = await asyncio.open_connection("127.0.0.1", server.port)
+        away.write(head + body)
+        answer = await there.readuntil(b"\r\n\r\n")
+        if tries > 1:
+            writer.write(answer)
+            writer.write(await asyncio.wait_for(there.read(100_000), 5))
+            await writer.drain()
+        away.close()
+        writer.close()
+
+    listener = await asyncio.start_server(lose_the_first, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    environ = server.environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+    store = S3Objects(BucketName(BUCKET, "lost"), environ, request_s=5.0, retries=2)
+    with pytest.raises(ObjectExists):
+        await store.create("a", b"1")
+    assert tries == 2
+    listener.close()
+    assert server.request("GET", f"/{BUCKET}/lost/a") == b"1"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://",
+        "s3:///a",
+        "s3://B/a",
+        "s3://ab",
+        "s3://bucket/a//b",
+        "s3://bucket/ä",
+        "s3://bucket/../a",
+    ],
+)
+def test_what_names_no_bucket_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError):
+        BucketName.parse(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("s3://bucket", "s3://bucket"),
+        ("s3://bucket/", "s3://bucket"),
+        ("s3://my.bucket-1/a/b/", "s3://my.bucket-1/a/b"),
+    ],
+)
+def test_a_bucket_has_one_name(url: str, name: str) -> None:
+    assert str(BucketName.parse(url)) == name

@@ -14,11 +14,15 @@ from cluster.local.folder import Folder
 logging.basicConfig(level="INFO")
 supervisor.STOP_GRACE_S = 1.0
 supervisor.LISTEN_S = 0.1
+supervisor.LATE_S = 1.0
 
 
 def components() -> list[Component]:
     text = (folder.data / "components.json").read_text()
-    return [Component(name, stage, tuple(command)) for name, stage, command in json.loads(text)]
+    return [
+        Component(name, stage, tuple(command), late=name.startswith("late"))
+        for name, stage, command in json.loads(text)
+    ]
 
 
 folder = Folder.at(Path(sys.argv[1]))

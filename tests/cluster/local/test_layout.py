@@ -42,6 +42,30 @@ def test_policy_and_what_it_added_survive_the_file(tmp_path):
     assert [i.auto for i in changed.cluster("main").instances] == [False, False, True]
 
 
+def test_how_to_archive_survives_the_file_and_old_files_get_the_defaults(tmp_path):
+    main = replace(_layout().cluster("main"), archive="main-1", retention_days=35)
+    changed = replace(_layout().with_cluster(main), store="s3://b/a", archive_every_s=5.0)
+    layout.save(tmp_path, changed)
+    assert layout.load(tmp_path) == changed
+    value = layout.to_json(_layout())
+    del value["store"], value["archive_every_s"]
+    del value["clusters"][0]["archive"], value["clusters"][0]["retention_days"]
+    (tmp_path / layout.FILE).write_text(json.dumps(value))
+    assert layout.load(tmp_path) == _layout()
+
+
+@pytest.mark.parametrize("days", [0, 36, -1])
+def test_retention_that_cannot_be_is_refused(days):
+    with pytest.raises(ConfigError, match=f"a retention of {days} days cannot be; choose 1 to 35"):
+        replace(_layout().cluster("main"), retention_days=days)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.05, 3601, float("nan")])
+def test_archiving_that_is_too_rare_or_never_ends_is_refused(seconds):
+    with pytest.raises(ConfigError, match=re.escape("choose 0.1 to 3600 s")):
+        replace(_layout(), archive_every_s=seconds)
+
+
 def test_no_file_is_no_layout(tmp_path):
     assert layout.load(tmp_path) is None
 

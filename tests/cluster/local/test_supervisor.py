@@ -72,6 +72,11 @@ class Supervised:
         return errors.decode()
 
 
+def running(state: SupervisorState, name: str) -> bool:
+    child = state.child(name)
+    return child is not None and child.process is not None
+
+
 @pytest.fixture
 def supervised(tmp_path: Path) -> Iterator[Supervised]:
     made = Supervised(tmp_path)
@@ -324,3 +329,17 @@ def test_faults_that_cannot_be_read_hold_nobody(supervised):
     supervised.start(("one", 0, SLEEPER))
     supervised.state_when(_all_run)
     assert "nobody is held" in supervised.end()
+
+
+def test_who_may_start_late_does_and_is_restarted_at_once(supervised):
+    supervised.start(("first", 0, SLEEPER), ("late", 0, SLEEPER))
+    state = supervised.state_when(lambda state: running(state, "first"))
+    assert not running(state, "late")
+    began = time.monotonic()
+    state = supervised.state_when(lambda state: running(state, "late"))
+    assert time.monotonic() - began > 0.5
+    old = supervised.pid(state, "late")
+    old.send(signal.SIGKILL)
+    supervised.state_when(lambda s: running(s, "late") and supervised.pid(s, "late") != old)
+    assert supervised.process.poll() is None
+    supervised.end()

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from cluster.control.repairing import RepairConfig
-from cluster.faults.catalogue import Fault, Kind
+from cluster.faults.catalogue import STEPS, Fault, Kind
 from cluster.sim.checkers import Violation
 from cluster.sim.loop import Stalled
 from cluster.sim.run import Plan, Story
@@ -46,8 +46,8 @@ LONG_AWAY = (
 )
 """A page copy needs peers that have dropped their logs, which they do only some time after an opening."""
 
-SLOW = {Step.COPY, Step.COLLECT, Step.DROP_LOG}
-"""Steps that are reached only where no writer opens for a while."""
+SLOW = {Step.COPY, Step.COLLECT, Step.DROP_LOG, Step.NEW_ARCHIVE}
+"""Steps that are reached only where no writer opens for a while, or late."""
 
 MUCH_ROT = tuple(
     Fault(Kind.ROT_PAGE, node, 4.4 + 0.2 * n)
@@ -73,6 +73,19 @@ GIVEN_UP = (
 )
 """Whoever is to replace them is slow, and they come back."""
 
+LOST_STORES = tuple(
+    fault
+    for at in (1.5, 4.0, 6.5, 9.0, 11.5)
+    for fault in (
+        Fault(Kind.KILL, "archiver", at, 1.2),
+        Fault(Kind.WIPE, "store", at + 0.6),
+    )
+)
+"""While nobody archives, another store takes the place of the one there was: what is in no hot log any more
+is lost to the archive."""
+
+ARCHIVING = STEPS["archiver"]
+
 MEMBERS = {Step.MEMBERS, Step.WHOLE, Step.DROP, Step.BEGIN_CHANGE, Step.COMMIT_CHANGE}
 
 
@@ -82,10 +95,12 @@ def provocation(step: Step) -> tuple[Fault, ...]:
             return REPLACED
         case Step.CANCEL_CHANGE:
             return GIVEN_UP
-        case _ if step in SLOW:
-            return LONG_AWAY
         case Step.REPAIR:
             return (*PROVOCATION, *MUCH_ROT)
+        case Step.NEW_ARCHIVE:
+            return LOST_STORES
+        case _ if step in SLOW:
+            return LONG_AWAY
         case _:
             return PROVOCATION
 
@@ -99,6 +114,18 @@ def plan(step: Step) -> Plan:
     fleet: dict[str, Any] = {}
     if step in MEMBERS or step in (Step.CANCEL_CHANGE, Step.FILL):
         fleet = {"spares": 2, "repair": RepairConfig(check_s=0.2, busy_s=0.1, gone_s=0.8)}
+    if step in ARCHIVING:
+        fleet = {
+            "archive": True,
+            "archiver": replace(
+                Shape().archiver,
+                round_s=0.1,
+                base_bytes_min=4096,
+                base_volume_share=0.05,
+                retention_s=1.0,
+                backoff_limit_s=1.0,
+            ),
+        }
     return Plan(
         seed=seed,
         shape=Shape(
