@@ -128,6 +128,7 @@ class Colony:
         self.untold: set[tuple[VolumeId, PgNo, str]] = set()
         """Segments of deleted volumes, and nodes that have not heard of it."""
         self.last_id = 0
+        self.incarnations: dict[str, str] = {}
 
     # -- nodes
 
@@ -135,14 +136,15 @@ class Colony:
         for process in self.world.storage:
             self.world.boot(process)
         await self.until(lambda: len(self.up) == len(self.world.storage))
+        for process in self.up:
+            self._incarnation(process)
 
     async def _boot(self, process: SimProcess, life: Life, runtime: Runtime) -> None:
         assert isinstance(runtime.disk, SimDisk)
         store = SimPageStore(process.memory, process.image, self.world.rng(f"store {life!r}"), life)
         node = StorageNode(runtime, name=process.name, az=process.az, store=store, config=STORAGE)
         await node.open()
-        port = self.world.layout.storage_node(process.name).port
-        await runtime.transport.serve(address(port), node.handlers)
+        await runtime.transport.serve(self._address(process.name), node.handlers)
         process.node = node
         node.start()
 
@@ -258,18 +260,25 @@ class Colony:
         return not reply.refused
 
     async def _call(self, name: str, method: Any, request: Any) -> Any:
-        port = self.world.layout.storage_node(name).port
-        return await self.channels.to(address(port)).call(method, request, timeout=1.0)
+        return await self.channels.to(self._address(name)).call(method, request, timeout=2.0)
+
+    def _address(self, name: str) -> str:
+        return address(self.world.layout.storage_node(name).port)
 
     def _group(self, kept: Kept) -> None:
         pg = len(kept.memberships)
         members = tuple(
-            Member(p.name, p.az, address(self.world.layout.storage_node(p.name).port), incarnation)
+            Member(p.name, p.az, self._address(p.name), self._incarnation(p))
             for p in self.world.storage
-            if (incarnation := p.memory._identity[1] if p.memory._identity else "")
         )
         kept.memberships.append(Membership(pg, 1, members))
         kept.unconfirmed |= {(pg, member.node) for member in members}
+
+    def _incarnation(self, process: SimProcess) -> str:
+        """The last that is known: a wiped node may not have come back yet."""
+        if process.node is not None:
+            self.incarnations[process.name] = process.node.state.incarnation
+        return self.incarnations[process.name]
 
     def _stands(self, kept: Kept) -> bool:
         """Every group stands on a write quorum of segments that miss nothing."""
