@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -19,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from engine.steps import Step
 from tests.support.colony import GROUP_PAGES, GROUPS_MAX, Colony, Kept
 
-EXAMPLES = {"ci": 25, "nightly": 400}.get(os.environ.get("SEXTET_HYPOTHESIS", ""), 12)
+EXAMPLES = {"ci": 25, "nightly": 400}.get(os.environ.get("SEXTET_HYPOTHESIS", ""), 10)
 VOLUMES_MAX = 6
 ROTTEN = "storage-6"
 """The node whose disk rots; it is never wiped, so what rots there is whole elsewhere."""
@@ -126,6 +127,42 @@ class Clones(RuleBasedStateMachine):
         for kept in colony.volumes.values():
             await colony.check_every_copy(kept)
         colony.check_orphans()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", [Step.FORK, Step.DROP])
+def test_a_crash_at_this_step_leaves_it_all_or_nothing(step: Step, when: str) -> None:
+    """Of making a clone, of deleting its parent, and of deleting the clone."""
+    colony = Colony(1)
+
+    async def story() -> None:
+        await colony.start()
+        first = await colony.create()
+        for n in range(20):
+            lsn = await colony.write(first, [n % 5, 5 + n % 3])
+        await colony.durable(first, lsn)
+        colony.crash_at(step, when, power=True)
+        clone = await colony.clone(first)
+        assert clone is not None
+        await colony.write(clone, [1, 7])
+        await colony.delete(first)
+        assert not colony.world.on_step, "nobody took the step"
+        await colony.heal()
+        another = await colony.clone(clone)
+        assert another is not None
+        colony.crash_at(step, when, power=True)
+        await colony.delete(clone)
+        await colony.heal()
+        await colony.check(another)
+        await asyncio.sleep(1.0)
+        await colony.check_every_copy(another)
+        colony.check_orphans()
+
+    try:
+        colony.run(story())
+        assert colony.world.errors == []
+    finally:
+        colony.end()
 
 
 TestClones = Clones.TestCase
