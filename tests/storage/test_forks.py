@@ -301,6 +301,7 @@ async def test_annulled_records_are_no_part_of_a_clone(node: Node) -> None:
     await refused(node, fork_of(new, new.last))
     await node.fence(2)
     await refused(node, fork_of(new, new.last))
+    await forked(node, log, at, volume=LAST)  # up to here the recovery changes nothing
     await node.truncate(2, (2, at, at + LAL))
     await node.append(vdl=new.last, epoch=2)
     made = await clone(node, new, new.last)
