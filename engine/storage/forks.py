@@ -207,12 +207,12 @@ def _why_not(parent: Segment, fork: Fork) -> str:
         return "the segment has lost something and is being repaired"
     if parent.points.vdl < lsn:
         return f"it is known to be durable up to {parent.points.vdl} only, not to {lsn}"
-    if parent.scl < fork.tail:
-        return f"complete up to {parent.scl} only, not to {fork.tail}"
     if parent.floor > lsn:
         return f"nothing below {parent.floor} is kept any more, and {lsn} is"
     if parent.tail_at(lsn) != fork.tail:
-        return f"its last record up to {lsn} is {parent.tail_at(lsn)}, not {fork.tail}"
+        return (
+            f"it is complete to {parent.scl}, to {parent.tail_at(lsn)} below {lsn}: not {fork.tail}"
+        )
     if len(parent.row.ancestry) >= MAX_ANCESTRY:
         return f"it has {len(parent.row.ancestry)} ancestors already"
     return ""

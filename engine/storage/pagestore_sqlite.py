@@ -103,7 +103,6 @@ _KEPT = """
 """And it is not the newest of its page at or below any of those LSNs."""
 _TRIM = (
     "DELETE FROM page_version WHERE volume = ? AND page >= ? AND page < ? AND pg = ? AND lsn <= ?"
-    + _KEPT
 )
 _LSN_MAX = (1 << 63) - 1
 
@@ -227,7 +226,7 @@ class SqlitePageStore:
     ) -> None:
         every = [Trim(segment, tuple(keep)), *trims]
         await self._transact(
-            (_TRIM, [_trim(trim) for trim in every]),
+            *(_trim(trim) for trim in every),
             ("DELETE FROM segment WHERE volume = ? AND pg = ?", [(segment.volume, segment.pg)]),
         )
         if self._giving_back is None or self._giving_back.done():
@@ -418,11 +417,12 @@ def _version(segment: SegmentId, v: PageVersion) -> tuple[Any, ...]:
     return (segment.volume, segment.pg, v.page, v.lsn, v.checksum, v.image)
 
 
-def _trim(trim: Trim) -> tuple[Any, ...]:
+def _trim(trim: Trim) -> Step:
     # By page as well: the index has no group, and a volume may have many.
     volume, pg = trim.segment.volume, trim.segment.pg
     upto = _LSN_MAX if trim.above is None else trim.above
-    return (volume, first_page(pg), first_page(pg + 1), pg, upto, json.dumps(list(trim.at)))
+    which = (volume, first_page(pg), first_page(pg + 1), pg, upto)
+    return (_TRIM + _KEPT, [(*which, json.dumps(trim.at))]) if trim.at else (_TRIM, [which])
 
 
 def _values(row: SegmentRow) -> tuple[Any, ...]:

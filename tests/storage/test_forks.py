@@ -62,23 +62,26 @@ async def refused(node: Node, fork: pb.Fork, *, members: tuple[str, ...] = MEMBE
 # -- what it reads
 
 
-@pytest.mark.parametrize("coalesced", ["not at all", "below", "above", "to it"])
+@pytest.mark.parametrize(
+    "coalesced", ["not at all", "below", "above", "below and above", "to it", "later"]
+)
 async def test_a_clone_reads_its_parent_at_the_fork_whatever_becomes_of_that(
     node: Node, coalesced: str
 ) -> None:
     log = Log()
     await grown(node, log)
-    if coalesced == "below":
+    if coalesced.startswith("below"):
         await node.coalesce()
     await grown(node, log)
     if coalesced == "to it":
         await node.coalesce()
     at = log.last
-    if coalesced == "above":
+    if coalesced.endswith("above") or coalesced == "later":
         await grown(node, log)
+    if coalesced.endswith("above"):
         await node.coalesce()
     made = await clone(node, log, at)
-    assert bool(node.versions(CLONE)) == (coalesced == "above"), "it shares what there is to share"
+    assert bool(node.versions(CLONE)) == coalesced.endswith("above"), "it shares what it can"
     for _ in range(3):
         await shows(node, made, at)
         await grown(node, log)
