@@ -300,18 +300,12 @@ class SqlitePageStore:
             for volume, pg, page, lsn, image, crc in found
         ]
 
-    async def counts(self) -> dict[SegmentId, int]:
+    async def counts(self) -> dict[SegmentId, tuple[int, int]]:
         found = await self._all(
-            "SELECT volume, pg, count(*) FROM page_version GROUP BY volume, pg ORDER BY volume, pg"
-        )
-        return {SegmentId(volume, pg): count for volume, pg, count in found}
-
-    async def own_pages(self) -> dict[SegmentId, int]:
-        found = await self._all(
-            "SELECT volume, pg, count(DISTINCT page) FROM page_version"
+            "SELECT volume, pg, count(*), count(DISTINCT page) FROM page_version"
             " GROUP BY volume, pg ORDER BY volume, pg"
         )
-        return {SegmentId(volume, pg): count for volume, pg, count in found}
+        return {SegmentId(volume, pg): (versions, pages) for volume, pg, versions, pages in found}
 
     async def shared_pages(self, row: SegmentRow) -> int:
         if not row.ancestry:
