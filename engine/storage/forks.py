@@ -208,11 +208,9 @@ def _why_not(parent: Segment, fork: Fork) -> str:
     if parent.points.vdl < lsn:
         return f"it is known to be durable up to {parent.points.vdl} only, not to {lsn}"
     if parent.floor > lsn:
-        return f"nothing below {parent.floor} is kept any more, and {lsn} is"
+        return f"nothing below {parent.floor} is kept any more"
     if parent.tail_at(lsn) != fork.tail:
-        return (
-            f"it is complete to {parent.scl}, to {parent.tail_at(lsn)} below {lsn}: not {fork.tail}"
-        )
+        return f"its records reach {parent.tail_at(lsn)} up to there, not {fork.tail}"
     if len(parent.row.ancestry) >= MAX_ANCESTRY:
         return f"it has {len(parent.row.ancestry)} ancestors already"
     return ""

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from engine.steps import Step
 from tests.support.colony import GROUP_PAGES, GROUPS_MAX, Colony, Kept
 
-EXAMPLES = {"ci": 25, "nightly": 400}.get(os.environ.get("SEXTET_HYPOTHESIS", ""), 10)
+EXAMPLES = {"ci": 25, "nightly": 200}.get(os.environ.get("SEXTET_HYPOTHESIS", ""), 10)
 VOLUMES_MAX = 6
 ROTTEN = "storage-6"
 """The node whose disk rots; it is never wiped, so what rots there is whole elsewhere."""
