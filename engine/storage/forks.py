@@ -90,12 +90,12 @@ async def fork_point(state: NodeState, request: pb.ForkPointRequest) -> pb.ForkP
     volume = state.volumes.get(request.volume)
     for segment in volume.segments.values() if volume is not None else ():
         assert volume is not None
-        vdl = segment.points.vdl
-        known = min(request.lsn, vdl)
+        known = min(request.lsn, segment.points.vdl)
+        proves = known == request.lsn >= segment.floor and not segment.row.damaged
         reply.groups.add(
             pg=segment.pg,
             tail=min(segment.tail_at(known), known),
-            whole=not segment.row.damaged and vdl >= request.lsn,
+            whole=proves,  # below the floor nobody knows any more where the records were
             floor=segment.floor,
             ancestry=[pb.Ancestor(volume=a.volume, lsn=a.lsn) for a in segment.row.ancestry],
         )
