@@ -105,6 +105,7 @@ STEPS: Mapping[str, frozenset[Step]] = {
             *(Step.RECEIVE, Step.PERSIST, Step.ACK, Step.SEAL, Step.CREATE, Step.FENCE),
             *(Step.TRUNCATE, Step.COALESCE, Step.COLLECT, Step.DROP_LOG, Step.FILL, Step.COPY),
             *(Step.MEMBERS, Step.DROP, Step.WHOLE, Step.REPAIR),
+            Step.FORK,
         }
     ),
     "instance": frozenset(
@@ -128,6 +129,9 @@ STEPS: Mapping[str, frozenset[Step]] = {
 }
 """Which kind of process takes a step; endpoints take none. Real archivers are not among those that
 `sextet fault` reaches."""
+
+UNSIMULATED = frozenset({Step.FORK})
+"""Steps that no simulated cluster takes, as it makes no clones. tests/properties/test_clones.py does."""
 
 ROLES = ("writer", "replica", "control", "all")
 """Targets that are looked up when the fault begins, besides names of nodes and zones."""

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.control.repairing import RepairConfig
-from cluster.faults.catalogue import STEPS, Fault, Kind
+from cluster.faults.catalogue import STEPS, UNSIMULATED, Fault, Kind
 from cluster.local.layout import AZS
 from cluster.sim import archives
 from cluster.sim.plots import plots
@@ -47,7 +47,7 @@ there a group's last record may be the very next after a read point. Such runs c
 
 AT_STEP = (Kind.KILL, Kind.KILL, Kind.POWER, Kind.POWER, Kind.PAUSE, Kind.FAIL_FSYNC, Kind.ISOLATE)
 
-FLEET_STEPS = tuple(step for step in Step if step not in STEPS["archiver"])
+FLEET_STEPS = tuple(step for step in Step if step not in STEPS["archiver"] | UNSIMULATED)
 """Every run's processes take these; `cluster.sim.archives` has the others."""
 
 TRANSACTIONS_PER_S = (5, 12, 30)
