@@ -46,6 +46,7 @@ ASSIGN_SEGMENTS = _method(
 STORAGE_STATUS = _method(
     _S.DESCRIPTOR, "StorageStatus", _S.StorageStatusRequest, _S.StorageStatusReply
 )
+FORK_POINT = _method(_S.DESCRIPTOR, "ForkPoint", _S.ForkPointRequest, _S.ForkPointReply)
 
 _I = instance_pb2
 FOLLOW = _method(_I.DESCRIPTOR, "Follow", _I.FollowReport, _I.FeedItem)

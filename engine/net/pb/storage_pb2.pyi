@@ -320,19 +320,69 @@ class PgMembership(_message.Message):
     new: MemberInfo
     def __init__(self, pg: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberInfo, _Mapping]]] = ..., old: _Optional[_Union[MemberInfo, _Mapping]] = ..., new: _Optional[_Union[MemberInfo, _Mapping]] = ...) -> None: ...
 
+class Ancestor(_message.Message):
+    __slots__ = ("volume", "lsn")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    volume: int
+    lsn: int
+    def __init__(self, volume: _Optional[int] = ..., lsn: _Optional[int] = ...) -> None: ...
+
+class Fork(_message.Message):
+    __slots__ = ("ancestry", "tail", "commit")
+    ANCESTRY_FIELD_NUMBER: _ClassVar[int]
+    TAIL_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    ancestry: _containers.RepeatedCompositeFieldContainer[Ancestor]
+    tail: int
+    commit: CommitPoint
+    def __init__(self, ancestry: _Optional[_Iterable[_Union[Ancestor, _Mapping]]] = ..., tail: _Optional[int] = ..., commit: _Optional[_Union[CommitPoint, _Mapping]] = ...) -> None: ...
+
+class ForkPointRequest(_message.Message):
+    __slots__ = ("volume", "lsn")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    volume: int
+    lsn: int
+    def __init__(self, volume: _Optional[int] = ..., lsn: _Optional[int] = ...) -> None: ...
+
+class ForkGroup(_message.Message):
+    __slots__ = ("pg", "tail", "whole", "floor", "ancestry")
+    PG_FIELD_NUMBER: _ClassVar[int]
+    TAIL_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
+    FLOOR_FIELD_NUMBER: _ClassVar[int]
+    ANCESTRY_FIELD_NUMBER: _ClassVar[int]
+    pg: int
+    tail: int
+    whole: bool
+    floor: int
+    ancestry: _containers.RepeatedCompositeFieldContainer[Ancestor]
+    def __init__(self, pg: _Optional[int] = ..., tail: _Optional[int] = ..., whole: _Optional[bool] = ..., floor: _Optional[int] = ..., ancestry: _Optional[_Iterable[_Union[Ancestor, _Mapping]]] = ...) -> None: ...
+
+class ForkPointReply(_message.Message):
+    __slots__ = ("node", "groups")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    groups: _containers.RepeatedCompositeFieldContainer[ForkGroup]
+    def __init__(self, node: _Optional[str] = ..., groups: _Optional[_Iterable[_Union[ForkGroup, _Mapping]]] = ...) -> None: ...
+
 class SegmentAssignment(_message.Message):
-    __slots__ = ("volume", "membership", "incarnation", "create", "drop")
+    __slots__ = ("volume", "membership", "incarnation", "create", "drop", "fork")
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     MEMBERSHIP_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     CREATE_FIELD_NUMBER: _ClassVar[int]
     DROP_FIELD_NUMBER: _ClassVar[int]
+    FORK_FIELD_NUMBER: _ClassVar[int]
     volume: int
     membership: PgMembership
     incarnation: str
     create: bool
     drop: bool
-    def __init__(self, volume: _Optional[int] = ..., membership: _Optional[_Union[PgMembership, _Mapping]] = ..., incarnation: _Optional[str] = ..., create: _Optional[bool] = ..., drop: _Optional[bool] = ...) -> None: ...
+    fork: Fork
+    def __init__(self, volume: _Optional[int] = ..., membership: _Optional[_Union[PgMembership, _Mapping]] = ..., incarnation: _Optional[str] = ..., create: _Optional[bool] = ..., drop: _Optional[bool] = ..., fork: _Optional[_Union[Fork, _Mapping]] = ...) -> None: ...
 
 class AssignSegmentsRequest(_message.Message):
     __slots__ = ("segments",)
