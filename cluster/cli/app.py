@@ -161,6 +161,71 @@ def restore(
 
 
 @app.command()
+def clone(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A cluster here.", show_default=False)
+    ],
+    name: Annotated[
+        str, typer.Argument(metavar="NEW", help="What to call the clone.", show_default=False)
+    ],
+    data: Data = DEFAULT_DATA,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at",
+            metavar="LSN|TIME",
+            help="As it was then, as far back as storage nodes still go: some seconds.",
+            show_default=False,
+        ),
+    ] = None,
+    readers: Annotated[
+        int, typer.Option(help=f"Read replicas of the clone, 0 to {READERS_MAX}.")
+    ] = DEFAULT_READERS,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port of the writer endpoint, the reader endpoint gets the next; free ones by default.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Make a new cluster that shares a cluster's pages until one of the two writes them.
+
+    It takes as long for a large one as for a small one, and the source goes on. A 16th clone of one source
+    is a full copy.
+    """
+    from cluster.cli.cloning import CloneOptions
+    from cluster.cli.cloning import clone as clone_it
+
+    clone_it(Folder.at(data), source, name, CloneOptions(at, readers, port))
+
+
+volume = typer.Typer(
+    name="volume",
+    help="Volumes: how large they are, and what clones share.",
+    no_args_is_help=True,
+)
+app.add_typer(volume)
+
+
+@volume.command(name="show")
+def volume_show(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CLUSTER]", help="Only this one; all by default.", show_default=False
+        ),
+    ] = None,
+    data: Data = DEFAULT_DATA,
+    as_json: Json = False,
+) -> None:
+    """Show every cluster's pages, its own and shared ones, and what is a clone of what."""
+    from cluster.cli.volumes import show_volumes
+
+    show_volumes(Folder.at(data), name, as_json=as_json)
+
+
+@app.command()
 def failover(
     data: Data = DEFAULT_DATA,
     cluster: Cluster = "main",

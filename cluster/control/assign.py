@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable, Sequence
 
 from cluster.control.catalog import Catalog
 from cluster.control.rows import Assignment
@@ -34,14 +35,27 @@ QUORUM_S = 5.0
 
 RETRY_FIRST_S, RETRY_LIMIT_S = 0.2, 5.0
 
+SEGMENTS_PER_CALL = 32
+"""A node creates them one after another, each durably, before it answers."""
+
 
 def assignment_to_pb(assignment: Assignment) -> pb.SegmentAssignment:
-    return pb.SegmentAssignment(
+    message = pb.SegmentAssignment(
         volume=assignment.volume,
         membership=membership_to_pb(assignment.membership),
         incarnation=assignment.incarnation,
         create=assignment.create,
     )
+    fork = assignment.fork
+    if fork is not None and assignment.create:
+        for volume, lsn in fork.ancestry:
+            message.fork.ancestry.add(volume=volume, lsn=lsn)
+        message.fork.tail = fork.tail
+        commit = fork.commit
+        message.fork.commit.CopyFrom(
+            pb.CommitPoint(lsn=commit.lsn, time_us=commit.time_us, pages=commit.pages)
+        )
+    return message
 
 
 class Assigner:
@@ -75,6 +89,13 @@ class Assigner:
                     await self._wake.wait()
             except TimeoutError:
                 pass  # time to ask again
+
+    async def ask_all(self, nodes: Iterable[NodeId], *, within_s: float) -> None:
+        """Have all of these create what they have not confirmed, those at least that answer in time; the
+        others go on with it."""
+        asked = {self._background.spawn(self._ask(n), name=f"assign to {n}") for n in sorted(nodes)}
+        if asked:
+            await asyncio.wait(asked, timeout=within_s)
 
     async def establish(self, volume: VolumeId, membership: Membership) -> None:
         """Have the group's segments created on a write quorum, better on all six.
@@ -113,8 +134,12 @@ class Assigner:
     async def _ask(self, node: NodeId) -> None:
         """Have one node create what it has not confirmed; failures are left to the next time."""
         wanted = [a for a in await self._catalog.assignments(node) if a.create]
-        if not wanted:
-            return
+        for start in range(0, len(wanted), SEGMENTS_PER_CALL):
+            if not await self._ask_for(node, wanted[start : start + SEGMENTS_PER_CALL]):
+                return
+
+    async def _ask_for(self, node: NodeId, wanted: Sequence[Assignment]) -> bool:
+        """Whether it answered."""
         member = wanted[0].membership.voter(node)
         assert member is not None, "nobody is assigned what it does not keep"
         request = pb.AssignSegmentsRequest(segments=[assignment_to_pb(a) for a in wanted])
@@ -124,13 +149,17 @@ class Assigner:
             )
         except SextetError as error:
             log.info("%s cannot be told what to keep yet: %s", node, error)
-            return
+            return False
         refused = {(r.volume, r.membership.pg) for r in reply.refused}
-        if refused:
-            log.error("%s refuses to keep %s", node, sorted(refused))
+        forks = {(a.volume, a.membership.pg) for a in wanted if a.fork is not None}
+        if refused - forks:
+            log.error("%s refuses to keep %s", node, sorted(refused - forks))
+        if refused & forks:
+            log.info("%s cannot fork %s yet", node, sorted(refused & forks))
         kept = [(a.volume, a.membership.pg) for a in wanted]
         self._runtime.steps.before(Step.CONFIRM)
         await self._catalog.confirm(
             node, wanted[0].incarnation, [key for key in kept if key not in refused]
         )
         self._runtime.steps.after(Step.CONFIRM)
+        return True

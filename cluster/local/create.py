@@ -16,6 +16,7 @@ from cluster.local.layout import (
     STORAGE_PER_AZ,
     ClusterSpec,
     ClusterState,
+    ForkSpec,
     InstanceSpec,
     Layout,
     StorageSpec,
@@ -65,8 +66,9 @@ def with_new_cluster(
     readers: int = DEFAULT_READERS,
     port: int | None = None,
     max_storage_bytes: int = DEFAULT_MAX_STORAGE,
+    fork: ForkSpec | None = None,
 ) -> Layout:
-    """With one more cluster, which is being created: endpoints on `port` and the next one, or else on the
+    """With one more cluster, which is being created, or cloned if `fork` says of what: endpoints on `port` and the next one, or else on the
     first free pair above all endpoints; its instances on free ports above everybody's.
 
     Raises ConfigError if the name, the number of readers or the port cannot be.
@@ -87,8 +89,9 @@ def with_new_cluster(
         port + 1,
         max_storage_bytes,
         _instances(name, readers, ports),
-        state=ClusterState.CREATING,
+        state=ClusterState.CREATING if fork is None else ClusterState.CLONING,
         archive=new_archive_name(name),
+        fork=fork,
     )
     return layout.with_cluster(spec)
 

@@ -115,7 +115,7 @@ async def test_version_grows_with_every_visible_change_and_no_other(catalog):
 
 
 async def test_events_are_kept_in_order_and_only_so_many(catalog, monkeypatch):
-    monkeypatch.setattr("cluster.control.catalog.EVENTS_KEPT", 20)
+    monkeypatch.setattr("cluster.control.transactions.EVENTS_KEPT", 20)
     for n in range(30):
         await catalog.record("main", f"event {n}", time_us=n)
     kept = await catalog.events()
