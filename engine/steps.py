@@ -25,6 +25,7 @@ class Step(StrEnum):
     ACK = "ack"  # acknowledgements go out
     SEAL = "seal"  # a log file is closed and the next one begun
     CREATE = "create"  # a new segment's row is written
+    FORK = "fork"  # a clone's segment, over the pages of another volume's, is written
     FENCE = "fence"  # an epoch is made durable
     TRUNCATE = "truncate"  # a truncation is made durable
     COALESCE = "coalesce"  # page versions are written

@@ -58,6 +58,18 @@ class CommitMark:
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class Ancestor:
+    """A volume that another one forked from: of its page versions those up to `lsn` may be read."""
+
+    volume: VolumeId
+    lsn: LSN
+
+
+MAX_ANCESTRY = 16
+"""Ancestors of one segment: a read may have to look each of them up."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class Truncation:
     """Records with `low` < LSN <= `high` of an epoch below `epoch` never happened (P17 §4.3)."""
 

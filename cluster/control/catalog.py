@@ -467,9 +467,7 @@ class Catalog(ForkTable):
         node's disk is. Raises ValueError for a change that is none."""
         begin(known, old=old, new=new)
         async with self._transaction() as db:
-            (now,) = await row(
-                db, "SELECT incarnation FROM storage_nodes WHERE name = ?", new.node
-            )
+            (now,) = await row(db, "SELECT incarnation FROM storage_nodes WHERE name = ?", new.node)
             if now != new.incarnation or not await _advance(db, volume, known):
                 return False
             await db.execute(
@@ -632,7 +630,9 @@ async def _create_cluster(db: aiosqlite.Connection, spec: ClusterSpec, time_us: 
     if parent is not None and spec.fork is not None:
         copy = await adopt_fork(db, made.lastrowid, parent[0], spec.fork)
         if copy:
-            what = f"is to be a full copy of {spec.fork.source}, with volume {made.lastrowid}: {copy}"
+            what = (
+                f"is to be a full copy of {spec.fork.source}, with volume {made.lastrowid}: {copy}"
+            )
             await event(db, time_us, spec.name, what)
     elif made.lastrowid > 1:  # the first one comes with the installation, which is no event
         await event(db, time_us, spec.name, f"is created, with volume {made.lastrowid}")

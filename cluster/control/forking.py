@@ -234,9 +234,7 @@ class Forker:
         said = await asyncio.gather(*(self._ask_node(addresses[n], request) for n in nodes))
         return fork_point(memberships, dict(zip(nodes, said, strict=True)))
 
-    async def _ask_node(
-        self, address: str, request: spb.ForkPointRequest
-    ) -> Mapping[PgNo, Said]:
+    async def _ask_node(self, address: str, request: spb.ForkPointRequest) -> Mapping[PgNo, Said]:
         try:
             reply = await self._channels.to(address).call(FORK_POINT, request, timeout=CALL_S)
         except SextetError as error:
@@ -308,9 +306,7 @@ class Forker:
             max_pages=source.max_pages,
             memberships=[membership_to_pb(m) for m in memberships],
         )
-        opened = await open_volume(
-            self._runtime, VolumeConfig(), reply, connect=self._channels.to
-        )
+        opened = await open_volume(self._runtime, VolumeConfig(), reply, connect=self._channels.to)
         await self._spread(opened)
         return opened.vdl, None
 

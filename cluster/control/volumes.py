@@ -73,7 +73,9 @@ def volume_info(row: VolumeRow, segments: Iterable[spb.SegmentStatus]) -> pb.Vol
             copies[segment.pg].append(segment)
             info.own_stored += segment.own_pages
     for pg in row.groups:
-        best = max(copies[pg], key=lambda s: (s.own_pages + s.shared_pages, s.shared_pages), default=None)
+        best = max(
+            copies[pg], key=lambda s: (s.own_pages + s.shared_pages, s.shared_pages), default=None
+        )
         if best is None:
             info.unknown += 1
         else:

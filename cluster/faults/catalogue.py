@@ -105,6 +105,7 @@ STEPS: Mapping[str, frozenset[Step]] = {
             *(Step.RECEIVE, Step.PERSIST, Step.ACK, Step.SEAL, Step.CREATE, Step.FENCE),
             *(Step.TRUNCATE, Step.COALESCE, Step.COLLECT, Step.DROP_LOG, Step.FILL, Step.COPY),
             *(Step.MEMBERS, Step.DROP, Step.WHOLE, Step.REPAIR),
+            Step.FORK,
         }
     ),
     "instance": frozenset(

@@ -173,9 +173,7 @@ def _finish(
 
 async def _fork_volume(layout: Layout, name: str, fork: ForkSpec) -> pb.ForkVolumeReply:
     """Raises ConfigError if it can never be, Unavailable."""
-    request = pb.ForkVolumeRequest(
-        cluster=name, at_lsn=fork.at_lsn, at_time_us=fork.at_time_us
-    )
+    request = pb.ForkVolumeRequest(cluster=name, at_lsn=fork.at_lsn, at_time_us=fork.at_time_us)
     deadline = time.monotonic() + FORK_S
     channel = GrpcTransport().connect(layout.control_address)
     try:

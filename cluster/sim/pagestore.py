@@ -14,7 +14,7 @@ from dataclasses import replace
 from cluster.sim.disk import DiskImage
 from cluster.sim.process import Life
 from engine.errors import DiskFull
-from engine.storage.pagestore import PageVersion, SegmentRow
+from engine.storage.pagestore import PageVersion, SegmentRow, Trim
 from engine.storage.pagestore_memory import MemoryPageStore
 from engine.types import LSN, PageNo, SegmentId, Truncation, VolumeId
 
@@ -63,9 +63,11 @@ class SimPageStore:
         await self._memory.put_segments(rows, truncations)
         await self._pause()
 
-    async def drop_segment(self, segment: SegmentId) -> None:
+    async def drop_segment(
+        self, segment: SegmentId, *, keep: Sequence[LSN] = (), trims: Sequence[Trim] = ()
+    ) -> None:
         await self._writing()
-        await self._memory.drop_segment(segment)
+        await self._memory.drop_segment(segment, keep=keep, trims=trims)
         await self._pause()
 
     async def newest(
@@ -89,10 +91,15 @@ class SimPageStore:
         await self._pause()
 
     async def drop_superseded(
-        self, row: SegmentRow, floor: LSN, pages: Sequence[PageNo] | None
+        self,
+        row: SegmentRow,
+        floor: LSN,
+        pages: Sequence[PageNo] | None,
+        *,
+        keep: Sequence[LSN] = (),
     ) -> int:
         await self._writing()
-        dropped = await self._memory.drop_superseded(row, floor, pages)
+        dropped = await self._memory.drop_superseded(row, floor, pages, keep=keep)
         await self._pause()
         return dropped
 
@@ -104,6 +111,12 @@ class SimPageStore:
 
     async def counts(self) -> dict[SegmentId, int]:
         return await self._memory.counts()
+
+    async def own_pages(self) -> dict[SegmentId, int]:
+        return await self._memory.own_pages()
+
+    async def shared_pages(self, row: SegmentRow) -> int:
+        return await self._memory.shared_pages(row)
 
 
 def rot_version(memory: MemoryPageStore, image: DiskImage, rng: random.Random) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from engine.faults.disk import FaultyDisk, check_room, slow_down
 from engine.faults.watch import FaultWatch
 from engine.ports import Disk
-from engine.storage.pagestore import PageStore, PageVersion, SegmentRow
+from engine.storage.pagestore import PageStore, PageVersion, SegmentRow, Trim
 from engine.types import LSN, PageNo, SegmentId, Truncation, VolumeId
 
 
@@ -54,9 +54,11 @@ class FaultyPageStore:
         await self._inner.put_segments(rows, truncations)
         await self._slowly(begun)
 
-    async def drop_segment(self, segment: SegmentId) -> None:
+    async def drop_segment(
+        self, segment: SegmentId, *, keep: Sequence[LSN] = (), trims: Sequence[Trim] = ()
+    ) -> None:
         begun = asyncio.get_running_loop().time()  # a full disk lets go of what it has
-        await self._inner.drop_segment(segment)
+        await self._inner.drop_segment(segment, keep=keep, trims=trims)
         await self._slowly(begun)
 
     async def newest(
@@ -82,10 +84,15 @@ class FaultyPageStore:
         await self._slowly(begun)
 
     async def drop_superseded(
-        self, row: SegmentRow, floor: LSN, pages: Sequence[PageNo] | None
+        self,
+        row: SegmentRow,
+        floor: LSN,
+        pages: Sequence[PageNo] | None,
+        *,
+        keep: Sequence[LSN] = (),
     ) -> int:
         begun = self._begin_write()
-        dropped = await self._inner.drop_superseded(row, floor, pages)
+        dropped = await self._inner.drop_superseded(row, floor, pages, keep=keep)
         await self._slowly(begun)
         return dropped
 
@@ -96,3 +103,9 @@ class FaultyPageStore:
 
     async def counts(self) -> dict[SegmentId, int]:
         return await self._inner.counts()
+
+    async def own_pages(self) -> dict[SegmentId, int]:
+        return await self._inner.own_pages()
+
+    async def shared_pages(self, row: SegmentRow) -> int:
+        return await self._inner.shared_pages(row)

@@ -83,9 +83,7 @@ async def export_database(
         pool.unpin(snapshot)
 
 
-async def hold_read_point(
-    writer: Writer, stream: Stream[pb.HeldReadPoint, pb.HoldRequest]
-) -> None:
+async def hold_read_point(writer: Writer, stream: Stream[pb.HeldReadPoint, pb.HoldRequest]) -> None:
     """Say which commit is the newest durable one, and keep its pages from being collected until the
     caller goes, for `HOLD_S` at most."""
     snapshot = writer.pool.pin(None)

@@ -58,13 +58,14 @@ class Coalescer:
                 due.append((volume, segment))
         return due
 
-    async def coalesce(self, volume: Volume, segment: Segment) -> int:
-        """Apply everything up to the segment's tail; how many pages got a new version.
+    async def coalesce(self, volume: Volume, segment: Segment, *, limit: LSN | None = None) -> int:
+        """Apply everything up to the segment's tail, or to `limit`, a record of the group's, if that
+        is lower; how many pages got a new version.
 
         Raises DiskFull, Corrupt: then `applied` is where it was.
         """
         state = self._state
-        upto = segment.tail()
+        upto = segment.tail() if limit is None else min(limit, segment.tail())
         if upto <= segment.applied:
             return 0
         pages = segment.pending_changes(upto)
@@ -72,6 +73,8 @@ class Coalescer:
         step = state.config.coalesce_pages_per_batch
         versions: list[PageVersion] = []
         for start in range(0, len(pages), step):
+            if segment.dropped:
+                return 0
             if versions:
                 state.runtime.steps.before(Step.COALESCE)
                 await state.guarded(state.store.put_versions(segment.row.id, versions))

@@ -7,6 +7,8 @@ index entries, and log files that hold nothing above it of any segment.
 Why points and not PGMRPL itself: see `engine.storage.segment`. A read between two points starts from
 the older point's version and needs every record after it.
 
+What clones read of a segment's versions stays, however old it is (`engine.storage.ancestry`).
+
 Invariant: the floor is durable before anything below it is gone, so a restart never serves a read
 for which something is missing.
 """
@@ -19,6 +21,7 @@ from dataclasses import replace
 
 from engine.errors import DiskFull
 from engine.steps import Step
+from engine.storage.ancestry import needed_at
 from engine.storage.segment import Segment
 from engine.storage.state import NodeState
 from engine.storage.volume import Volume
@@ -69,7 +72,8 @@ class Collector:
             # Refuse readers below from here on; those who wait for the store ask again afterwards.
             segment.row = replace(segment.row, floor=point)
             state.runtime.steps.before(Step.COLLECT)
-            dropped = await state.guarded(state.store.drop_superseded(row, point, pages))
+            keep = needed_at(state, row.id)
+            dropped = await state.guarded(state.store.drop_superseded(row, point, pages, keep=keep))
             segment.collected(point)
             state.runtime.steps.after(Step.COLLECT)
         state.counters["versions_dropped"] += dropped

@@ -314,6 +314,8 @@ async def copy_segment(
             if chunk is None:
                 return False  # it ended before the last chunk: nothing is taken over
             versions = [_version(key, page) for page in chunk.pages]
+            if segment.dropped:
+                return False
             if versions:
                 state.runtime.steps.before(Step.COPY)
                 await state.guarded(state.store.put_versions(key, versions))

@@ -25,6 +25,7 @@ from engine.net.methods import (
     COPY_PAGES,
     FENCE,
     FETCH_FRAMES,
+    FORK_POINT,
     GOSSIP,
     READ_PAGES,
     REGISTER,
@@ -35,9 +36,11 @@ from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Handlers, Runtime
 from engine.steps import Step
-from engine.storage import appending, fencing, gossip, reading, serving
+from engine.storage import appending, fencing, forks, gossip, reading, serving
+from engine.storage.ancestry import needed_at, released_by
 from engine.storage.coalesce import Coalescer
 from engine.storage.config import StorageConfig
+from engine.storage.creating import create_segment
 from engine.storage.gc import Collector
 from engine.storage.pagestore import PageStore, SegmentRow
 from engine.storage.scrub import Scrubber
@@ -149,6 +152,8 @@ class StorageNode:
                 await asyncio.sleep(delay)
                 continue
             for assignment in refused:
+                if assignment.HasField("fork") and assignment.incarnation == state.incarnation:
+                    continue  # not yet; the control plane asks again
                 log.error(
                     "told to keep group %d of volume %d as incarnation %s, which this disk is not",
                     assignment.membership.pg,
@@ -180,7 +185,16 @@ class StorageNode:
         if segment is None or volume is None:
             if not assignment.create or assignment.incarnation != state.incarnation:
                 return False
-            await self._create(assignment.volume, membership)
+            joining = is_joining(membership, state.name)
+            if assignment.HasField("fork") and not joining:
+                fork = forks.fork_from_pb(assignment.fork)
+                return await forks.create_fork(
+                    state, self.coalescer, assignment.volume, membership, fork
+                )
+            key = SegmentId(assignment.volume, membership.pg)
+            await create_segment(
+                state, SegmentRow(key, state.incarnation, membership, damaged=joining)
+            )
             return True
         if segment.row.incarnation != assignment.incarnation:
             return False
@@ -212,29 +226,9 @@ class StorageNode:
         segment.members_since = max(segment.members_since, membership.epoch)
         state.runtime.steps.after(Step.MEMBERS)
 
-    async def _create(self, volume_id: int, membership: Membership) -> None:
-        """A new, empty segment: durable before it can be seen, so that it acks nothing that a crash
-        could make it forget."""
-        state = self.state
-        key = SegmentId(volume_id, membership.pg)
-        async with state.rows:
-            volume = state.volumes.get(volume_id) or Volume(volume_id)
-            if membership.pg in volume.segments:
-                return  # asked for twice at once
-            epoch = -1
-            while epoch != volume.epoch:  # a fence may come while the row is written
-                epoch = volume.epoch
-                joining = is_joining(membership, state.name)
-                row = SegmentRow(key, state.incarnation, membership, epoch=epoch, damaged=joining)
-                state.runtime.steps.before(Step.CREATE)
-                await state.guarded(state.store.put_segments([row]))
-                state.runtime.steps.after(Step.CREATE)
-            state.volumes[volume_id] = volume
-            volume.add(Segment(row, volume.points))
-
     async def _drop(self, volume: Volume, segment: Segment, membership: Membership) -> None:
         """The group does without this node's segment, unless this is old news. A group without members
-        is one of a volume that is deleted."""
+        is one of a volume that is deleted. What clones need of its pages stays."""
         state = self.state
         known = segment.row.membership
         if membership.epoch < known.epoch or membership.voter(state.name) is not None:
@@ -244,8 +238,10 @@ class StorageNode:
                 return
             segment.dropped = True
             del volume.segments[segment.pg]
+            keep = needed_at(state, segment.row.id)
+            trims = released_by(state, segment)
             state.runtime.steps.before(Step.DROP)
-            await state.guarded(state.store.drop_segment(segment.row.id))
+            await state.guarded(state.store.drop_segment(segment.row.id, keep=keep, trims=trims))
             state.runtime.steps.after(Step.DROP)
         if membership.members:
             log.info("group %d of volume %d is kept by others now", segment.pg, volume.id)
@@ -290,6 +286,9 @@ class StorageNode:
             refused = await self.assign(request.segments)
             return pb.AssignSegmentsReply(refused=refused, newer=self._newer(request.segments))
 
+        async def fork_point(request: pb.ForkPointRequest) -> pb.ForkPointReply:
+            return await forks.fork_point(state, request)
+
         async def fetch(request: pb.FetchFramesRequest, stream: serving.FramesOut) -> None:
             await serving.fetch_frames(state, request, stream)
 
@@ -306,6 +305,7 @@ class StorageNode:
             GOSSIP: serve_gossip,
             ASSIGN_SEGMENTS: assign,
             STORAGE_STATUS: self._status,
+            FORK_POINT: fork_point,
         }
 
     async def _status(self, request: pb.StorageStatusRequest) -> pb.StorageStatusReply:
@@ -320,6 +320,8 @@ class StorageNode:
             syncing_us=int(state.wal.syncing_s * 1e6),
         )
         kept = {} if request.brief else await state.store.counts()
+        own = {} if request.brief else await state.store.own_pages()
+        shared = {} if request.brief else await self._shared_pages()
         for volume, segment in state.segments():
             reply.segments.add(
                 volume=volume.id,
@@ -333,10 +335,18 @@ class StorageNode:
                 damaged=segment.row.damaged,
                 membership_epoch=segment.members_since,
                 incarnation=segment.row.incarnation,
+                own_pages=own.get(segment.row.id, 0),
+                shared_pages=shared.get(segment.row.id, 0),
             )
         for name, value in sorted({**state.counters, **state.wal.counters}.items()):
             reply.counters[name] = value
         return reply
+
+    async def _shared_pages(self) -> dict[SegmentId, int]:
+        """Of the clones among the segments."""
+        store = self.state.store
+        rows = [segment.row for _, segment in self.state.segments() if segment.row.ancestry]
+        return {row.id: await store.shared_pages(row) for row in rows}
 
     def _condition(self) -> str:
         if self.state.stopped:

@@ -7,6 +7,8 @@ both to the same promises.
 Invariants
 - A method that writes is durable and atomic when it returns, and has no effect if it raises. A caller
   cancelled while it waits learns nothing: the write happens whole or not at all.
+- Versions stay after their segment has gone only where it was dropped with `keep`, and go with the last
+  `Trim` that names no more of them.
 - Truncations of a volume are one list, replaced as one, in the transaction that writes the rows.
 - A version's checksum binds volume, page and LSN to the image, so a page that was misplaced by a disk
   or by a bug is as visible as one that rotted. The store hands out versions as it finds them; whoever
@@ -20,6 +22,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 from google_crc32c import extend as crc_extend
@@ -27,6 +30,7 @@ from google_crc32c import value as crc32c
 
 from engine.types import (
     LSN,
+    Ancestor,
     CommitMark,
     Epoch,
     Membership,
@@ -36,7 +40,8 @@ from engine.types import (
     VolumeId,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 knew no ancestry; such a store is brought up to date when it is opened."""
 NO_COMMIT = CommitMark(0, 0, 0)
 _BOUND = struct.Struct("<QQQ")
 
@@ -83,6 +88,24 @@ class SegmentRow:
     """The newest CPL at or below known_vdl in this segment."""
     damaged: bool = False
     """Bytes that may have been acked are lost: silence about a record is no denial."""
+    ancestry: tuple[Ancestor, ...] = ()
+    """Of a clone: whose page versions on this node may be read as its own, nearest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Of `segment`'s versions stay, of each page, the newest at or below each of `at`, and all above
+    `above` (None: no others). The rest goes."""
+
+    segment: SegmentId
+    at: tuple[LSN, ...]
+    above: LSN | None = None
+
+
+def readable(ancestry: Sequence[Ancestor]) -> list[tuple[VolumeId, LSN]]:
+    """Whose versions may be read, nearest first, and up to where: no further than who is nearer."""
+    limits = accumulate((ancestor.lsn for ancestor in ancestry), min)
+    return [(a.volume, limit) for a, limit in zip(ancestry, limits, strict=True)]
 
 
 class PageStore(Protocol):
@@ -107,8 +130,11 @@ class PageStore(Protocol):
     ) -> None:
         """Insert or replace segments, and replace the truncations of the volumes given."""
 
-    async def drop_segment(self, segment: SegmentId) -> None:
-        """Forget the segment and its page versions; nothing if it is not there."""
+    async def drop_segment(
+        self, segment: SegmentId, *, keep: Sequence[LSN] = (), trims: Sequence[Trim] = ()
+    ) -> None:
+        """Forget the segment and its page versions, but of each page the newest at or below each of
+        `keep`; and `trims` of others. Nothing is amiss if it is not there."""
 
     async def newest(
         self, segment: SegmentId, pages: Sequence[PageNo], upto: LSN
@@ -126,10 +152,16 @@ class PageStore(Protocol):
         """Put `good` in the place of the version at `lsn`, which may have another LSN."""
 
     async def drop_superseded(
-        self, row: SegmentRow, floor: LSN, pages: Sequence[PageNo] | None
+        self,
+        row: SegmentRow,
+        floor: LSN,
+        pages: Sequence[PageNo] | None,
+        *,
+        keep: Sequence[LSN] = (),
     ) -> int:
         """Delete versions that have a newer one at or below `floor`, of the pages given (None: of
-        all), and write the row that says so. Returns how many."""
+        all), but the newest at or below each of `keep`; and write the row that says so. Returns how
+        many."""
 
     async def scan(
         self, after: tuple[VolumeId, PageNo, LSN], limit: int
@@ -138,3 +170,9 @@ class PageStore(Protocol):
 
     async def counts(self) -> dict[SegmentId, int]:
         """How many page versions each segment keeps; a segment without any may be missing."""
+
+    async def own_pages(self) -> dict[SegmentId, int]:
+        """How many pages have a version of each segment's own; one without any may be missing."""
+
+    async def shared_pages(self, row: SegmentRow) -> int:
+        """How many pages only the ancestors have a version of, up to where they may be read."""

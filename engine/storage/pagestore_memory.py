@@ -10,7 +10,7 @@ from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
 
 from engine.errors import ConfigError
-from engine.storage.pagestore import PageVersion, SegmentRow
+from engine.storage.pagestore import PageVersion, SegmentRow, Trim, readable
 from engine.types import LSN, PageNo, SegmentId, Truncation, VolumeId
 
 _Versions = list[PageVersion]
@@ -59,9 +59,26 @@ class MemoryPageStore:
         for volume, ranges in (truncations or {}).items():
             self._truncations[volume] = tuple(sorted(ranges))
 
-    async def drop_segment(self, segment: SegmentId) -> None:
+    async def drop_segment(
+        self, segment: SegmentId, *, keep: Sequence[LSN] = (), trims: Sequence[Trim] = ()
+    ) -> None:
         self._segments.pop(segment, None)
-        self.versions.pop(segment, None)
+        for trim in (Trim(segment, tuple(keep)), *trims):
+            self._trim(trim)
+
+    def _trim(self, trim: Trim) -> None:
+        kept = self.versions.get(trim.segment, {})
+        for page in list(kept):
+            kept[page] = [
+                version
+                for version in kept[page]
+                if (trim.above is not None and version.lsn > trim.above)
+                or _needed(version, kept[page], trim.at)
+            ]
+            if not kept[page]:
+                del kept[page]
+        if not kept:
+            self.versions.pop(trim.segment, None)
 
     async def newest(
         self, segment: SegmentId, pages: Sequence[PageNo], upto: LSN
@@ -92,7 +109,12 @@ class MemoryPageStore:
         await self.put_versions(segment, [good])
 
     async def drop_superseded(
-        self, row: SegmentRow, floor: LSN, pages: Sequence[PageNo] | None
+        self,
+        row: SegmentRow,
+        floor: LSN,
+        pages: Sequence[PageNo] | None,
+        *,
+        keep: Sequence[LSN] = (),
     ) -> int:
         self._segments[row.id] = row
         kept = self.versions.get(row.id, {})
@@ -100,8 +122,9 @@ class MemoryPageStore:
         for page in kept if pages is None else pages:
             versions = kept.get(page, [])
             first = max(0, bisect_right(versions, floor, key=lambda v: v.lsn) - 1)
-            del versions[:first]
-            dropped += first
+            kept_below = [v for v in versions[:first] if _needed(v, versions, keep)]
+            versions[:first] = kept_below
+            dropped += first - len(kept_below)
         return dropped
 
     async def scan(
@@ -122,6 +145,31 @@ class MemoryPageStore:
             for segment, pages in sorted(self.versions.items())
         }
 
+    async def own_pages(self) -> dict[SegmentId, int]:
+        return {
+            segment: found
+            for segment, pages in sorted(self.versions.items())
+            if (found := sum(1 for versions in pages.values() if versions))
+        }
+
+    async def shared_pages(self, row: SegmentRow) -> int:
+        inherited: set[PageNo] = set()
+        for volume, upto in readable(row.ancestry):
+            for page, versions in self.versions.get(SegmentId(volume, row.id.pg), {}).items():
+                if versions and versions[0].lsn <= upto:
+                    inherited.add(page)
+        own = {page for page, versions in self.versions.get(row.id, {}).items() if versions}
+        return len(inherited - own)
+
     def _delete(self, segment: SegmentId, page: PageNo, lsn: LSN) -> None:
         versions = self.versions.get(segment, {}).get(page, [])
         versions[:] = [v for v in versions if v.lsn != lsn]
+
+
+def _needed(version: PageVersion, versions: _Versions, at: Sequence[LSN]) -> bool:
+    """Whether it is the newest of `versions`, its page's, at or below one of those LSNs."""
+    for lsn in at:
+        index = bisect_right(versions, lsn, key=lambda v: v.lsn)
+        if index and versions[index - 1] is version:
+            return True
+    return False

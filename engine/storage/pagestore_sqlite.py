@@ -26,9 +26,10 @@ from typing import Any, TypeAlias
 import aiosqlite
 
 from engine.errors import ConfigError, Corrupt, DiskFailed, DiskFull, SextetError
-from engine.storage.pagestore import FORMAT_VERSION, PageVersion, SegmentRow
+from engine.storage.pagestore import FORMAT_VERSION, PageVersion, SegmentRow, Trim, readable
 from engine.types import (
     LSN,
+    Ancestor,
     CommitMark,
     Member,
     Membership,
@@ -56,6 +57,7 @@ CREATE TABLE IF NOT EXISTS segment (        -- as true as at its last writing; t
     floor_lsn INTEGER NOT NULL,
     commit_lsn INTEGER NOT NULL, commit_time_us INTEGER NOT NULL, commit_pages INTEGER NOT NULL,
     damaged INTEGER NOT NULL,
+    ancestry TEXT NOT NULL DEFAULT '[]',    -- of a clone: [[volume, lsn], ...] whose pages it may read
     PRIMARY KEY (volume, pg)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS truncation (     -- low < LSN <= high of an older epoch never happened
@@ -78,7 +80,10 @@ CREATE VIEW IF NOT EXISTS segment_summary AS
     FROM segment AS s;
 """
 
-_PUT_SEGMENT = "INSERT OR REPLACE INTO segment VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+UPGRADES = {1: "ALTER TABLE segment ADD COLUMN ancestry TEXT NOT NULL DEFAULT '[]';"}
+"""What brings a file of that format version to the next one."""
+
+_PUT_SEGMENT = "INSERT OR REPLACE INTO segment VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _PUT_VERSION = "INSERT OR REPLACE INTO page_version VALUES (?,?,?,?,?,?)"
 _NEWEST = """
     SELECT v.page, v.lsn, v.image, v.checksum FROM json_each(?) AS wanted
@@ -89,6 +94,18 @@ _DROP = """
     DELETE FROM page_version WHERE volume = ? AND page = ? AND lsn <
         (SELECT max(lsn) FROM page_version WHERE volume = ? AND page = ? AND lsn <= ?)
 """
+_KEPT = """
+    AND NOT EXISTS (SELECT 1 FROM json_each(?) AS kept WHERE lsn <= kept.value AND NOT EXISTS
+        (SELECT 1 FROM page_version AS newer WHERE newer.volume = page_version.volume
+         AND newer.page = page_version.page AND newer.lsn > page_version.lsn
+         AND newer.lsn <= kept.value))
+"""
+"""And it is not the newest of its page at or below any of those LSNs."""
+_TRIM = (
+    "DELETE FROM page_version WHERE volume = ? AND page >= ? AND page < ? AND pg = ? AND lsn <= ?"
+    + _KEPT
+)
+_LSN_MAX = (1 << 63) - 1
 
 Step: TypeAlias = tuple[str, Sequence[tuple[Any, ...]]]
 """One statement and the rows of parameters it runs with."""
@@ -129,6 +146,8 @@ class SqlitePageStore:
             await self._writer.execute("PRAGMA journal_mode=WAL")
             await self._writer.execute("PRAGMA synchronous=FULL")
             await self._writer.executescript(SCHEMA)
+            if found is not None:
+                await self._upgrade(found[2])
             if found is None:
                 identity = [(name, incarnation, FORMAT_VERSION)]
                 await self._transact(("INSERT INTO node VALUES (?,?,?)", identity))
@@ -147,8 +166,19 @@ class SqlitePageStore:
         rows = list(await self._writer.execute_fetchall("SELECT * FROM node"))
         return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
 
+    async def _upgrade(self, version: int) -> None:
+        """From format `version` to this program's, each step whole or not at all: what raises in the
+        middle of one is rolled back as the connection is closed."""
+        assert self._writer is not None
+        for old in range(version, FORMAT_VERSION):
+            await self._writer.executescript(
+                f"BEGIN IMMEDIATE; {UPGRADES[old]}"
+                f"UPDATE node SET format_version = {old + 1}; COMMIT;"
+            )
+            log.info("%s is brought from format version %d to %d", self._path, old, old + 1)
+
     def _check_identity(self, found: tuple[str, str, int], name: str) -> None:
-        if found[2] != FORMAT_VERSION:
+        if found[2] != FORMAT_VERSION and found[2] not in UPGRADES:
             raise ConfigError(
                 f"{self._path} has format version {found[2]}, this program knows {FORMAT_VERSION}; "
                 "start the program that wrote it"
@@ -192,14 +222,12 @@ class SqlitePageStore:
 
     # -- page versions
 
-    async def drop_segment(self, segment: SegmentId) -> None:
-        # By page as well: the index has no group, and a volume may have many.
-        pages = (segment.volume, first_page(segment.pg), first_page(segment.pg + 1), segment.pg)
+    async def drop_segment(
+        self, segment: SegmentId, *, keep: Sequence[LSN] = (), trims: Sequence[Trim] = ()
+    ) -> None:
+        every = [Trim(segment, tuple(keep)), *trims]
         await self._transact(
-            (
-                "DELETE FROM page_version WHERE volume = ? AND page >= ? AND page < ? AND pg = ?",
-                [pages],
-            ),
+            (_TRIM, [_trim(trim) for trim in every]),
             ("DELETE FROM segment WHERE volume = ? AND pg = ?", [(segment.volume, segment.pg)]),
         )
         if self._giving_back is None or self._giving_back.done():
@@ -235,7 +263,12 @@ class SqlitePageStore:
         )
 
     async def drop_superseded(
-        self, row: SegmentRow, floor: LSN, pages: Sequence[PageNo] | None
+        self,
+        row: SegmentRow,
+        floor: LSN,
+        pages: Sequence[PageNo] | None,
+        *,
+        keep: Sequence[LSN] = (),
     ) -> int:
         volume = row.id.volume
         if pages is None:
@@ -245,8 +278,12 @@ class SqlitePageStore:
                 (volume, row.id.pg),
             )
             pages = [page for (page,) in found]
+        kept = (json.dumps(list(keep)),) if keep else ()
         dropped = await self._transact(
-            (_DROP, [(volume, page, volume, page, floor) for page in pages]),
+            (
+                _DROP + _KEPT if keep else _DROP,
+                [(volume, page, volume, page, floor, *kept) for page in pages],
+            ),
             (_PUT_SEGMENT, [_values(row)]),
         )
         return dropped[0]
@@ -269,6 +306,27 @@ class SqlitePageStore:
             "SELECT volume, pg, count(*) FROM page_version GROUP BY volume, pg ORDER BY volume, pg"
         )
         return {SegmentId(volume, pg): count for volume, pg, count in found}
+
+    async def own_pages(self) -> dict[SegmentId, int]:
+        found = await self._all(
+            "SELECT volume, pg, count(DISTINCT page) FROM page_version"
+            " GROUP BY volume, pg ORDER BY volume, pg"
+        )
+        return {SegmentId(volume, pg): count for volume, pg, count in found}
+
+    async def shared_pages(self, row: SegmentRow) -> int:
+        if not row.ancestry:
+            return 0
+        within = (row.id.pg, first_page(row.id.pg), first_page(row.id.pg + 1))
+        one = "SELECT page FROM page_version WHERE pg = ? AND page >= ? AND page < ? AND volume = ?"
+        sql = " UNION ".join([f"{one} AND lsn <= ?"] * len(row.ancestry))
+        values: list[int] = []
+        for volume, upto in readable(row.ancestry):
+            values += (*within, volume, upto)
+        ((count,),) = await self._all(
+            f"SELECT count(*) FROM ({sql} EXCEPT {one})", (*values, *within, row.id.volume)
+        )
+        return int(count)
 
     async def _give_back(self) -> None:
         """Shorten the file by its free pages until there are none."""
@@ -360,6 +418,13 @@ def _version(segment: SegmentId, v: PageVersion) -> tuple[Any, ...]:
     return (segment.volume, segment.pg, v.page, v.lsn, v.checksum, v.image)
 
 
+def _trim(trim: Trim) -> tuple[Any, ...]:
+    # By page as well: the index has no group, and a volume may have many.
+    volume, pg = trim.segment.volume, trim.segment.pg
+    upto = _LSN_MAX if trim.above is None else trim.above
+    return (volume, first_page(pg), first_page(pg + 1), pg, upto, json.dumps(list(trim.at)))
+
+
 def _values(row: SegmentRow) -> tuple[Any, ...]:
     return (
         row.id.volume,
@@ -376,6 +441,7 @@ def _values(row: SegmentRow) -> tuple[Any, ...]:
         row.commit.time_us,
         row.commit.pages,
         int(row.damaged),
+        json.dumps([(a.volume, a.lsn) for a in row.ancestry]),
     )
 
 
@@ -396,7 +462,8 @@ def _membership(pg: int, epoch: int, value: Any) -> Membership:
 
 def _row(values: Any) -> SegmentRow:
     volume, pg, incarnation, epoch, membership_epoch, members, *rest = values
-    applied, scl, known_vdl, floor, commit_lsn, commit_time_us, commit_pages, damaged = rest
+    applied, scl, known_vdl, floor, commit_lsn, commit_time_us, commit_pages, *rest = rest
+    damaged, ancestry = rest
     return SegmentRow(
         id=SegmentId(volume, pg),
         incarnation=incarnation,
@@ -408,4 +475,5 @@ def _row(values: Any) -> SegmentRow:
         floor=floor,
         commit=CommitMark(commit_lsn, commit_time_us, commit_pages),
         damaged=bool(damaged),
+        ancestry=tuple(Ancestor(volume, lsn) for volume, lsn in json.loads(ancestry)),
     )

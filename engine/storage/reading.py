@@ -1,6 +1,8 @@
 """Reading pages at a read point: the newest version at or below it, plus the records after that.
 
 What a read never returns:
+- A page of a clone that lacks what it inherits. Where the clone has no version of its own yet, the
+  newest of the nearest ancestor that has one is it (`engine.storage.forks`).
 - A page that lacks a record at or below the read point. The caller knows the group's last LSN there
   and the segment must be complete to it; below the floor the records are gone and it is refused.
 - Rotten bytes. Versions and frames are checked; what fails is repaired from a peer, and if none can,
@@ -15,16 +17,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from engine.errors import Corrupt, NotComplete, ProtocolError, SnapshotTooOld
+from engine.errors import Corrupt, NotComplete, ProtocolError, SnapshotTooOld, UnknownSegment
 from engine.log.frame import ranges_at
 from engine.net.pb import storage_pb2 as pb
 from engine.steps import Mark
+from engine.storage.ancestry import inherit
 from engine.storage.pagestore import PageVersion
 from engine.storage.repair import repair_frame, repair_version
 from engine.storage.segment import FrameRef, RecordAt, Segment
 from engine.storage.state import NodeState
 from engine.storage.volume import Volume
-from engine.types import LSN, PAGE_SIZE, ZERO_PAGE, PageNo
+from engine.types import LSN, PAGE_SIZE, ZERO_PAGE, PageNo, SegmentId
 from engine.volume.geometry import pg_of
 
 log = logging.getLogger(__name__)
@@ -65,6 +68,8 @@ def _check_readable(
     state: NodeState, volume: Volume, segment: Segment, request: pb.ReadPagesRequest
 ) -> None:
     volume.check_serving(request.epoch, node=state.name)
+    if segment.dropped:  # while the read waited; its versions may have gone under it
+        raise UnknownSegment(f"{state.name} has dropped group {segment.pg}")
     if segment.scl < request.pg_lsn:
         state.runtime.steps.mark(Mark.NOT_COMPLETE)
         raise NotComplete(f"{state.name} is complete to {segment.scl}, not to {request.pg_lsn}")
@@ -117,13 +122,18 @@ async def _bases(
 ) -> dict[PageNo, PageVersion]:
     if not pages:
         return {}
-    bases = await state.store.newest(segment.row.id, pages, read_lsn)
+    own = segment.row.id
+    bases = await state.store.newest(own, pages, read_lsn)
+    owners: dict[PageNo, SegmentId] = {}
+    if segment.row.ancestry and len(bases) < len(pages):
+        owners = await inherit(state, segment, bases, pages, read_lsn)
     for base in list(bases.values()):
-        if base.valid(segment.row.id.volume):
+        owner = owners.get(base.page, own)
+        if base.valid(owner.volume):
             continue
         if not repair:
             raise Corrupt(f"page {base.page} at LSN {base.lsn} fails its checksum on {state.name}")
-        bases[base.page] = await repair_version(state, segment, base, limit=read_lsn)
+        bases[base.page] = await repair_version(state, segment, base, owner=owner, limit=read_lsn)
     return bases
 
 

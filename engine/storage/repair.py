@@ -15,32 +15,72 @@ from engine.net.methods import FETCH_FRAMES, READ_PAGES
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel
 from engine.steps import Mark, Step
+from engine.storage.ancestry import heirs_of, needed_at, reads
 from engine.storage.loss import of_pages
 from engine.storage.pagestore import PageVersion
 from engine.storage.segment import FrameRef, Segment
 from engine.storage.state import NUMBER_LIMIT, NodeState
-from engine.types import LSN, PAGE_SIZE, PageNo
+from engine.types import LSN, PAGE_SIZE, PageNo, SegmentId
 
 log = logging.getLogger(__name__)
 
 
 async def repair_version(
-    state: NodeState, segment: Segment, rotten: PageVersion, *, limit: LSN = NUMBER_LIMIT
+    state: NodeState,
+    segment: Segment,
+    rotten: PageVersion,
+    *,
+    owner: SegmentId | None = None,
+    limit: LSN = NUMBER_LIMIT,
 ) -> PageVersion:
-    """A good version in place of a rotten one, for a reader at `limit`.
+    """A good version in place of a rotten one, for a reader of `segment` at `limit`.
+
+    `owner` is whose version it is, where a clone inherits it: the clone's peers can tell, since to them
+    it is the page that the clone has there.
 
     Raises Corrupt naming page and LSN if no peer has one that serves this reader, DiskFull.
     """
-    volume = segment.row.id.volume
     state.runtime.steps.mark(Mark.ROT_FOUND)
     state.counters["scrub_found"] += 1
+    return await _repaired(state, segment, rotten, owner or segment.row.id, limit)
+
+
+async def repair_somehow(state: NodeState, owner: SegmentId, rotten: PageVersion) -> None:
+    """As `repair_version`, through whoever reads the version here: its own segment or a clone's.
+
+    Nothing if nobody does. Raises Corrupt if none of them can get it, DiskFull.
+    """
+    volume = state.volumes.get(owner.volume)
+    own = volume.segments.get(owner.pg) if volume is not None else None
+    readers = [*([own] if own is not None else []), *heirs_of(state, owner, rotten.lsn)]
+    through = [reader for reader in readers if await reads(state, reader, owner, rotten)]
+    if not through:
+        return
+    state.runtime.steps.mark(Mark.ROT_FOUND)
+    state.counters["scrub_found"] += 1
+    failed: Corrupt | None = None
+    for segment in through:
+        try:
+            good = await _repaired(state, segment, rotten, owner, NUMBER_LIMIT)
+        except Corrupt as error:
+            failed = error
+            continue
+        if good.lsn <= rotten.lsn:
+            return  # it stands where the rotten one did, for everybody
+    if failed is not None:
+        raise failed
+
+
+async def _repaired(
+    state: NodeState, segment: Segment, rotten: PageVersion, owner: SegmentId, limit: LSN
+) -> PageVersion:
     for name, channel in state.shuffled_peers(segment):
         try:
             good = await _version_from(state, segment, channel, rotten)
         except SextetError as error:
             log.warning("repair of page %d from %s: %s", rotten.page, name, error)
             continue
-        await _put(state, segment, rotten, good)
+        await _put(state, segment, rotten, owner, good)
         log.warning(
             "page %d at LSN %d was corrupt, repaired from %s", rotten.page, rotten.lsn, name
         )
@@ -49,7 +89,7 @@ async def repair_version(
             state.runtime.steps.mark(Mark.ROT_REPAIRED)
             return good
     raise Corrupt(
-        f"page {rotten.page} at LSN {rotten.lsn} of volume {volume} fails its checksum on "
+        f"page {rotten.page} at LSN {rotten.lsn} of volume {owner.volume} fails its checksum on "
         f"{state.name}, and no peer could repair it"
     )
 
@@ -89,12 +129,22 @@ async def _read(
     return PageVersion.make(segment.row.id.volume, page, found.lsn, found.image)
 
 
-async def _put(state: NodeState, segment: Segment, rotten: PageVersion, good: PageVersion) -> None:
-    """Write the good version; the rotten one goes if nobody can need just that one any more."""
+async def _put(
+    state: NodeState, segment: Segment, rotten: PageVersion, owner: SegmentId, good: PageVersion
+) -> None:
+    """Write the good version, which is `segment`'s; the rotten one, `owner`'s, goes if nobody can need
+    just that one any more."""
+    if segment.dropped:
+        raise Corrupt(f"page {good.page}: {state.name} has dropped group {segment.pg} meanwhile")
     state.runtime.steps.before(Step.REPAIR)
     key = segment.row.id
-    if good.lsn <= max(rotten.lsn, segment.floor):
-        write = state.store.replace_version(key, rotten.page, rotten.lsn, good)
+    if good.lsn <= rotten.lsn or (
+        owner == key
+        and good.lsn <= segment.floor
+        and not any(rotten.lsn <= lsn < good.lsn for lsn in needed_at(state, key))
+    ):
+        its = PageVersion.make(owner.volume, good.page, good.lsn, good.image)
+        write = state.store.replace_version(owner, rotten.page, rotten.lsn, its)
     else:
         write = state.store.put_versions(key, [good])
     await state.guarded(write)

@@ -12,7 +12,7 @@ import logging
 from bisect import bisect_right
 
 from engine.errors import Corrupt, DiskFull
-from engine.storage.repair import repair_frame, repair_version
+from engine.storage.repair import repair_frame, repair_somehow
 from engine.storage.segment import FrameRef, Segment
 from engine.storage.state import NodeState
 from engine.types import LSN, PageNo, SegmentId, VolumeId
@@ -44,11 +44,9 @@ class Scrubber:
         found = await state.store.scan(self._page_at, limit)
         for key, version in found:
             self._page_at = (key.volume, version.page, version.lsn)
-            volume = state.volumes.get(key.volume)
-            segment = volume.segments.get(key.pg) if volume is not None else None
-            if segment is not None and not version.valid(key.volume):
+            if not version.valid(key.volume):
                 try:
-                    await repair_version(state, segment, version)
+                    await repair_somehow(state, key, version)
                 except (Corrupt, DiskFull) as error:
                     log.error("scrub: %s", error)
         if not found:

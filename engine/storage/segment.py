@@ -217,15 +217,18 @@ class Segment:
 
         Always a record of this group, so that every complete segment names the same LSN.
         """
-        vdl = self.points.vdl
-        if self.scl <= vdl:
+        return max(self.applied, self.tail_at(self.points.vdl))
+
+    def tail_at(self, lsn: LSN) -> LSN:
+        """The last LSN of the chain at or below `lsn`, which is not below the floor."""
+        if self.scl <= lsn:
             return self.scl
-        at = bisect_right(self.frames, vdl, key=lambda f: f.first)
+        at = bisect_right(self.frames, lsn, key=lambda f: f.first)
         if not at:
-            return self.applied
+            return self.floor
         frame = self.frames[at - 1]
-        below = [min(last, vdl) for first, last, _ in frame.runs if first <= vdl]
-        return max(self.applied, below[-1] if below else min(frame.last, vdl))
+        below = [min(last, lsn) for first, last, _ in frame.runs if first <= lsn]
+        return max(self.floor, below[-1] if below else min(frame.last, lsn))
 
     def runs_above_vdl(self) -> list[Run]:
         """All records held above the known VDL, gap-free or not, in order."""
@@ -320,6 +323,10 @@ class Segment:
             if at < len(records) and records[at].lsn <= upto:
                 found.append(page)
         return sorted(found)
+
+    def changed_pages(self, upto: LSN) -> list[PageNo]:
+        """Pages with records at or below `upto` that are not collected yet, in order."""
+        return sorted(page for page, records in self.index.items() if records[0].lsn <= upto)
 
     def reached(self, point: LSN, pages: Sequence[PageNo]) -> None:
         """Coalescing is durable up to `point`, a new version stands for each of `pages`."""

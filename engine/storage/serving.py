@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from engine.errors import Corrupt
+from engine.errors import Corrupt, UnknownSegment
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Stream
 from engine.storage.reading import page_images
@@ -77,6 +77,8 @@ async def copy_pages(state: NodeState, request: pb.CopyPagesRequest, stream: Pag
             pages = range(first, min(first + step, end))
             images = await page_images(state, segment, pages, as_of)
             volume.check_same_epoch(request.epoch, node=state.name)
+            if segment.dropped:  # its versions may have gone under the read
+                raise UnknownSegment(f"{state.name} has dropped group {request.pg}")
             found = [
                 pb.PageImage(page=page, lsn=lsn, image=image)
                 for page, (lsn, image) in zip(pages, images, strict=True)

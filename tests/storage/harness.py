@@ -57,7 +57,8 @@ OPEN: dict[int, Node] = {}
 class Log:
     """What one writer of one volume produces, and the truth about every page."""
 
-    def __init__(self, seed: int = 1, *, epoch: int = 1) -> None:
+    def __init__(self, seed: int = 1, *, epoch: int = 1, volume: int = VOLUME) -> None:
+        self.volume = volume
         self.rng = random.Random(seed)
         self.epoch = epoch
         self.last = 0  # volume predecessor of the next record
@@ -66,6 +67,7 @@ class Log:
         self.pages: dict[int, bytes] = {}
         self.history: dict[int, list[tuple[int, bytes]]] = {}
         self.commits: list[int] = []
+        self.marks: dict[int, CommitMark] = {}
         self.pg_records: dict[int, list[int]] = {}
 
     def commit(self, pages: Sequence[int] = (0,), *, whole: bool = False) -> dict[int, bytes]:
@@ -94,9 +96,10 @@ class Log:
             self.pg_last[pg] = self.last = lsn
             self.next = lsn + 1
         self.commits.append(mark.lsn)
+        self.marks[mark.lsn] = mark
         return {
             pg: build_frame(
-                volume=VOLUME,
+                volume=self.volume,
                 pg=pg,
                 epoch=self.epoch,
                 prev_pg_lsn=records[0][1],
@@ -129,8 +132,22 @@ class Log:
 
     def truncated(self, vdl: int, epoch: int) -> Log:
         """The log of the writer of `epoch`, whose recovery kept everything up to `vdl`."""
-        log = Log(self.rng.randrange(1 << 30), epoch=epoch)
-        log.last, log.next = vdl, vdl + LAL + 1
+        log = self._kept(vdl, epoch=epoch, volume=self.volume)
+        log.next = vdl + LAL + 1
+        return log
+
+    def cloned(self, lsn: int, volume: int) -> Log:
+        """The log of a clone that forks from this one at `lsn`."""
+        return self._kept(lsn, epoch=1, volume=volume)
+
+    def mark(self, lsn: int) -> CommitMark:
+        """Of the commit that ends at `lsn`."""
+        return self.marks[lsn]
+
+    def _kept(self, vdl: int, *, epoch: int, volume: int) -> Log:
+        log = Log(self.rng.randrange(1 << 30), epoch=epoch, volume=volume)
+        log.last, log.next = vdl, vdl + 1
+        log.marks = {lsn: mark for lsn, mark in self.marks.items() if lsn <= vdl}
         for page, versions in self.history.items():
             kept = [v for v in versions if v[0] <= vdl]
             if kept:
@@ -169,8 +186,9 @@ class Pipe:
 class Writer:
     """An open Append stream to one node, its handler called directly."""
 
-    def __init__(self, node: Node, *, epoch: int = 1) -> None:
+    def __init__(self, node: Node, *, epoch: int = 1, volume: int = VOLUME) -> None:
         self.pipe = Pipe()
+        self.volume = volume
         self.epoch = epoch
         self.task = asyncio.create_task(node.node.handlers[APPEND](self.pipe))  # type: ignore[arg-type]
 
@@ -184,7 +202,7 @@ class Writer:
         heard: bool = False,
     ) -> None:
         request = pb.AppendRequest(
-            volume=VOLUME, epoch=self.epoch, vdl=vdl, pgmrpl=pgmrpl, heard=heard
+            volume=self.volume, epoch=self.epoch, vdl=vdl, pgmrpl=pgmrpl, heard=heard
         )
         if frames:
             request.pgs.add(pg=pg, membership_epoch=membership_epoch, frames=b"".join(frames))
@@ -261,8 +279,8 @@ class Node:
     def state(self) -> Any:
         return self.node.state
 
-    def segment(self, pg: int = 0) -> Any:
-        return self.node.state.segment(VOLUME, pg)
+    def segment(self, pg: int = 0, *, volume: int = VOLUME) -> Any:
+        return self.node.state.segment(volume, pg)
 
     async def call(self, method: Any, request: Any) -> Any:
         return await self.node.handlers[method](request)
@@ -275,6 +293,8 @@ class Node:
         members: Mapping[str, tuple[str, str]] | None = None,
         create: bool = True,
         incarnation: str | None = None,
+        volume: int = VOLUME,
+        fork: pb.Fork | None = None,
     ) -> pb.AssignSegmentsReply:
         """`members`: name -> (address, incarnation); by default six of which only this one exists."""
         own = incarnation or self.state.incarnation
@@ -290,13 +310,20 @@ class Node:
                     incarnation=own if name == self.name else other,
                 )
             request.segments.add(
-                volume=VOLUME, membership=membership, incarnation=own, create=create
+                volume=volume, membership=membership, incarnation=own, create=create, fork=fork
             )
         reply: pb.AssignSegmentsReply = await self.call(ASSIGN_SEGMENTS, request)
         return reply
 
-    async def fence(self, epoch: int) -> pb.FenceReply:
-        reply: pb.FenceReply = await self.call(FENCE, pb.FenceRequest(volume=VOLUME, epoch=epoch))
+    async def drop(self, *, pg: int = 0, volume: int = VOLUME) -> None:
+        """Its volume is deleted."""
+        request = pb.AssignSegmentsRequest()
+        gone = pb.PgMembership(pg=pg, epoch=99)
+        request.segments.add(volume=volume, membership=gone, drop=True)
+        assert not (await self.call(ASSIGN_SEGMENTS, request)).refused
+
+    async def fence(self, epoch: int, *, volume: int = VOLUME) -> pb.FenceReply:
+        reply: pb.FenceReply = await self.call(FENCE, pb.FenceRequest(volume=volume, epoch=epoch))
         return reply
 
     async def truncate(self, epoch: int, *ranges: tuple[int, int, int]) -> pb.TruncateReply:
@@ -311,19 +338,28 @@ class Node:
         ack = await self.append(epoch=epoch, heard=True)
         assert ack.refusal == pb.REFUSAL_NONE
 
-    async def append(self, *frames: bytes, epoch: int = 1, **points: int) -> pb.AppendAck:
+    async def append(
+        self, *frames: bytes, epoch: int = 1, volume: int = VOLUME, **points: int
+    ) -> pb.AppendAck:
         """Send frames on a stream of their own and return the last ack."""
-        writer = Writer(self, epoch=epoch)
+        writer = Writer(self, epoch=epoch, volume=volume)
         writer.send(*frames, **points)
         ack = await writer.ack()
         await writer.close()
         return ack
 
     async def read(
-        self, pages: Sequence[int], lsn: int, *, pg_lsn: int = 0, epoch: int = 1, pg: int = 0
+        self,
+        pages: Sequence[int],
+        lsn: int,
+        *,
+        pg_lsn: int = 0,
+        epoch: int = 1,
+        pg: int = 0,
+        volume: int = VOLUME,
     ) -> list[tuple[int, bytes]]:
         request = pb.ReadPagesRequest(
-            volume=VOLUME, epoch=epoch, pg=pg, pages=pages, read_lsn=lsn, pg_lsn=pg_lsn
+            volume=volume, epoch=epoch, pg=pg, pages=pages, read_lsn=lsn, pg_lsn=pg_lsn
         )
         reply = await self.call(READ_PAGES, request)
         return [(page.lsn, page.image) for page in reply.pages]
@@ -336,8 +372,9 @@ class Node:
         reply: pb.StorageStatusReply = await self.call(STORAGE_STATUS, pb.StorageStatusRequest())
         return reply
 
-    async def coalesce(self, pg: int = 0) -> int:
-        return await self.node.coalescer.coalesce(self.state.volume(VOLUME), self.segment(pg))
+    async def coalesce(self, pg: int = 0, *, volume: int = VOLUME) -> int:
+        segment = self.segment(pg, volume=volume)
+        return await self.node.coalescer.coalesce(self.state.volume(volume), segment)
 
     async def fetched(self, after: int = 0, upto: int = 0, *, epoch: int = 1) -> bytes:
         """All that FetchFrames gives."""
@@ -346,10 +383,10 @@ class Node:
         await self.node.handlers[FETCH_FRAMES](request, pipe)
         return b"".join(pipe.replies.get_nowait().frames for _ in range(pipe.replies.qsize()))
 
-    async def collect(self, *, vdl: int, pgmrpl: int = 0) -> None:
+    async def collect(self, *, vdl: int, pgmrpl: int = 0, volume: int = VOLUME) -> None:
         """Everything up to `vdl` becomes page versions, what no reader from `pgmrpl` on needs goes."""
-        self.state.volume(VOLUME).learn_points(vdl=vdl, pgmrpl=pgmrpl or vdl)
-        await self.coalesce()
+        self.state.volume(volume).learn_points(vdl=vdl, pgmrpl=pgmrpl or vdl)
+        await self.coalesce(volume=volume)
         await self.node.collector.collect()
 
     async def scrub(self) -> None:
@@ -362,18 +399,21 @@ class Node:
     def peer(self, name: str) -> Any:
         return self.state.peers(self.segment())[name]
 
-    def versions(self) -> list[tuple[int, int, int, bytes]]:
-        """(page, LSN, checksum, image) of all that the page store's file holds."""
+    def versions(self, volume: int = VOLUME) -> list[tuple[int, int, int, bytes]]:
+        """(page, LSN, checksum, image) of all that the page store's file holds of the volume."""
         with closing(sqlite3.connect(self.folder / "node.db")) as db:
             return db.execute(
-                "SELECT page, lsn, checksum, image FROM page_version ORDER BY page, lsn"
+                "SELECT page, lsn, checksum, image FROM page_version WHERE volume = ?"
+                " ORDER BY page, lsn",
+                (volume,),
             ).fetchall()
 
-    def write_version(self, page: int, lsn: int, image: bytes) -> None:
+    def write_version(self, page: int, lsn: int, image: bytes, *, volume: int = VOLUME) -> None:
         """Put `image` where the version is, as a bad disk would: the checksum stays."""
         with closing(sqlite3.connect(self.folder / "node.db")) as db, db:
             changed = db.execute(
-                "UPDATE page_version SET image = ? WHERE page = ? AND lsn = ?", (image, page, lsn)
+                "UPDATE page_version SET image = ? WHERE volume = ? AND page = ? AND lsn = ?",
+                (image, volume, page, lsn),
             )
             assert changed.rowcount == 1
 
@@ -436,15 +476,19 @@ class Group:
             self.nodes.append(node)
             server = await node.state.runtime.transport.serve("127.0.0.1:0", node.node.handlers)
             self.servers.append(server)
+        for node in self.nodes:
+            await node.assign(members=self.members)
+            await node.fence(1)
+        return self
+
+    @property
+    def members(self) -> dict[str, tuple[str, str]]:
+        """As `Node.assign` takes them: these nodes, and those of the six that are not there."""
         members = {
             node.name: (server.address, node.state.incarnation)
             for node, server in zip(self.nodes, self.servers, strict=True)
         }
-        members |= dict.fromkeys(MEMBERS[self.count :], ("127.0.0.1:1", "elsewhere"))
-        for node in self.nodes:
-            await node.assign(members=members)
-            await node.fence(1)
-        return self
+        return members | dict.fromkeys(MEMBERS[self.count :], ("127.0.0.1:1", "elsewhere"))
 
     async def append(self, *frames: bytes, **points: int) -> None:
         """To all nodes."""

@@ -405,7 +405,7 @@ class StorageStatusRequest(_message.Message):
     def __init__(self, brief: _Optional[bool] = ...) -> None: ...
 
 class SegmentStatus(_message.Message):
-    __slots__ = ("volume", "pg", "scl", "epoch", "applied", "hot_from", "pages", "pending_frames", "damaged", "membership_epoch", "incarnation")
+    __slots__ = ("volume", "pg", "scl", "epoch", "applied", "hot_from", "pages", "pending_frames", "damaged", "membership_epoch", "incarnation", "own_pages", "shared_pages")
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     PG_FIELD_NUMBER: _ClassVar[int]
     SCL_FIELD_NUMBER: _ClassVar[int]
@@ -417,6 +417,8 @@ class SegmentStatus(_message.Message):
     DAMAGED_FIELD_NUMBER: _ClassVar[int]
     MEMBERSHIP_EPOCH_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    OWN_PAGES_FIELD_NUMBER: _ClassVar[int]
+    SHARED_PAGES_FIELD_NUMBER: _ClassVar[int]
     volume: int
     pg: int
     scl: int
@@ -428,7 +430,9 @@ class SegmentStatus(_message.Message):
     damaged: bool
     membership_epoch: int
     incarnation: str
-    def __init__(self, volume: _Optional[int] = ..., pg: _Optional[int] = ..., scl: _Optional[int] = ..., epoch: _Optional[int] = ..., applied: _Optional[int] = ..., hot_from: _Optional[int] = ..., pages: _Optional[int] = ..., pending_frames: _Optional[int] = ..., damaged: _Optional[bool] = ..., membership_epoch: _Optional[int] = ..., incarnation: _Optional[str] = ...) -> None: ...
+    own_pages: int
+    shared_pages: int
+    def __init__(self, volume: _Optional[int] = ..., pg: _Optional[int] = ..., scl: _Optional[int] = ..., epoch: _Optional[int] = ..., applied: _Optional[int] = ..., hot_from: _Optional[int] = ..., pages: _Optional[int] = ..., pending_frames: _Optional[int] = ..., damaged: _Optional[bool] = ..., membership_epoch: _Optional[int] = ..., incarnation: _Optional[str] = ..., own_pages: _Optional[int] = ..., shared_pages: _Optional[int] = ...) -> None: ...
 
 class StorageStatusReply(_message.Message):
     __slots__ = ("node", "az", "pid", "state", "incarnation", "segments", "counters", "wal_bytes", "syncing_us")

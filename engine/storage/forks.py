@@ -1,0 +1,203 @@
+"""Clones: a segment that begins where another volume's stands, and copies nothing (copy-on-write).
+
+A volume C forks from a volume P at a commit F of P. On each node C's segment of a group begins at the
+group's tail T, its last LSN at or below F, with P's page versions on the same node for its own until it
+writes others: that is its *ancestry*, ((P, F), *P's own ancestry). From F on the two have nothing to do
+with one another: each has its own LSNs, epochs, members and log.
+
+Invariants
+- A forked segment reads exactly what P's read at F. So it is made only where P's segment is complete up
+  to T, has lost nothing, knows a VDL at or above F and with it every recovery that F came after (redo
+  that one of those annulled would lie below F, too), and has collected nothing that F needs.
+- The ancestry is what P's segment on *this* node has: another node's may have been copied from a peer
+  since and have none.
+- What of P's state at F is no page version yet becomes one before C's row is there: P is coalesced to
+  T exactly, or, where it has been coalesced past F, C gets versions of its own. So a clone pins nothing
+  of P's log, and its parent may be deleted the moment after.
+- The row and those versions are one transaction: after a crash the segment is absent or whole.
+- From then on `engine.storage.ancestry` says what is needed of P. Garbage collection asks it under the
+  same lock (`NodeState.rows`) under which the row is written; before that F is pinned.
+- A node that has no segment of P (it was wiped, or the group moved away) cannot inherit. There C's
+  begins empty and *damaged*: its silence denies nothing, and gossip copies the pages from C's others.
+- Who is to replace a member of C's group inherits nothing either, whatever it is told.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+from engine.errors import Corrupt, ProtocolError
+from engine.net.pb import storage_pb2 as pb
+from engine.steps import Step
+from engine.storage.ancestry import inherit
+from engine.storage.coalesce import Coalescer
+from engine.storage.creating import create_segment
+from engine.storage.pagestore import PageVersion, SegmentRow
+from engine.storage.reading import page_images
+from engine.storage.segment import Segment
+from engine.storage.state import NodeState, check_numbers
+from engine.storage.volume import Volume
+from engine.types import (
+    LSN,
+    MAX_ANCESTRY,
+    Ancestor,
+    CommitMark,
+    Membership,
+    SegmentId,
+    VolumeId,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Where a clone's group begins: at `tail`, the group's last LSN at or below `commit` of `parent`."""
+
+    parent: VolumeId
+    commit: CommitMark
+    tail: LSN
+
+
+def fork_from_pb(message: pb.Fork) -> Fork:
+    """Raises ProtocolError. What it says of further ancestors is each node's own business."""
+    if not message.ancestry:
+        raise ProtocolError("a fork without a parent")
+    parent, commit = message.ancestry[0], message.commit
+    numbers = {"parent": parent.volume, "LSN": commit.lsn, "time": commit.time_us}
+    check_numbers("fork", {**numbers, "pages": commit.pages})
+    if parent.lsn != commit.lsn or message.tail > commit.lsn:
+        raise ProtocolError(f"a fork at {commit.lsn} of {parent.lsn} with the tail {message.tail}")
+    mark = CommitMark(commit.lsn, commit.time_us, commit.pages)
+    return Fork(parent.volume, mark, message.tail)
+
+
+async def fork_point(state: NodeState, request: pb.ForkPointRequest) -> pb.ForkPointReply:
+    """What this node could contribute to a clone at that LSN; nothing of a volume that it does not keep."""
+    check_numbers("fork point", {"volume": request.volume, "LSN": request.lsn})
+    reply = pb.ForkPointReply(node=state.name)
+    volume = state.volumes.get(request.volume)
+    for segment in volume.segments.values() if volume is not None else ():
+        assert volume is not None
+        vdl = segment.points.vdl
+        known = min(request.lsn, vdl)
+        reply.groups.add(
+            pg=segment.pg,
+            tail=min(segment.tail_at(known), known),
+            whole=volume.settled and not segment.row.damaged and vdl >= request.lsn,
+            floor=segment.floor,
+            ancestry=[pb.Ancestor(volume=a.volume, lsn=a.lsn) for a in segment.row.ancestry],
+        )
+    return reply
+
+
+async def create_fork(
+    state: NodeState,
+    coalescer: Coalescer,
+    volume_id: VolumeId,
+    membership: Membership,
+    fork: Fork,
+) -> bool:
+    """Make a clone's segment, durably; False if this node cannot, yet or any more: the log says why.
+
+    Raises DiskFull, ProtocolError for a volume that is to be its own parent.
+    """
+    if fork.parent == volume_id:
+        raise ProtocolError(f"volume {volume_id} cannot be its own clone")
+    row = SegmentRow(
+        SegmentId(volume_id, membership.pg),
+        state.incarnation,
+        membership,
+        known_vdl=fork.commit.lsn,
+        commit=fork.commit,
+    )
+    parents = state.volumes.get(fork.parent)
+    parent = parents.segments.get(membership.pg) if parents is not None else None
+    if parents is None or parent is None:
+        log.warning("group %d of volume %d has no parent here", row.id.pg, volume_id)
+        row = replace(row, damaged=True)
+        return not await create_segment(state, row, step=Step.FORK)
+    reason = await _inheriting(state, coalescer, parents, parent, row, fork)
+    if reason:
+        log.info("group %d of volume %d: no clone here: %s", parent.pg, parents.id, reason)
+    return not reason
+
+
+async def _inheriting(
+    state: NodeState,
+    coalescer: Coalescer,
+    parents: Volume,
+    parent: Segment,
+    row: SegmentRow,
+    fork: Fork,
+) -> str:
+    """Make the segment over its parent's; why not, if not."""
+
+    def why_not() -> str:
+        return _why_not(parents, parent, fork)
+
+    if reason := why_not():
+        return reason
+    row = replace(
+        row,
+        applied=fork.tail,
+        scl=fork.tail,
+        floor=fork.tail,
+        ancestry=(Ancestor(parents.id, fork.commit.lsn), *parent.row.ancestry),
+    )
+    with state.pinned(parent, fork.commit.lsn):
+        try:
+            if parent.applied < fork.tail:
+                await coalescer.coalesce(parents, parent, limit=fork.tail)
+            versions = await _not_shared(state, parent, row.id, fork)
+        except Corrupt as error:
+            return str(error)
+        return await create_segment(state, row, step=Step.FORK, versions=versions, why_not=why_not)
+
+
+def _why_not(parents: Volume, parent: Segment, fork: Fork) -> str:
+    """Why a clone cannot begin at this segment now; "" if it can."""
+    lsn = fork.commit.lsn
+    if parent.dropped:
+        return "the segment is being dropped"
+    if not parents.settled:
+        return "a recovery is under way"
+    if parent.row.damaged:
+        return "the segment has lost something and is being repaired"
+    if parent.points.vdl < lsn:
+        return f"it is known to be durable up to {parent.points.vdl} only, not to {lsn}"
+    if parent.scl < fork.tail:
+        return f"complete up to {parent.scl} only, not to {fork.tail}"
+    if parent.floor > lsn:
+        return f"nothing below {parent.floor} is kept any more, and {lsn} is"
+    if parent.tail_at(lsn) != fork.tail:
+        return f"its last record up to {lsn} is {parent.tail_at(lsn)}, not {fork.tail}"
+    if len(parent.row.ancestry) >= MAX_ANCESTRY:
+        return f"it has {len(parent.row.ancestry)} ancestors already"
+    return ""
+
+
+async def _not_shared(
+    state: NodeState, parent: Segment, own: SegmentId, fork: Fork
+) -> list[PageVersion]:
+    """The clone's own versions of what its parent was at the fork and has no page version of."""
+    if parent.applied == fork.tail:
+        return []  # every page has a version as of it
+    lsn = fork.commit.lsn
+    pages = parent.changed_pages(lsn)
+    step = state.config.coalesce_pages_per_batch
+    versions: list[PageVersion] = []
+    for start in range(0, len(pages), step):
+        some = pages[start : start + step]
+        newest = {page: r[-1].lsn for page in some if (r := parent.records_upto(page, lsn))}
+        there = await state.store.newest(parent.row.id, some, lsn)
+        await inherit(state, parent, there, some, lsn)
+        lacking = [p for p in newest if p not in there or there[p].lsn < newest[p]]
+        images = await page_images(state, parent, lacking, lsn)
+        versions += [
+            PageVersion.make(own.volume, page, at, image)
+            for page, (at, image) in zip(lacking, images, strict=True)
+            if at
+        ]
+    return versions
