@@ -345,8 +345,8 @@ class Catalog(ForkTable):
             return True
 
     async def advance_epoch_at_rest(self, cluster: ClusterRow, *, time_us: int) -> bool:
-        """Give this control plane `cluster.epoch` + 1, to see what is in the volume of a stopped cluster; if
-        it still is stopped, and its epoch the same."""
+        """Give this control plane `cluster.epoch` + 1, to see what is in the volume of a stopped cluster;
+        if it still is stopped, and its epoch the same."""
         async with self._transaction() as db:
             done = await db.execute(
                 "UPDATE volumes SET epoch = epoch + 1 WHERE volume = ? AND epoch = ?"

@@ -1,15 +1,15 @@
 """Making a clone's volume while its source goes on, or rests.
 
-1. Choose the commit: the newest durable one. A writer holds its read point meanwhile, so that no storage node
-   lets go of it. The volume of a stopped cluster is recovered for it, as its next writer would do: what was
-   acknowledged last may be known to no node as durable.
+1. Choose the commit: the newest durable one. A writer holds its read point meanwhile, so that no storage
+   node lets go of it. The volume of a stopped cluster is recovered for it, as its next writer would do:
+   what was acknowledged last may be known to no node as durable.
 2. Ask storage nodes where each group begins then (`forkpoint`).
 3. Write that down (`forktable`), and have every segment created over what its node keeps of the source.
 4. Once a write quorum of every group has its segment, the volume is made.
 
-A call that is cut short leaves a clone that is not planned, planned, or made, and the next call goes on from
-there. Segments that could not be created as a clone's by then are created empty, like those of any new group
-that came late, and fill themselves from their peers.
+A call that is cut short leaves a clone that is not planned, planned, or made, and the next call goes on
+from there. Segments that could not be created as a clone's by then are created empty, like those of any
+new group that came late, and fill themselves from their peers.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Where each group of a clone begins, from what storage nodes say of its parent. Pure.
 
-Everything at or below the fork is durable, so each record of it is on four of a group's six, and of any three
-that have lost nothing and know it as durable one has the group's last record there: the highest `tail` that
-they name is it. Nothing that a recovery annulled is among it, for a node that knows a VDL knows what the
-recovery before it annulled (`engine.storage.volume`).
+Everything at or below the fork is durable, so each record of it is on four of a group's six. Of any three
+that have lost nothing and know it as durable, one has the group's last record there: the highest `tail`
+that they name is it. Nothing that a recovery annulled is among it, for a node that knows a VDL knows what
+the recovery before it annulled (`engine.storage.volume`).
 """
 
 from __future__ import annotations

@@ -21,16 +21,13 @@ from typing import TYPE_CHECKING, Any
 from cluster.control.rows import Fork, ForkRow, VolumeRow
 from cluster.control.transactions import bump, event, one_or_none, row, tombstone
 from cluster.local.layout import ForkSpec
-from engine.types import LSN, CommitMark, PgNo, SegmentId, VolumeId
+from engine.types import LSN, MAX_ANCESTRY, CommitMark, PgNo, SegmentId, VolumeId
 
 if TYPE_CHECKING:
     import aiosqlite
 
 CLONES_MAX = 15
 """Clones of one volume that share its pages, as in Aurora."""
-
-ANCESTRY_MAX = 16
-"""A read may have to look at so many ancestors."""
 
 FORK_COLUMNS = "f.volume, f.parent, f.source, f.copy, f.made, f.lsn, f.time_us, f.pages"
 
@@ -183,7 +180,7 @@ async def _why_copy(db: aiosqlite.Connection, parent: VolumeId, source: str) -> 
     (depth,) = await row(
         db, "SELECT coalesce(max(place) + 1, 0) FROM ancestors WHERE volume = ?", parent
     )
-    if depth >= ANCESTRY_MAX:
+    if depth >= MAX_ANCESTRY:
         return f"{source} has pages of {depth} other volumes already, as many as may be"
     return ""
 

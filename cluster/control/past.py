@@ -1,6 +1,6 @@
-"""Which commit of a volume was the last one at an LSN or a time, from the logs that storage nodes still have.
+"""Which commit of a volume was the last one at an LSN or a time, by the log that storage nodes still have.
 
-The log is walked backwards from the newest commit, by the back-links that each record has, so nothing can be
+It is walked backwards from the newest commit, by the back-links that each record has, so nothing can be
 passed over: what is missing on the way is noticed.
 """
 
@@ -45,8 +45,8 @@ def walk_back(
 ) -> CommitMark:
     """The last commit in the log's order that `moment` admits, at or above `earliest`.
 
-    `records`: all of the log from there to `newest`, in any order. Raises ConfigError, naming the window, if
-    that commit lies before it, Unavailable if the log has a gap.
+    `records`: all of the log from there to `newest`, in any order. Raises ConfigError, naming the window,
+    if that commit lies before it, Unavailable if the log has a gap.
     """
     known = {record.lsn: record for record in records}
     first, at = newest, newest.lsn

@@ -1,9 +1,9 @@
 """A cluster that begins as a clone of another one.
 
-As in `cluster.local.clusters` the layout says first what is wanted: a cluster that is *being cloned*, and of
-what. Then the control plane makes its volume (`cluster.control.forking`), and only then it gets processes, as
-any cluster that is *being created*. A caller that is killed anywhere leaves one of these, which the same call
-takes to its end, and which `delete_cluster` removes.
+As in `cluster.local.clusters` the layout says first what is wanted: a cluster that is *being cloned*, and
+of what. Then the control plane makes its volume (`cluster.control.forking`), and only then it gets
+processes, as any cluster that is *being created*. A caller that is killed anywhere leaves one of these,
+which the same call takes to its end, and which `delete_cluster` removes.
 
 Where pages cannot be shared the caller has to bring a full copy (`FullCopy`) into the new cluster.
 """
@@ -35,7 +35,7 @@ from cluster.local.layout import (
     Layout,
 )
 from cluster.local.ready import READY_S, Readiness, wait_for_sql
-from engine.errors import ConfigError, SextetError, Unavailable
+from engine.errors import SextetError, Unavailable
 from engine.net.grpc_transport import GrpcTransport
 from engine.net.methods import FORK_VOLUME
 from engine.net.pb import control_pb2 as pb

@@ -68,8 +68,10 @@ def with_new_cluster(
     max_storage_bytes: int = DEFAULT_MAX_STORAGE,
     fork: ForkSpec | None = None,
 ) -> Layout:
-    """With one more cluster, which is being created, or cloned if `fork` says of what: endpoints on `port` and the next one, or else on the
-    first free pair above all endpoints; its instances on free ports above everybody's.
+    """With one more cluster, which is being created, or cloned if `fork` says of what.
+
+    Its endpoints are on `port` and the next one, or else on the first free pair above all endpoints; its
+    instances on free ports above everybody's.
 
     Raises ConfigError if the name, the number of readers or the port cannot be.
     """

@@ -202,8 +202,8 @@ class Layout:
             source = cluster.fork.source
             if source not in there:
                 raise ConfigError(
-                    f"{cluster.name} is being cloned from {source}; finish that with `sextet clone {source} "
-                    f"{cluster.name}`, or `sextet cluster delete {cluster.name}`"
+                    f"{cluster.name} is being cloned from {source}; finish that with `sextet clone "
+                    f"{source} {cluster.name}`, or `sextet cluster delete {cluster.name}`"
                 )
 
     def _instance_names(self) -> list[str]:
