@@ -90,8 +90,7 @@ class ForkTable:
         """Have `fork`'s volume begin after `commit` of its parent, with these groups: `tails` are the last
         LSNs there at or below it. Each is kept by those who keep the parent's.
 
-        False, and nothing is changed, if it is planned already or one of the two volumes is deleted. The
-        volume begins with epoch 1: its first writer is not the first to write what is in it.
+        False, and nothing is changed, if it is planned already or one of the two volumes is deleted.
         """
         assert commit.lsn, "without a commit there is nothing to share"
         async with self._transaction() as db:
@@ -103,7 +102,6 @@ class ForkTable:
             )
             for pg, tail in sorted(tails.items()):
                 await _add_fork_group(db, fork, pg, tail, commit.lsn)
-            await db.execute("UPDATE volumes SET epoch = 1 WHERE volume = ?", (fork.volume,))
             await bump(db)
             return True
 

@@ -48,19 +48,18 @@ def walk_back(
     `records`: all of the log from there to `newest`, in any order. Raises ConfigError, naming the window,
     if that commit lies before it, Unavailable if the log has a gap.
     """
+    if moment.admits(newest):
+        return newest
     known = {record.lsn: record for record in records}
     first, at = newest, newest.lsn
     while True:
-        record = known.get(at)
-        if at == newest.lsn and moment.admits(newest):
-            return newest
-        if at < earliest:
+        if at < max(1, earliest):
             raise ConfigError(
-                "storage nodes still have the commits from "
-                f"LSN {first.lsn} ({shown(first.time_us)}) to LSN {newest.lsn} ({shown(newest.time_us)}), "
-                "and none of them is the last one at that moment; what is older only an archive has, see "
-                "`sextet restore`"
+                f"storage nodes still have the states from LSN {first.lsn} ({shown(first.time_us)}) on, the "
+                f"newest is LSN {newest.lsn} ({shown(newest.time_us)}); what is older only an archive has, "
+                "see `sextet restore`"
             )
+        record = known.get(at)
         if record is None:
             raise Unavailable(f"the log at LSN {at} cannot be had from storage nodes now")
         if record.commit is not None:
