@@ -216,7 +216,8 @@ class _Opening:
         except RecoveryBlocked:
             steps.mark(Mark.RECOVERY_BLOCKED)
             raise
-        # Epoch 1 is the volume's first: nobody wrote before, so there is nothing to annul.
+        # Epoch 1 is the volume's first: nobody wrote before, so there is nothing to annul. A clone
+        # has a VDL all the same: where it forked.
         fresh = self.epoch == 1
         truncations = plan.truncations
         if not fresh:
@@ -235,7 +236,7 @@ class _Opening:
             max_pages=self.max_pages,
             memberships=self.memberships,
             vdl=plan.vdl,
-            next_lsn=1 if fresh else truncations[-1].high + 1,
+            next_lsn=plan.vdl.lsn + 1 if fresh else truncations[-1].high + 1,
             tails={pg: group.tail for pg, group in plan.groups.items()},
             scls=tuple((pg, node, scl) for (pg, node), scl in sorted(self.scl.items())),
             truncations=truncations,
