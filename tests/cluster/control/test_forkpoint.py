@@ -50,11 +50,11 @@ def test_three_of_either_six_are_enough_while_a_member_is_replaced() -> None:
 
 
 def test_what_a_write_quorum_has_let_go_of_is_gone() -> None:
-    floors = dict(A=whole(90, 70), B=whole(90, 75), C=whole(90, 72))
+    floors = {"A": whole(90, 70), "B": whole(90, 75), "C": whole(90, 72)}
     assert fork_point([SIX], said(**floors)).earliest == 70, "three others may keep it"
-    floors |= dict(D=whole(90, 10), E=whole(90, 20), F=whole(90, 30))
+    floors |= {"D": whole(90, 10), "E": whole(90, 20), "F": whole(90, 30)}
     assert fork_point([SIX], said(**floors)).earliest == 70
-    assert fork_point([SIX], said(**floors | dict(A=whole(90, 10)))).earliest == 30
+    assert fork_point([SIX], said(**floors | {"A": whole(90, 10)})).earliest == 30
 
 
 def test_the_group_that_has_let_go_of_most_counts() -> None:
