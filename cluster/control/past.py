@@ -56,8 +56,8 @@ def walk_back(
         if at < max(1, earliest):
             raise ConfigError(
                 f"storage nodes still have the states from LSN {first.lsn} ({shown(first.time_us)}) on, "
-                f"the newest is LSN {newest.lsn} ({shown(newest.time_us)}); what is older only an archive has, "
-                "see `sextet restore`"
+                f"the newest is LSN {newest.lsn} ({shown(newest.time_us)}); what is older only an archive "
+                "has, see `sextet restore`"
             )
         record = known.get(at)
         if record is None:

@@ -255,7 +255,8 @@ def test_the_sixteenth_clone_is_a_full_copy(new_cluster: Callable[..., LocalClus
     assert shown["clone_of"]["full_copy"]
     assert shown["shared_pages"] == 0
 
-    delete_cluster(cluster.folder, "clone-3")
+    for gone in ("clone-3", "clone-4"):
+        delete_cluster(cluster.folder, gone)
     said = cluster.sextet("clone", "main", "shares", "--readers", 0).stdout
     assert "cluster shares is a clone of main" in said
 
