@@ -123,6 +123,9 @@ STEPS: Mapping[str, frozenset[Step]] = {
 }
 """Which kind of process takes a step; endpoints take none."""
 
+UNSIMULATED = frozenset({Step.FORK})
+"""Steps that no simulated cluster takes, as it makes no clones. tests/properties/test_clones.py does."""
+
 ROLES = ("writer", "replica", "control", "all")
 """Targets that are looked up when the fault begins, besides names of nodes and zones."""
 

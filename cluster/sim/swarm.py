@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.control.repairing import RepairConfig
-from cluster.faults.catalogue import Fault, Kind
+from cluster.faults.catalogue import UNSIMULATED, Fault, Kind
 from cluster.local.layout import AZS
 from cluster.sim.plots import plots
 from cluster.sim.run import Plan
@@ -144,7 +144,7 @@ class _Draw:
 
     def at_step(self) -> Fault:
         """A crash, a pause or a failure right before or after something matters."""
-        step = self.rng.choice(tuple(Step))
+        step = self.rng.choice([step for step in Step if step not in UNSIMULATED])
         kind = self.rng.choice(AT_STEP)
         return Fault(
             kind,

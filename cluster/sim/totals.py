@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.faults.catalogue import Kind
+from cluster.faults.catalogue import UNSIMULATED, Kind
 from cluster.sim.expect import label
 from cluster.sim.jobs import Outcome
 from engine.steps import Mark, Step
@@ -67,11 +67,11 @@ class Totals:
         return [(name, self.fired[name], self.effective[name]) for name in ordered]
 
     def not_reached(self) -> tuple[list[str], list[str]]:
-        """Marks and steps that no run reached."""
+        """Marks and steps that no run reached, of those that one can reach."""
         taken = {step for when, step in self.steps if when == "after"}
         return (
             [label(mark) for mark in Mark if not self.marks[mark]],
-            [step.value for step in Step if step not in taken],
+            [step.value for step in Step if step not in taken | UNSIMULATED],
         )
 
     def incomplete(self, effects: int) -> list[str]:

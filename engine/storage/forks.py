@@ -17,17 +17,21 @@ Invariants
 - The row and those versions are one transaction: after a crash the segment is absent or whole.
 - From then on `engine.storage.ancestry` says what is needed of P. Garbage collection asks it under the
   same lock (`NodeState.rows`) under which the row is written; before that F is pinned.
-- A node that has no segment of P (it was wiped, or the group moved away) cannot inherit. There C's
-  begins empty and *damaged*: its silence denies nothing, and gossip copies the pages from C's others.
+- A node that has no segment of P (wiped, moved, P is deleted) or has collected what F needs (it was away
+  while the clone was made) cannot inherit, now or later. There C's begins empty and *damaged*: its
+  silence denies nothing, and gossip copies the pages from C's others. But only once a write quorum of
+  others have it whole: so whoever is told that four nodes have made it knows that four have all of it.
 - Who is to replace a member of C's group inherits nothing either, whatever it is told.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass, replace
 
-from engine.errors import Corrupt, ProtocolError
+from engine.errors import Corrupt, ProtocolError, SextetError
+from engine.net.methods import GOSSIP
 from engine.net.pb import storage_pb2 as pb
 from engine.steps import Step
 from engine.storage.ancestry import inherit
@@ -43,12 +47,17 @@ from engine.types import (
     MAX_ANCESTRY,
     Ancestor,
     CommitMark,
+    Member,
     Membership,
     SegmentId,
     VolumeId,
 )
+from engine.volume.quorum import write_quorum
 
 log = logging.getLogger(__name__)
+
+_ASKED_S = 1.0
+"""How long other members are waited for when they are asked whether they have a segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +124,45 @@ async def create_fork(
     parents = state.volumes.get(fork.parent)
     parent = parents.segments.get(membership.pg) if parents is not None else None
     if parents is None or parent is None:
-        log.warning("group %d of volume %d has no parent here", row.id.pg, volume_id)
-        row = replace(row, damaged=True)
-        return not await create_segment(state, row, step=Step.FORK)
-    reason = await _inheriting(state, coalescer, parents, parent, row, fork)
+        reason = await _copied(state, row, "its parent is not here")
+    elif parent.floor > fork.commit.lsn:
+        reason = await _copied(state, row, f"nothing below {parent.floor} is kept any more")
+    else:
+        reason = await _inheriting(state, coalescer, parents, parent, row, fork)
     if reason:
-        log.info("group %d of volume %d: no clone here: %s", parent.pg, parents.id, reason)
+        log.info("no clone of volume %d, group %d here: %s", fork.parent, row.id.pg, reason)
     return not reason
+
+
+async def _copied(state: NodeState, row: SegmentRow, cause: str) -> str:
+    """Make the segment empty, to be filled by others; why not, if not."""
+    if not write_quorum(row.membership).satisfied(await _who_has_it(state, row)):
+        return f"{cause}, and no write quorum of others has the clone whole"
+    log.warning("group %d of volume %d is copied from others: %s", row.id.pg, row.id.volume, cause)
+    return await create_segment(state, replace(row, damaged=True), step=Step.FORK)
+
+
+async def _who_has_it(state: NodeState, row: SegmentRow) -> list[str]:
+    """Members that have the segment and miss nothing of it, of those that answer soon."""
+    key = row.id
+    request = pb.GossipRequest(
+        node=state.name, segments=[pb.GossipSegment(volume=key.volume, pg=key.pg)]
+    )
+
+    async def has_it(member: Member) -> bool:
+        try:
+            channel = state.channels.to(member.address)
+            reply = await channel.call(GOSSIP, request, timeout=_ASKED_S)
+        except SextetError:
+            return False
+        return any(
+            (said.volume, said.pg) == (key.volume, key.pg) and not said.damaged
+            for said in reply.segments
+        )
+
+    others = [m for m in row.membership.voters if m.node != state.name]
+    answers = await asyncio.gather(*(has_it(member) for member in others))
+    return [member.node for member, has in zip(others, answers, strict=True) if has]
 
 
 async def _inheriting(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from engine.errors import Corrupt, FormatError, SextetError, SnapshotTooOld
 from engine.log.frame import FrameHeader, check_body, read_header, split_frames
@@ -36,13 +37,23 @@ async def repair_version(
     """A good version in place of a rotten one, for a reader of `segment` at `limit`.
 
     `owner` is whose version it is, where a clone inherits it: the clone's peers can tell, since to them
-    it is the page that the clone has there.
+    it is the page that the clone has there. So can the peers of whoever else reads it here.
 
     Raises Corrupt naming page and LSN if no peer has one that serves this reader, DiskFull.
     """
     state.runtime.steps.mark(Mark.ROT_FOUND)
     state.counters["scrub_found"] += 1
-    return await _repaired(state, segment, rotten, owner or segment.row.id, limit)
+    owner = owner or segment.row.id
+    try:
+        return await _repaired(state, segment, rotten, owner, limit)
+    except Corrupt:
+        for other in _readers(state, owner, rotten):
+            with suppress(Corrupt):
+                if other is not segment:
+                    good = await _repaired(state, other, rotten, owner, NUMBER_LIMIT)
+                    if good.lsn <= rotten.lsn:
+                        return good
+        raise
 
 
 async def repair_somehow(state: NodeState, owner: SegmentId, rotten: PageVersion) -> None:
@@ -50,9 +61,7 @@ async def repair_somehow(state: NodeState, owner: SegmentId, rotten: PageVersion
 
     Nothing if nobody does. Raises Corrupt if none of them can get it, DiskFull.
     """
-    volume = state.volumes.get(owner.volume)
-    own = volume.segments.get(owner.pg) if volume is not None else None
-    readers = [*([own] if own is not None else []), *heirs_of(state, owner, rotten.lsn)]
+    readers = _readers(state, owner, rotten)
     through = [reader for reader in readers if await reads(state, reader, owner, rotten)]
     if not through:
         return
@@ -69,6 +78,13 @@ async def repair_somehow(state: NodeState, owner: SegmentId, rotten: PageVersion
             return  # it stands where the rotten one did, for everybody
     if failed is not None:
         raise failed
+
+
+def _readers(state: NodeState, owner: SegmentId, rotten: PageVersion) -> list[Segment]:
+    """The version's own segment, if it is still there, and the clones' segments that may read it."""
+    volume = state.volumes.get(owner.volume)
+    own = volume.segments.get(owner.pg) if volume is not None else None
+    return [*([own] if own is not None else []), *heirs_of(state, owner, rotten.lsn)]
 
 
 async def _repaired(

@@ -14,11 +14,12 @@ from cluster.sim.disk import DiskImage
 from cluster.sim.pagestore import SimPageStore
 from engine.errors import ConfigError
 from engine.faults.store import FaultyPageStore
-from engine.storage.pagestore import PageStore, PageVersion, SegmentRow
+from engine.storage.pagestore import PageStore, PageVersion, SegmentRow, Trim
 from engine.storage.pagestore_memory import MemoryPageStore
 from engine.storage.pagestore_sqlite import SqlitePageStore
 from engine.types import (
     PAGE_SIZE,
+    Ancestor,
     CommitMark,
     Member,
     Membership,
@@ -198,6 +199,65 @@ async def test_what_is_superseded_at_the_floor_goes(world: World, pages: list[in
     assert left == [v for v in versions if v.lsn >= 5] + [version(2600, 2), version(2600, 3)]
 
 
+async def test_an_ancestry_is_kept(world: World) -> None:
+    forked = row(KEY, ancestry=(Ancestor(9, 70), Ancestor(2, 1 << 40)))
+    await world.store.put_segments([forked, row(OTHER)])
+    store = await world.restart()
+    assert await store.segments() == [forked, row(OTHER)]
+
+
+def lsns(found: list[tuple[SegmentId, PageVersion]]) -> list[tuple[int, int]]:
+    return [(v.page, v.lsn) for _, v in found]
+
+
+@pytest.mark.parametrize("pages", [None, [0, 1, 9]])
+async def test_what_is_superseded_and_to_be_kept_stays(
+    world: World, pages: list[int] | None
+) -> None:
+    versions = [version(0, lsn) for lsn in (2, 4, 6, 8)] + [version(1, lsn) for lsn in (1, 7)]
+    await world.store.put_versions(KEY, versions)
+    assert await world.store.drop_superseded(row(floor=7), 7, pages, keep=[0, 1, 2, 5, 6]) == 0
+    assert lsns(await world.store.scan((0, -1, 0), 99)) == [(v.page, v.lsn) for v in versions]
+    assert await world.store.drop_superseded(row(floor=8), 8, pages, keep=[5]) == 2
+    store = await world.restart()
+    assert lsns(await store.scan((0, -1, 0), 99)) == [(0, 4), (0, 8), (1, 1), (1, 7)]
+    assert await store.drop_superseded(row(floor=8), 8, pages) == 2
+    assert lsns(await store.scan((0, -1, 0), 99)) == [(0, 8), (1, 7)]
+
+
+async def test_of_a_dropped_segment_what_is_to_be_kept_stays(world: World) -> None:
+    await world.store.put_segments([row(KEY), row(OTHER)])
+    await world.store.put_versions(KEY, [version(p, lsn) for p in (0, 1) for lsn in (2, 4, 6)])
+    await world.store.put_versions(KEY, [version(2, 5)])
+    await world.store.put_versions(OTHER, [version(2600, lsn) for lsn in (2, 3, 9)])
+    trims = [Trim(OTHER, (2, 3), above=3), Trim(SegmentId(77, 0), ())]
+    await world.store.drop_segment(KEY, keep=[3, 4], trims=trims)
+    store = await world.restart()
+    assert await store.segments() == [row(OTHER)]
+    assert lsns(await store.scan((0, -1, 0), 99)) == [
+        *((0, 2), (0, 4), (1, 2), (1, 4)),
+        *((2600, 2), (2600, 3), (2600, 9)),
+    ]
+    await store.drop_segment(OTHER, keep=[9], trims=[Trim(KEY, (9,))])
+    assert lsns(await store.scan((0, -1, 0), 99)) == [(0, 4), (1, 4), (2600, 9)]
+    await store.drop_segment(OTHER, trims=[Trim(KEY, ())])
+    assert await store.counts() == {}
+
+
+async def test_pages_are_counted_by_whose_they_are(world: World) -> None:
+    parent, grand = SegmentId(8, 0), SegmentId(9, 0)
+    clone = row(KEY, ancestry=(Ancestor(8, 5), Ancestor(9, 7)))
+    await world.store.put_versions(KEY, [version(0, 3), version(0, 8)])
+    await world.store.put_versions(OTHER, [version(2600, 1)])
+    await world.store.put_versions(parent, [version(0, 2), version(1, 2), version(1, 5)])
+    await world.store.put_versions(parent, [version(2, 6)])
+    await world.store.put_versions(grand, [version(1, 1), version(3, 5), version(4, 6)])
+    store = await world.restart()
+    assert await store.own_pages() == {KEY: 1, OTHER: 1, parent: 3, grand: 3}
+    assert await store.shared_pages(clone) == 2, "1 of the parent, 3 of the one before"
+    assert await store.shared_pages(row(KEY)) == 0
+
+
 async def test_a_scan_goes_through_everything_in_steps(world: World) -> None:
     versions = [version(p, lsn) for p in (0, 1, 5) for lsn in (2, 9)]
     await world.store.put_versions(KEY, versions)
@@ -266,6 +326,11 @@ def _random_call(rng: random.Random) -> Callable[[PageStore], object]:
         lambda s: s.newest(key, pages, lsn),
         lambda s: s.replace_version(key, pages[0], lsn, version(pages[0], lsn + 1)),
         lambda s: s.drop_superseded(row(key, floor=lsn), lsn, rng.choice([None, pages])),
+        lambda s: s.drop_superseded(row(key, floor=lsn), lsn, None, keep=[lsn - 9, lsn - 3]),
+        lambda s: s.drop_segment(key, keep=rng.choice([[], [lsn], [lsn - 5, lsn + 5]])),
+        lambda s: s.drop_segment(SegmentId(7, 7), trims=[Trim(key, (lsn - 9, lsn), above=lsn)]),
+        lambda s: s.own_pages(),
+        lambda s: s.shared_pages(row(SegmentId(7, key.pg), ancestry=(Ancestor(VOLUME, lsn),))),
         lambda s: s.put_segments([row(key)], {VOLUME: [Truncation(2, lsn, lsn + 5)]}),
         lambda s: s.scan((VOLUME, pages[0], lsn), 5),
         lambda s: s.segments(),
