@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from cluster.control.catalog import Catalog
 from cluster.control.rows import Assignment
@@ -19,7 +21,7 @@ from engine.net.pb import storage_pb2 as pb
 from engine.ports import Runtime
 from engine.steps import Step
 from engine.tasks import Background, backoff
-from engine.types import Membership, NodeId, VolumeId
+from engine.types import Membership, NodeId, PgNo, VolumeId
 from engine.volume.channels import Channels
 from engine.volume.fencing import membership_to_pb
 from engine.volume.quorum import write_quorum
@@ -37,6 +39,13 @@ RETRY_FIRST_S, RETRY_LIMIT_S = 0.2, 5.0
 
 SEGMENTS_PER_CALL = 32
 """A node creates them one after another, each durably, before it answers."""
+
+FORK_REFUSALS = 5
+"""So often a node may say that it cannot make a clone's segment over another one, which may become
+possible: what it lacks may be on its way. Then it is to make an empty one, which its peers fill."""
+
+
+Segments = Collection[tuple[VolumeId, PgNo]]
 
 
 def assignment_to_pb(assignment: Assignment) -> pb.SegmentAssignment:
@@ -69,6 +78,8 @@ class Assigner:
         self._channels = channels
         self._background = background
         self._wake = asyncio.Event()
+        self._refusals: Counter[tuple[NodeId, VolumeId, PgNo]] = Counter()
+        """Of clones that are made; each only until the node has its segment."""
 
     def wake(self) -> None:
         """Somebody registered, or a group is new: look for unconfirmed segments now."""
@@ -133,10 +144,29 @@ class Assigner:
 
     async def _ask(self, node: NodeId) -> None:
         """Have one node create what it has not confirmed; failures are left to the next time."""
-        wanted = [a for a in await self._catalog.assignments(node) if a.create]
+        wanted = [
+            self._as_possible(node, a) for a in await self._catalog.assignments(node) if a.create
+        ]
+        if not wanted:
+            for key in [key for key in self._refusals if key[0] == node]:
+                del self._refusals[key]
         for start in range(0, len(wanted), SEGMENTS_PER_CALL):
             if not await self._ask_for(node, wanted[start : start + SEGMENTS_PER_CALL]):
                 return
+
+    def _as_possible(self, node: NodeId, wanted: Assignment) -> Assignment:
+        refusals = self._refusals[node, wanted.volume, wanted.membership.pg]
+        return replace(wanted, fork=None) if refusals >= FORK_REFUSALS else wanted
+
+    def _count_refusals(
+        self, node: NodeId, wanted: Sequence[Assignment], refused: Segments
+    ) -> None:
+        for assignment in wanted:
+            key = (assignment.volume, assignment.membership.pg)
+            if key not in refused:
+                self._refusals.pop((node, *key), None)
+            elif assignment.fork is not None and assignment.fork.made:
+                self._refusals[node, *key] += 1
 
     async def _ask_for(self, node: NodeId, wanted: Sequence[Assignment]) -> bool:
         """Whether it answered."""
@@ -151,6 +181,7 @@ class Assigner:
             log.info("%s cannot be told what to keep yet: %s", node, error)
             return False
         refused = {(r.volume, r.membership.pg) for r in reply.refused}
+        self._count_refusals(node, wanted, refused)
         forks = {(a.volume, a.membership.pg) for a in wanted if a.fork is not None}
         if refused - forks:
             log.error("%s refuses to keep %s", node, sorted(refused - forks))

@@ -221,7 +221,7 @@ class Catalog(ForkTable):
             for volume in sorted({row[0] for row in rows})
             for membership in await self.memberships(volume)
         }
-        # Read last: what is still to be forked now was so when its row was read.
+        # Read last: of a clone's group that was there when its rows were read it is known now, too.
         forks = await self.forks()
         found = []
         for volume, pg, incarnation, create, joining in rows:

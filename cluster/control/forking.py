@@ -8,8 +8,8 @@
 4. Once a write quorum of every group has its segment, the volume is made.
 
 A call that is cut short leaves a clone that is not planned, planned, or made, and the next call goes on
-from there. Segments that could not be created as a clone's by then are created empty, like those of any
-new group that came late, and fill themselves from their peers.
+from there. Who has no segment by then still creates one over the source's, or, if it cannot, an empty one,
+like any member of a new group that comes late: it fills itself from its peers (`assign`).
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ opens the volume before. A plan that cannot be carried out is *abandoned*: its v
 cluster gets another one, which is not planned yet.
 
 Invariants
-- Segments are created as a clone's only while it is planned and not made, and it is made only while its
-  parent is there. So every page that it shares was there when it came to be shared.
+- A clone is made only while its parent is there. So a write quorum had every page when it came to share
+  them, whatever becomes of the parent.
 - A clone's ancestry is written down whole: nothing of its ancestors' rows is needed later.
 - `CLONES_MAX` clones of a parent share its pages, whoever asks at the same time.
 """
@@ -69,17 +69,20 @@ class ForkTable:
         ]
 
     async def forks(self) -> dict[SegmentId, Fork]:
-        """The groups of clones that are planned and not made."""
+        """Groups of clones that some member has not confirmed yet."""
         rows = await self._all(
-            "SELECT g.volume, g.pg, g.tail, f.lsn, f.time_us, f.pages, a.ancestor, a.lsn"
+            "SELECT g.volume, g.pg, g.tail, f.made, f.lsn, f.time_us, f.pages, a.ancestor, a.lsn"
             " FROM forks f JOIN fork_groups g USING (volume) JOIN ancestors a USING (volume, pg)"
-            " WHERE NOT f.made ORDER BY g.volume, g.pg, a.place"
+            " WHERE EXISTS (SELECT 1 FROM members m"
+            " WHERE m.volume = g.volume AND m.pg = g.pg AND m.created = 0)"
+            " ORDER BY g.volume, g.pg, a.place"
         )
         found: dict[SegmentId, Fork] = {}
-        for volume, pg, tail, lsn, time_us, pages, ancestor, upto in rows:
+        for volume, pg, tail, made, lsn, time_us, pages, ancestor, upto in rows:
             key = SegmentId(volume, pg)
-            before = found[key].ancestry if key in found else ()
-            found[key] = Fork((*before, (ancestor, upto)), tail, CommitMark(lsn, time_us, pages))
+            ancestry = (*(found[key].ancestry if key in found else ()), (ancestor, upto))
+            commit = CommitMark(lsn, time_us, pages)
+            found[key] = Fork(ancestry, tail, commit, made=bool(made))
         return found
 
     # -- transitions

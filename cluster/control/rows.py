@@ -25,11 +25,13 @@ class ForkRow:
 @dataclass(frozen=True, slots=True)
 class Fork:
     """How a segment of a clone is to be created. `ancestry`: volumes and up to which LSN their page
-    versions count, the nearest first. `tail`: the group's last LSN at or below `commit`."""
+    versions count, the nearest first. `tail`: the group's last LSN at or below `commit`. `made`: a write
+    quorum has its segments, so that this one may also be filled by them."""
 
     ancestry: tuple[tuple[VolumeId, LSN], ...]
     tail: LSN
     commit: CommitMark
+    made: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,8 @@ class StorageRow:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One segment that a node is to keep. `create`: it has never confirmed that it does. `fork`: while a
-    clone is being made, over what the node keeps of others."""
+    """One segment that a node is to keep. `create`: it has never confirmed that it does. `fork`: it is a
+    clone's, to be created over what the node keeps of others."""
 
     volume: VolumeId
     membership: Membership

@@ -376,6 +376,21 @@ async def test_four_nodes_make_a_clone_and_the_others_fill_themselves_later(town
     assert len(await rows(copy)) == 21
 
 
+async def test_late_members_do_not_need_the_source_nor_all_who_made_the_clone(town: Town) -> None:
+    main = await filled(town)
+    before = await rows(main)
+    await town.stop("storage-5", "storage-6")
+    await town.clone("copy")
+    copy = await town.opened("copy")
+    await town.close_writer()
+    await town.wish("main", ClusterState.DELETING)
+    await town.stop("storage-1")
+    writing = asyncio.ensure_future(insert(copy))  # three of six have the clone
+    await town.start("storage-5", "storage-6")
+    await asyncio.wait_for(writing, 30)
+    assert (await rows(copy))[:20] == before
+
+
 def copy_tail(segments: list[spb.SegmentStatus]) -> int:
     return max(segment.scl for segment in segments)
 

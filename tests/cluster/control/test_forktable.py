@@ -118,7 +118,9 @@ async def test_its_segments_are_made_over_the_parents_until_it_is_made(catalog):
     assert await catalog.fork_made(fork, time_us=1)
     assert not await catalog.fork_made(fork, time_us=1)
     late = [a for a in await catalog.assignments("storage-2") if a.volume == 2]
-    assert [(a.create, a.fork) for a in late] == [(True, None)] * 2, "empty: its peers have all"
+    assert [(a.create, a.fork) for a in late] == [(True, replace(f, made=True)) for f in expected]
+    await _confirm(catalog, 2)
+    assert await catalog.forks() == {}
     assert (await fork_of(catalog, "copy")).commit == AT
     assert await _said(catalog) == [
         "is a clone of main, as of LSN 90, sharing its pages, with volume 2"
