@@ -71,7 +71,8 @@ def clone(folder: Folder, source: str, name: str, options: CloneOptions) -> None
     except Readiness as error:
         advice = f"the same command again, or `sextet cluster delete {name}`"
         raise not_ready(folder, error, advice) from error
-    announce(made.spec, f"is {_what(source, made)}, after {time.monotonic() - began:.1f} s")
+    whole_s = time.monotonic() - began
+    announce(made.spec, f"is {_what(source, made)}; it answers SQL after {whole_s:.1f} s")
 
 
 def _what(source: str, made: Cloned) -> str:
@@ -82,8 +83,8 @@ def _what(source: str, made: Cloned) -> str:
         return f"a clone of {source}, which is empty"
     size_mib = commit.pages * PAGE_SIZE / 1024**2
     return (
-        f"a clone of {source} as of LSN {commit.lsn}, committed {shown(commit.time_us)}, sharing its "
-        f"{size_mib:.1f} MiB"
+        f"a clone of {source} as of LSN {commit.lsn}, committed {shown(commit.time_us)}: "
+        f"{size_mib:.1f} MiB shared in {made.volume_s:.2f} s"
     )
 
 

@@ -61,3 +61,4 @@ def test_the_group_that_has_let_go_of_most_counts() -> None:
     other = Membership(1, 1, SIX.members)
     answers = {n: {0: whole(90, 40), 1: whole(90, 60)} for n in "ABCDEF"}
     assert fork_point([SIX, other], answers).earliest == 60
+    assert fork_point([other, SIX], answers).earliest == 60
