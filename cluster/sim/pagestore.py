@@ -109,11 +109,8 @@ class SimPageStore:
         await self._pause()
         return await self._memory.scan(after, limit)
 
-    async def counts(self) -> dict[SegmentId, int]:
+    async def counts(self) -> dict[SegmentId, tuple[int, int]]:
         return await self._memory.counts()
-
-    async def own_pages(self) -> dict[SegmentId, int]:
-        return await self._memory.own_pages()
 
     async def shared_pages(self, row: SegmentRow) -> int:
         return await self._memory.shared_pages(row)

@@ -101,11 +101,8 @@ class FaultyPageStore:
     ) -> list[tuple[SegmentId, PageVersion]]:
         return await self._inner.scan(after, limit)
 
-    async def counts(self) -> dict[SegmentId, int]:
+    async def counts(self) -> dict[SegmentId, tuple[int, int]]:
         return await self._inner.counts()
-
-    async def own_pages(self) -> dict[SegmentId, int]:
-        return await self._inner.own_pages()
 
     async def shared_pages(self, row: SegmentRow) -> int:
         return await self._inner.shared_pages(row)

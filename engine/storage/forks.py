@@ -8,7 +8,8 @@ with one another: each has its own LSNs, epochs, members and log.
 Invariants
 - A forked segment reads exactly what P's read at F. So it is made only where P's segment is complete up
   to T, has lost nothing, knows a VDL at or above F and with it every recovery that F came after (redo
-  that one of those annulled would lie below F, too), and has collected nothing that F needs.
+  that one of those annulled would lie below F, too), and has collected nothing that F needs. A recovery
+  that is under way does not matter: it annuls nothing below a VDL.
 - The ancestry is what P's segment on *this* node has: another node's may have been copied from a peer
   since and have none.
 - What of P's state at F is no page version yet becomes one before C's row is there: P is coalesced to
@@ -94,7 +95,7 @@ async def fork_point(state: NodeState, request: pb.ForkPointRequest) -> pb.ForkP
         reply.groups.add(
             pg=segment.pg,
             tail=min(segment.tail_at(known), known),
-            whole=volume.settled and not segment.row.damaged and vdl >= request.lsn,
+            whole=not segment.row.damaged and vdl >= request.lsn,
             floor=segment.floor,
             ancestry=[pb.Ancestor(volume=a.volume, lsn=a.lsn) for a in segment.row.ancestry],
         )
@@ -176,7 +177,7 @@ async def _inheriting(
     """Make the segment over its parent's; why not, if not."""
 
     def why_not() -> str:
-        return _why_not(parents, parent, fork)
+        return _why_not(parent, fork)
 
     if reason := why_not():
         return reason
@@ -197,23 +198,21 @@ async def _inheriting(
         return await create_segment(state, row, step=Step.FORK, versions=versions, why_not=why_not)
 
 
-def _why_not(parents: Volume, parent: Segment, fork: Fork) -> str:
+def _why_not(parent: Segment, fork: Fork) -> str:
     """Why a clone cannot begin at this segment now; "" if it can."""
     lsn = fork.commit.lsn
     if parent.dropped:
         return "the segment is being dropped"
-    if not parents.settled:
-        return "a recovery is under way"
     if parent.row.damaged:
         return "the segment has lost something and is being repaired"
     if parent.points.vdl < lsn:
         return f"it is known to be durable up to {parent.points.vdl} only, not to {lsn}"
-    if parent.scl < fork.tail:
-        return f"complete up to {parent.scl} only, not to {fork.tail}"
     if parent.floor > lsn:
         return f"nothing below {parent.floor} is kept any more, and {lsn} is"
     if parent.tail_at(lsn) != fork.tail:
-        return f"its last record up to {lsn} is {parent.tail_at(lsn)}, not {fork.tail}"
+        return (
+            f"it is complete to {parent.scl}, to {parent.tail_at(lsn)} below {lsn}: not {fork.tail}"
+        )
     if len(parent.row.ancestry) >= MAX_ANCESTRY:
         return f"it has {len(parent.row.ancestry)} ancestors already"
     return ""

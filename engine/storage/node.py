@@ -320,9 +320,9 @@ class StorageNode:
             syncing_us=int(state.wal.syncing_s * 1e6),
         )
         kept = {} if request.brief else await state.store.counts()
-        own = {} if request.brief else await state.store.own_pages()
         shared = {} if request.brief else await self._shared_pages()
         for volume, segment in state.segments():
+            versions, own = kept.get(segment.row.id, (0, 0))
             reply.segments.add(
                 volume=volume.id,
                 pg=segment.pg,
@@ -330,12 +330,12 @@ class StorageNode:
                 epoch=volume.epoch,
                 applied=segment.applied,
                 hot_from=segment.hot_from,
-                pages=kept.get(segment.row.id, 0),
+                pages=versions,
                 pending_frames=segment.chain.pending,
                 damaged=segment.row.damaged,
                 membership_epoch=segment.members_since,
                 incarnation=segment.row.incarnation,
-                own_pages=own.get(segment.row.id, 0),
+                own_pages=own,
                 shared_pages=shared.get(segment.row.id, 0),
             )
         for name, value in sorted({**state.counters, **state.wal.counters}.items()):

@@ -168,11 +168,9 @@ class PageStore(Protocol):
     ) -> list[tuple[SegmentId, PageVersion]]:
         """Versions in (volume, page, LSN) order, for scrubbing; not verified."""
 
-    async def counts(self) -> dict[SegmentId, int]:
-        """How many page versions each segment keeps; a segment without any may be missing."""
-
-    async def own_pages(self) -> dict[SegmentId, int]:
-        """How many pages have a version of each segment's own; one without any may be missing."""
+    async def counts(self) -> dict[SegmentId, tuple[int, int]]:
+        """How many page versions each segment keeps, and of how many pages; a segment without any may
+        be missing."""
 
     async def shared_pages(self, row: SegmentRow) -> int:
         """How many pages only the ancestors have a version of, up to where they may be read."""

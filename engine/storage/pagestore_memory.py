@@ -139,17 +139,11 @@ class MemoryPageStore:
         )
         return [(segment, version) for _, segment, version in every[:limit]]
 
-    async def counts(self) -> dict[SegmentId, int]:
+    async def counts(self) -> dict[SegmentId, tuple[int, int]]:
         return {
-            segment: sum(map(len, pages.values()))
+            segment: (sum(map(len, pages.values())), sum(map(bool, pages.values())))
             for segment, pages in sorted(self.versions.items())
-        }
-
-    async def own_pages(self) -> dict[SegmentId, int]:
-        return {
-            segment: found
-            for segment, pages in sorted(self.versions.items())
-            if (found := sum(1 for versions in pages.values() if versions))
+            if any(pages.values())
         }
 
     async def shared_pages(self, row: SegmentRow) -> int:

@@ -103,7 +103,6 @@ _KEPT = """
 """And it is not the newest of its page at or below any of those LSNs."""
 _TRIM = (
     "DELETE FROM page_version WHERE volume = ? AND page >= ? AND page < ? AND pg = ? AND lsn <= ?"
-    + _KEPT
 )
 _LSN_MAX = (1 << 63) - 1
 
@@ -227,7 +226,7 @@ class SqlitePageStore:
     ) -> None:
         every = [Trim(segment, tuple(keep)), *trims]
         await self._transact(
-            (_TRIM, [_trim(trim) for trim in every]),
+            *(_trim(trim) for trim in every),
             ("DELETE FROM segment WHERE volume = ? AND pg = ?", [(segment.volume, segment.pg)]),
         )
         if self._giving_back is None or self._giving_back.done():
@@ -301,18 +300,12 @@ class SqlitePageStore:
             for volume, pg, page, lsn, image, crc in found
         ]
 
-    async def counts(self) -> dict[SegmentId, int]:
+    async def counts(self) -> dict[SegmentId, tuple[int, int]]:
         found = await self._all(
-            "SELECT volume, pg, count(*) FROM page_version GROUP BY volume, pg ORDER BY volume, pg"
-        )
-        return {SegmentId(volume, pg): count for volume, pg, count in found}
-
-    async def own_pages(self) -> dict[SegmentId, int]:
-        found = await self._all(
-            "SELECT volume, pg, count(DISTINCT page) FROM page_version"
+            "SELECT volume, pg, count(*), count(DISTINCT page) FROM page_version"
             " GROUP BY volume, pg ORDER BY volume, pg"
         )
-        return {SegmentId(volume, pg): count for volume, pg, count in found}
+        return {SegmentId(volume, pg): (versions, pages) for volume, pg, versions, pages in found}
 
     async def shared_pages(self, row: SegmentRow) -> int:
         if not row.ancestry:
@@ -418,11 +411,12 @@ def _version(segment: SegmentId, v: PageVersion) -> tuple[Any, ...]:
     return (segment.volume, segment.pg, v.page, v.lsn, v.checksum, v.image)
 
 
-def _trim(trim: Trim) -> tuple[Any, ...]:
+def _trim(trim: Trim) -> Step:
     # By page as well: the index has no group, and a volume may have many.
     volume, pg = trim.segment.volume, trim.segment.pg
     upto = _LSN_MAX if trim.above is None else trim.above
-    return (volume, first_page(pg), first_page(pg + 1), pg, upto, json.dumps(list(trim.at)))
+    which = (volume, first_page(pg), first_page(pg + 1), pg, upto)
+    return (_TRIM + _KEPT, [(*which, json.dumps(trim.at))]) if trim.at else (_TRIM, [which])
 
 
 def _values(row: SegmentRow) -> tuple[Any, ...]:

@@ -176,7 +176,7 @@ async def test_a_version_put_twice_is_the_later_one(world: World) -> None:
     await world.store.put_versions(KEY, [version(0, 3)], row(applied=3))
     assert await world.store.newest(KEY, [0], 9) == {0: version(0, 3)}
     assert await world.store.segments() == [row(applied=3)]
-    assert await world.store.counts() == {KEY: 1}
+    assert await world.store.counts() == {KEY: (1, 1)}
 
 
 async def test_a_replaced_version_is_gone(world: World) -> None:
@@ -184,7 +184,7 @@ async def test_a_replaced_version_is_gone(world: World) -> None:
     await world.store.replace_version(KEY, 0, 3, version(0, 4))
     assert await world.store.newest(KEY, [0], 3) == {}
     assert await world.store.newest(KEY, [0], 4) == {0: version(0, 4)}
-    assert await world.store.counts() == {KEY: 2}
+    assert await world.store.counts() == {KEY: (2, 1)}
 
 
 @pytest.mark.parametrize("pages", [None, [0, 1, 9]])
@@ -253,7 +253,7 @@ async def test_pages_are_counted_by_whose_they_are(world: World) -> None:
     await world.store.put_versions(parent, [version(2, 6)])
     await world.store.put_versions(grand, [version(1, 1), version(3, 5), version(4, 6)])
     store = await world.restart()
-    assert await store.own_pages() == {KEY: 1, OTHER: 1, parent: 3, grand: 3}
+    assert await store.counts() == {KEY: (2, 1), OTHER: (1, 1), parent: (4, 3), grand: (3, 3)}
     assert await store.shared_pages(clone) == 2, "1 of the parent, 3 of the one before"
     assert await store.shared_pages(row(KEY)) == 0
 
@@ -329,7 +329,6 @@ def _random_call(rng: random.Random) -> Callable[[PageStore], object]:
         lambda s: s.drop_superseded(row(key, floor=lsn), lsn, None, keep=[lsn - 9, lsn - 3]),
         lambda s: s.drop_segment(key, keep=rng.choice([[], [lsn], [lsn - 5, lsn + 5]])),
         lambda s: s.drop_segment(SegmentId(7, 7), trims=[Trim(key, (lsn - 9, lsn), above=lsn)]),
-        lambda s: s.own_pages(),
         lambda s: s.shared_pages(row(SegmentId(7, key.pg), ancestry=(Ancestor(VOLUME, lsn),))),
         lambda s: s.put_segments([row(key)], {VOLUME: [Truncation(2, lsn, lsn + 5)]}),
         lambda s: s.scan((VOLUME, pages[0], lsn), 5),

@@ -62,23 +62,26 @@ async def refused(node: Node, fork: pb.Fork, *, members: tuple[str, ...] = MEMBE
 # -- what it reads
 
 
-@pytest.mark.parametrize("coalesced", ["not at all", "below", "above", "to it"])
+@pytest.mark.parametrize(
+    "coalesced", ["not at all", "below", "above", "below and above", "to it", "later"]
+)
 async def test_a_clone_reads_its_parent_at_the_fork_whatever_becomes_of_that(
     node: Node, coalesced: str
 ) -> None:
     log = Log()
     await grown(node, log)
-    if coalesced == "below":
+    if coalesced.startswith("below"):
         await node.coalesce()
     await grown(node, log)
     if coalesced == "to it":
         await node.coalesce()
     at = log.last
-    if coalesced == "above":
+    if coalesced.endswith("above") or coalesced == "later":
         await grown(node, log)
+    if coalesced.endswith("above"):
         await node.coalesce()
     made = await clone(node, log, at)
-    assert bool(node.versions(CLONE)) == (coalesced == "above"), "it shares what there is to share"
+    assert bool(node.versions(CLONE)) == coalesced.endswith("above"), "it shares what it can"
     for _ in range(3):
         await shows(node, made, at)
         await grown(node, log)
@@ -301,6 +304,7 @@ async def test_annulled_records_are_no_part_of_a_clone(node: Node) -> None:
     await refused(node, fork_of(new, new.last))
     await node.fence(2)
     await refused(node, fork_of(new, new.last))
+    await forked(node, log, at, volume=LAST)  # up to here the recovery changes nothing
     await node.truncate(2, (2, at, at + LAL))
     await node.append(vdl=new.last, epoch=2)
     made = await clone(node, new, new.last)

@@ -42,7 +42,7 @@ async def test_file_shrinks_when_a_segment_is_dropped_and_the_others_stay_whole(
     await store.drop_segment(gone.id)
     await store.put_segments([other])  # while room is given back
     await until(lambda: not store._running)
-    assert await store.counts() == {other.id: PAGES, same.id: PAGES}
+    assert await store.counts() == {other.id: (PAGES, PAGES), same.id: (PAGES, PAGES)}
     await store.close()
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA freelist_count").fetchone() == (0,)
@@ -63,5 +63,5 @@ async def test_file_of_before_keeps_the_room_for_others(tmp_path: Path) -> None:
     await store.drop_segment(gone.id)
     await until(lambda: not store._running)
     await _filled(store, 2, 0)
-    assert await store.counts() == {SegmentId(2, 0): PAGES}
+    assert await store.counts() == {SegmentId(2, 0): (PAGES, PAGES)}
     await store.close()
