@@ -82,17 +82,19 @@ class Beats:
 
 @contextmanager
 def beating(made: Cluster) -> Iterator[Beats]:
-    """One client inserts as quickly as it can."""
-    beats, stop = Beats(), threading.Event()
+    """One client inserts as quickly as it can, and has begun."""
+    beats, stop, begun = Beats(), threading.Event(), threading.Event()
 
     def run() -> None:
         with made.connect() as client:
             while not stop.is_set():
                 client.execute("INSERT INTO beat (v) VALUES (1)")
                 beats.at.append(time.monotonic())
+                begun.set()
 
     worker = threading.Thread(target=run)
     worker.start()
+    begun.wait(QUIET_S)
     try:
         yield beats
     finally:

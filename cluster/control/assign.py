@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from cluster.control.catalog import Catalog
 from cluster.control.rows import Assignment
@@ -29,6 +30,9 @@ from engine.volume.quorum import write_quorum
 log = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 2.0
+FORK_TIMEOUT_S = 10.0
+"""A node may have to turn redo into pages first."""
+
 ALL_SIX_S = 0.5
 """How long a new group waits for more members once it has a write quorum of them."""
 
@@ -78,6 +82,8 @@ class Assigner:
         self._channels = channels
         self._background = background
         self._wake = asyncio.Event()
+        self._asked: dict[NodeId, asyncio.Task[None]] = {}
+        """By `ask_all`, and not done yet."""
         self._refusals: Counter[tuple[NodeId, VolumeId, PgNo]] = Counter()
         """Of clones that are made; each only until the node has its segment."""
 
@@ -103,10 +109,17 @@ class Assigner:
 
     async def ask_all(self, nodes: Iterable[NodeId], *, within_s: float) -> None:
         """Have all of these create what they have not confirmed, those at least that answer in time; the
-        others go on with it."""
-        asked = {self._background.spawn(self._ask(n), name=f"assign to {n}") for n in sorted(nodes)}
-        if asked:
-            await asyncio.wait(asked, timeout=within_s)
+        others go on with it, and are not asked anew before they are done."""
+        for node in sorted(nodes):
+            if node not in self._asked:
+                task = self._background.spawn(self._ask(node), name=f"assign to {node}")
+                self._asked[node] = task
+                task.add_done_callback(partial(self._done_asking, node))
+        if self._asked:
+            await asyncio.wait(list(self._asked.values()), timeout=within_s)
+
+    def _done_asking(self, node: NodeId, _task: asyncio.Task[None]) -> None:
+        del self._asked[node]
 
     async def establish(self, volume: VolumeId, membership: Membership) -> None:
         """Have the group's segments created on a write quorum, better on all six.
@@ -173,16 +186,16 @@ class Assigner:
         member = wanted[0].membership.voter(node)
         assert member is not None, "nobody is assigned what it does not keep"
         request = pb.AssignSegmentsRequest(segments=[assignment_to_pb(a) for a in wanted])
+        forks = {(a.volume, a.membership.pg) for a in wanted if a.fork is not None}
         try:
             reply = await self._channels.to(member.address).call(
-                ASSIGN_SEGMENTS, request, timeout=CALL_TIMEOUT_S
+                ASSIGN_SEGMENTS, request, timeout=FORK_TIMEOUT_S if forks else CALL_TIMEOUT_S
             )
         except SextetError as error:
             log.info("%s cannot be told what to keep yet: %s", node, error)
             return False
         refused = {(r.volume, r.membership.pg) for r in reply.refused}
         self._count_refusals(node, wanted, refused)
-        forks = {(a.volume, a.membership.pg) for a in wanted if a.fork is not None}
         if refused - forks:
             log.error("%s refuses to keep %s", node, sorted(refused - forks))
         if refused & forks:

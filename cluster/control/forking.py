@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from cluster.control.assign import ALL_SIX_S, Assigner
@@ -49,7 +49,7 @@ ATTEMPTS = 3
 
 CALL_S = 2.0
 STAND_S = 8.0
-"""How long one attempt may take until every group stands on a write quorum."""
+"""How long one attempt may go on without one more segment, until every group stands on a write quorum."""
 
 SOURCE_S = 10.0
 """How long a source without a writer is waited for: a failover takes less."""
@@ -67,8 +67,13 @@ class _Tries:
     def __init__(self, runtime: Runtime, within_s: float) -> None:
         self._clock = runtime.clock
         self._delays = backoff(runtime.rng, RETRY_FIRST_S, RETRY_LIMIT_S)
+        self._within_s = within_s
         self._deadline = self._clock.monotonic() + within_s
         self._tried = False
+
+    def anew(self) -> None:
+        """There is progress: so long from now on."""
+        self._deadline = self._clock.monotonic() + self._within_s
 
     async def again(self) -> bool:
         """True at once the first time; False when the time is over."""
@@ -113,16 +118,18 @@ class Forker:
                     await self._attempt(fork, moment)
                 except _LetGo as error:
                     log.info("= volume %d cannot be forked: %s", fork.volume, error)
-                    await self._catalog.abandon_fork(
-                        await self._fork_of(request.cluster), time_us=self._now
-                    )
-                    self._changed()
+                    await self._abandon(request.cluster)
                     if not moment.newest:
                         raise ConfigError(str(error)) from error
         raise Unavailable(
             f"storage nodes let go of {ATTEMPTS} commits of {fork.source}, one after another, before "
             f"{request.cluster} was made"
         )
+
+    async def _abandon(self, cluster: str) -> None:
+        fork = await self._fork_of(cluster)
+        if fork.commit.lsn and await self._catalog.abandon_fork(fork, time_us=self._now):
+            self._changed()
 
     @property
     def _now(self) -> int:
@@ -203,26 +210,24 @@ class Forker:
         """Raises _LetGo, Unavailable."""
         memberships = await self._catalog.memberships(fork.volume)
         lacking: PgNo | None = None
+        segments = 0
         nodes = {member.node for one in memberships for member in one.voters}
         tries = self._tries(STAND_S)
         while await tries.again():
             await self._assigner.ask_all(nodes, within_s=ALL_SIX_S)
-            lacking = await self._lacking(fork, memberships)
+            created = await self._catalog.created(fork.volume)
+            lacking = _lacking(memberships, created)
             if lacking is None:
                 return
+            if sum(map(len, created.values())) > segments:
+                segments = sum(map(len, created.values()))
+                tries.anew()
             point = await self._ask(parents, fork.parent, fork.commit.lsn)
             _require_served(point, fork.commit.lsn)
         raise Unavailable(
             f"protection group {lacking} of the clone does not stand on a write quorum of storage nodes "
             "yet; see which of them are down with `sextet status`"
         )
-
-    async def _lacking(self, fork: ForkRow, memberships: Sequence[Membership]) -> PgNo | None:
-        created = await self._catalog.created(fork.volume)
-        for one in memberships:
-            if not write_quorum(one).satisfied(created.get(one.pg, ())):
-                return one.pg
-        return None
 
     def _tries(self, within_s: float) -> _Tries:
         return _Tries(self._runtime, within_s)
@@ -331,6 +336,16 @@ class Forker:
             await self._channels.to(address).call(GOSSIP, request, timeout=CALL_S)
         except SextetError as error:
             log.info("%s is not told what is durable: %s", node, error)
+
+
+def _lacking(
+    memberships: Sequence[Membership], created: Mapping[PgNo, Collection[NodeId]]
+) -> PgNo | None:
+    """A group that does not stand on a write quorum."""
+    for one in memberships:
+        if not write_quorum(one).satisfied(created.get(one.pg, ())):
+            return one.pg
+    return None
 
 
 def _require_served(point: ForkPoint, lsn: LSN) -> None:

@@ -20,7 +20,7 @@ from engine.types import PAGE_SIZE
 
 PAGES_PER_CHUNK = 64
 
-HOLD_S = 30.0
+HOLD_S = 120.0
 """A caller that is still there after so long has had enough time."""
 
 

@@ -38,8 +38,8 @@ def test_deleted_volumes_are_listed_where_a_clone_of_them_is_left() -> None:
 
 def test_the_copy_that_shares_most_says_what_is_shared() -> None:
     segments = [
-        segment(2, 0, 3, 7),
         segment(2, 0, 10, 0),  # made again from its peers
+        segment(2, 0, 3, 7),
         segment(2, 1, 1, 5),
         segment(2, 1, 0, 0),  # has nothing yet
         segment(1, 0, 100, 0),
