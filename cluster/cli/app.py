@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cluster.cli import autoscale, backup, cluster, endpoint, instance
+from cluster.cli import autoscale, backup, cluster, endpoint, instance, volume
 from cluster.cli.errors import EXIT_FAILED, EXIT_NOT_RUNNING, NotRunning
 from cluster.cli.fault import fault_app
 from cluster.cli.options import DEFAULT_DATA, Cluster, Data, Json
@@ -31,6 +31,7 @@ app.add_typer(instance.app, name="instance")
 app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(autoscale.app, name="autoscale")
 app.add_typer(backup.app, name="backup")
+app.add_typer(volume.app, name="volume")
 
 
 LSN_MAX = 2**63 - 1
@@ -198,31 +199,6 @@ def clone(
     from cluster.cli.cloning import clone as clone_it
 
     clone_it(Folder.at(data), source, name, CloneOptions(at, readers, port))
-
-
-volume = typer.Typer(
-    name="volume",
-    help="Volumes: how large they are, and what clones share.",
-    no_args_is_help=True,
-)
-app.add_typer(volume)
-
-
-@volume.command(name="show")
-def volume_show(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[CLUSTER]", help="Only this one; all by default.", show_default=False
-        ),
-    ] = None,
-    data: Data = DEFAULT_DATA,
-    as_json: Json = False,
-) -> None:
-    """Show every cluster's pages, its own and shared ones, and what is a clone of what."""
-    from cluster.cli.volumes import show_volumes
-
-    show_volumes(Folder.at(data), name, as_json=as_json)
 
 
 @app.command()
