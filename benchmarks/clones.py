@@ -215,12 +215,14 @@ def measure(size: int, changed_percent: int) -> dict[str, Any]:
         own = volume(made, "copy")["own_stored_bytes"]
         shared = volume(made, "copy")["shared_pages"]
         file_s = copy_file(made, Path(room))
-        spec = done.spec
-        with psycopg.connect(spec.writer_url, autocommit=True) as client:
+        with psycopg.connect(done.spec.writer_url, autocommit=True) as client:
             last = rows * changed_percent // 100
-            client.execute(
-                f"UPDATE t SET text = hex(randomblob({ROW_BYTES // 2})) WHERE id <= {last}"
-            )
+            for first in range(1, last + 1, BATCH_ROWS):
+                upto = min(last, first + BATCH_ROWS - 1)
+                client.execute(
+                    f"UPDATE t SET text = hex(randomblob({ROW_BYTES // 2}))"
+                    f" WHERE id BETWEEN {first} AND {upto}"
+                )
         until_written_down(made, "copy")
         after = volume(made, "copy")
     return {
