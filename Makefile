@@ -31,9 +31,9 @@ sim: run-venv ## run 300 simulated clusters under faults (ARGS="--seeds 301..600
 
 # -- for developers
 
-nightly: dev-venv ## run 3,000 simulated clusters and the fault machine at length, over an hour on two CPUs
+nightly: dev-venv ## run 3,000 simulated clusters and the machines of faults and clones at length, over an hour on two CPUs
 	$(BIN)/sextet sim --seeds 1..3000 --complete 50 $(ARGS)
-	SEXTET_HYPOTHESIS=nightly $(PYTEST) tests/properties/test_simulated_cluster.py
+	SEXTET_HYPOTHESIS=nightly $(PYTEST) tests/properties/test_simulated_cluster.py tests/properties/test_clones.py
 
 long: dev-venv ## run the tests that `make test` leaves out, about five minutes
 	$(PYTEST) -m long $(ARGS)

@@ -90,12 +90,12 @@ async def fork_point(state: NodeState, request: pb.ForkPointRequest) -> pb.ForkP
     volume = state.volumes.get(request.volume)
     for segment in volume.segments.values() if volume is not None else ():
         assert volume is not None
-        vdl = segment.points.vdl
-        known = min(request.lsn, vdl)
+        known = min(request.lsn, segment.points.vdl)
+        proves = known == request.lsn >= segment.floor and not segment.row.damaged
         reply.groups.add(
             pg=segment.pg,
             tail=min(segment.tail_at(known), known),
-            whole=not segment.row.damaged and vdl >= request.lsn,
+            whole=proves,  # below the floor nobody knows any more where the records were
             floor=segment.floor,
             ancestry=[pb.Ancestor(volume=a.volume, lsn=a.lsn) for a in segment.row.ancestry],
         )
@@ -208,11 +208,9 @@ def _why_not(parent: Segment, fork: Fork) -> str:
     if parent.points.vdl < lsn:
         return f"it is known to be durable up to {parent.points.vdl} only, not to {lsn}"
     if parent.floor > lsn:
-        return f"nothing below {parent.floor} is kept any more, and {lsn} is"
+        return f"nothing below {parent.floor} is kept any more"
     if parent.tail_at(lsn) != fork.tail:
-        return (
-            f"it is complete to {parent.scl}, to {parent.tail_at(lsn)} below {lsn}: not {fork.tail}"
-        )
+        return f"its records reach {parent.tail_at(lsn)} up to there, not {fork.tail}"
     if len(parent.row.ancestry) >= MAX_ANCESTRY:
         return f"it has {len(parent.row.ancestry)} ancestors already"
     return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -216,6 +217,10 @@ async def test_who_cannot_inherit_copies_once_a_write_quorum_can_give(
         assert not await _made(late, six, fork)
         assert CLONE not in late.state.volumes
     assert await _made(others[3], six, fork)
+    segment = others[3].segment(volume=CLONE)
+    segment.row = replace(segment.row, damaged=True)
+    assert not await _made(late, six, fork)
+    segment.row = replace(segment.row, damaged=False)
     assert await _made(late, six, fork)
     assert await _made(others[4], six, fork)
     row = late.segment(volume=CLONE).row

@@ -352,7 +352,7 @@ class Colony:
                 except SextetError:
                     continue
                 for group in reply.groups:
-                    if group.whole and group.floor <= lsn:
+                    if group.whole:
                         found[group.pg].append(group.tail)
             if all(len(tails) >= READ for tails in found.values()):
                 return [max(found[pg]) for pg in sorted(found)]
