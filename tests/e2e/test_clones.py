@@ -222,14 +222,18 @@ def test_a_clone_that_was_begun_is_finished_or_removed(
     assert cluster.query("SELECT text FROM t", of="later") == [("of main",)]
     start_cluster(cluster.folder, "main")
 
-    # The control plane dies while it is asked.
+    # The control plane dies while it is asked, and a storage node with it.
     command = [sys.executable, "-m", "cluster.cli.app", "clone", "main", "copy", "--readers", "0"]
     environment = {**os.environ, "SEXTET_DATA": str(cluster.folder.data)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     cluster.until(lambda: _is_there(cluster, "copy"), "it has begun")
-    cluster.kill("control")
+    for victim in ("control", "storage-2"):
+        cluster.kill(victim)
     assert process.communicate(timeout=120)[0].startswith("cluster copy is a clone of main")
     assert cluster.query("SELECT text FROM t", of="copy") == [("of main",)]
+    verify = ("storage", "verify", "--cluster", "copy")
+    equal = "all copies are equal"
+    cluster.until(lambda: equal in cluster.sextet(*verify, check=False).stdout, "six copies")
 
 
 def _is_there(cluster: LocalCluster, name: str) -> bool:
