@@ -227,6 +227,12 @@ class Colony:
                 if await self._assign(kept, pg, name):
                     kept.unconfirmed.discard((pg, name))
             self._replaced(kept)
+        for (
+            process
+        ) in self.up:  # who was told late to create something is told again that it is gone
+            for key in [s.row.id for s in self.segments(process)]:
+                if key.volume not in self.volumes:
+                    self.untold.add((key.volume, key.pg, process.name))
         for volume, pg, name in sorted(self.untold):
             gone = pb.SegmentAssignment(
                 volume=volume, membership=pb.PgMembership(pg=pg, epoch=1 << 20), drop=True
@@ -448,8 +454,12 @@ class Colony:
 
     async def durable(self, kept: Kept, lsn: LSN) -> None:
         assert kept.writer is not None
-        async with asyncio.timeout(PATIENCE_S):
-            await kept.writer.volume.wait_durable(lsn)
+        volume = kept.writer.volume
+        if volume.vdl.lsn < lsn:
+            await asyncio.sleep(1.0)
+        if volume.vdl.lsn < lsn:  # too few nodes are up, or one waits for its place
+            await self.come_back()
+            await self.until(lambda: volume.vdl.lsn >= lsn)
         kept.acked = max(kept.acked, lsn)
 
     # -- what must hold
