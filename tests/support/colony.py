@@ -186,7 +186,12 @@ class Colony:
         return not any(
             kept.unconfirmed or any(m.replacing for m in kept.memberships)
             for kept in self.volumes.values()
-        ) and not any(s.row.damaged for p in self.up for s in self.segments(p))
+        ) and all(
+            self._whole(kept, membership.pg, process)
+            for kept in self.volumes.values()
+            for membership in kept.memberships
+            for process in self.up
+        )
 
     async def wipe(self, process: SimProcess) -> None:
         """Its disk is another one; each of its segments is to be replaced."""
