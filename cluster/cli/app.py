@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cluster.cli import autoscale, backup, cluster, endpoint, instance
+from cluster.cli import autoscale, backup, cluster, endpoint, instance, volume
 from cluster.cli.errors import EXIT_FAILED, EXIT_NOT_RUNNING, NotRunning
 from cluster.cli.fault import fault_app
 from cluster.cli.options import DEFAULT_DATA, Cluster, Data, Json, Retention
@@ -31,6 +31,7 @@ app.add_typer(instance.app, name="instance")
 app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(autoscale.app, name="autoscale")
 app.add_typer(backup.app, name="backup")
+app.add_typer(volume.app, name="volume")
 
 
 LSN_MAX = 2**63 - 1
@@ -173,6 +174,46 @@ def restore(
 
     options = RestoreOptions(to_time, to_lsn, latest, store, readers)
     restore_cluster(Folder.at(data), source, name, options)
+
+
+@app.command()
+def clone(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A cluster here.", show_default=False)
+    ],
+    name: Annotated[
+        str, typer.Argument(metavar="NEW", help="What to call the clone.", show_default=False)
+    ],
+    data: Data = DEFAULT_DATA,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at",
+            metavar="LSN|TIME",
+            help="As it was then, as far back as storage nodes still go: some seconds.",
+            show_default=False,
+        ),
+    ] = None,
+    readers: Annotated[
+        int, typer.Option(help=f"Read replicas of the clone, 0 to {READERS_MAX}.")
+    ] = DEFAULT_READERS,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port of the writer endpoint, the reader endpoint gets the next; free ones by default.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Make a new cluster that shares a cluster's pages until one of the two writes them.
+
+    It takes as long for a large one as for a small one, and the source goes on. A 16th clone of one source
+    is a full copy.
+    """
+    from cluster.cli.cloning import CloneOptions
+    from cluster.cli.cloning import clone as clone_it
+
+    clone_it(Folder.at(data), source, name, CloneOptions(at, readers, port))
 
 
 @app.command()

@@ -57,7 +57,7 @@ def create(
         )
     except Readiness as error:
         advice = f"the same command again, or `sextet cluster delete {name}`"
-        raise _not_ready(folder, error, advice) from error
+        raise not_ready(folder, error, advice) from error
     announce(spec, f"is created after {time.monotonic() - began:.1f} s")
 
 
@@ -68,7 +68,7 @@ def start(folder: Folder, name: str) -> None:
     try:
         spec = clusters.start_cluster(folder, name)
     except Readiness as error:
-        raise _not_ready(folder, error, "the same command again") from error
+        raise not_ready(folder, error, "the same command again") from error
     announce(spec, f"answers SQL after {time.monotonic() - began:.1f} s")
 
 
@@ -107,7 +107,8 @@ def announce(spec: ClusterSpec, how: str) -> None:
     out.print(f"  reader  {spec.reader_url}", soft_wrap=True)
 
 
-def _not_ready(folder: Folder, error: Readiness, advice: str) -> CommandFailed:
+def not_ready(folder: Folder, error: Readiness, advice: str) -> CommandFailed:
+    """With the end of the log of who is to blame."""
     path = folder.log(error.component)
     lines = "\n".join(tail_of(path, LOG_LINES))
     return CommandFailed(f"{error}; see {path}, then {advice}\n{lines}".rstrip())

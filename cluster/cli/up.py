@@ -228,13 +228,21 @@ def _announce(folder: Folder, layout: Layout, how: str) -> None:
         out.print(f"  reader  {spec.reader_url}", soft_wrap=True)
     for spec in layout.clusters:
         if not spec.runs:
-            word = "stays stopped" if spec.state is ClusterState.STOPPED else "is being deleted"
-            out.print(f"cluster [bold]{spec.name}[/bold] {word}; see `sextet cluster list`")
+            out.print(
+                f"cluster [bold]{spec.name}[/bold] {_AT_REST[spec.state]}; see `sextet cluster list`"
+            )
     out.print("try next")
     for spec in layout.running[:1]:
         out.print(f"  psql {spec.writer_url}", soft_wrap=True)
     for command in _to_try(layout):
         out.print(f"  {_command_line(folder, command)}", markup=False, soft_wrap=True)
+
+
+_AT_REST = {
+    ClusterState.STOPPED: "stays stopped",
+    ClusterState.CLONING: "is being cloned",
+    ClusterState.DELETING: "is being deleted",
+}
 
 
 def _to_try(layout: Layout) -> tuple[str, ...]:

@@ -24,8 +24,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from cluster.control.forktable import FORK_COLUMNS, ForkTable, adopt_fork, fork_row
 from cluster.control.rows import Assignment, ClusterRow, InstanceRow, StorageRow
 from cluster.control.schema import FORMAT, MIGRATIONS, SCHEMA
+from cluster.control.transactions import EVENTS_KEPT, bump, event, one_or_none, row, tombstone
 from cluster.local.folder import socket_name
 from cluster.local.layout import ClusterSpec, ClusterState, Layout, address
 from cluster.local.sizes import format_size
@@ -47,11 +49,10 @@ from engine.volume.membership import back, begin, forward
 if TYPE_CHECKING:
     import aiosqlite
 
-EVENTS_KEPT = 10_000
-
 _KEPT = (
-    "SELECT volume, pg, new_node AS node, new_incarnation AS incarnation, created FROM replacements"
-    " UNION ALL SELECT volume, pg, node, incarnation, created FROM members WHERE NOT EXISTS"
+    "SELECT volume, pg, new_node AS node, new_incarnation AS incarnation, created, 1 AS joining"
+    " FROM replacements"
+    " UNION ALL SELECT volume, pg, node, incarnation, created, 0 FROM members WHERE NOT EXISTS"
     " (SELECT 1 FROM replacements r WHERE r.volume = members.volume AND r.pg = members.pg"
     " AND r.old_node = members.node AND r.new_node = members.node)"
 )
@@ -61,7 +62,7 @@ Connect: TypeAlias = "Callable[[Path], Awaitable[aiosqlite.Connection]]"
 """Opens a database in autocommit mode."""
 
 
-class Catalog:
+class Catalog(ForkTable):
     """Made by `open`. Every method is one transaction, durable when it returns."""
 
     def __init__(self, db: aiosqlite.Connection) -> None:
@@ -81,7 +82,7 @@ class Catalog:
             await db.execute("PRAGMA journal_mode = WAL")
             await db.execute("PRAGMA synchronous = FULL")
             await db.execute("PRAGMA foreign_keys = ON")
-            (found,) = await _row(db, "PRAGMA user_version")
+            (found,) = await row(db, "PRAGMA user_version")
             if found == 0:
                 await db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
             elif found != FORMAT:
@@ -129,14 +130,17 @@ class Catalog:
     async def cluster(self, name: str) -> ClusterRow:
         """Raises ConfigError if there is none of that name."""
         rows = await self._all(
-            "SELECT name, volume, writer, epoch, max_pages, storage_full, stopped FROM clusters"
-            " JOIN volumes USING (volume) WHERE name = ?",
+            "SELECT name, volume, writer, epoch, max_pages, storage_full, stopped,"
+            f" {FORK_COLUMNS} FROM clusters JOIN volumes USING (volume)"
+            " LEFT JOIN forks f USING (volume) WHERE name = ?",
             name,
         )
         if not rows:
             raise ConfigError(f"there is no cluster {name}")
-        _, volume, writer, epoch, max_pages, full, stopped = rows[0]
-        return ClusterRow(name, volume, writer, epoch, max_pages, bool(full), bool(stopped))
+        _, volume, writer, epoch, max_pages, full, stopped, *fork = rows[0]
+        return ClusterRow(
+            name, volume, writer, epoch, max_pages, bool(full), bool(stopped), fork_row(fork)
+        )
 
     async def instances(self, cluster: str) -> list[InstanceRow]:
         """By number."""
@@ -206,7 +210,8 @@ class Catalog:
         """What the node is to keep. Segments of a lost incarnation are in it, never to be created,
         unless a segment of the node's new disk is to replace it."""
         rows = await self._all(
-            "SELECT m.volume, m.pg, m.incarnation, m.created = 0 AND m.incarnation = n.incarnation"
+            "SELECT m.volume, m.pg, m.incarnation, m.created = 0 AND m.incarnation = n.incarnation,"
+            " m.joining"
             f" FROM ({_KEPT}) m JOIN storage_nodes n ON n.name = m.node"
             " WHERE m.node = ? ORDER BY m.volume, m.pg",
             node,
@@ -216,12 +221,15 @@ class Catalog:
             for volume in sorted({row[0] for row in rows})
             for membership in await self.memberships(volume)
         }
+        # Read last: of a clone's group that was there when its rows were read it is known now, too.
+        forks = await self.forks()
         found = []
-        for volume, pg, incarnation, create in rows:
+        for volume, pg, incarnation, create, joining in rows:
             # Its volume may have been deleted, or its members have changed, while we asked.
             membership = groups.get((volume, pg))
             if membership is not None and membership.voter(node) is not None:
-                found.append(Assignment(volume, membership, incarnation, bool(create)))
+                fork = None if joining else forks.get(SegmentId(volume, pg))
+                found.append(Assignment(volume, membership, incarnation, bool(create), fork))
         return found
 
     async def unconfirmed_nodes(self) -> list[NodeId]:
@@ -245,7 +253,7 @@ class Catalog:
     async def record(self, subject: str, what: str, *, time_us: int) -> None:
         """An event that changes nothing in the catalog."""
         async with self._transaction() as db:
-            await _event(db, time_us, subject, what)
+            await event(db, time_us, subject, what)
 
     async def adopt(self, layout: Layout, *, time_us: int = 0) -> bool:
         """Add what the layout has and the catalog has not; take over changed addresses and limits.
@@ -272,7 +280,7 @@ class Catalog:
                 await _forget_instances(db, spec, time_us)
             changed = db.total_changes != before
             if changed:
-                await _bump(db)
+                await bump(db)
             return changed
 
     async def register_storage(
@@ -284,7 +292,7 @@ class Catalog:
         event: what the first one kept is lost until repaired. Raises ConfigError if it is unknown.
         """
         async with self._transaction() as db:
-            row = await _one_or_none(
+            row = await one_or_none(
                 db, "SELECT incarnation, address FROM storage_nodes WHERE name = ?", name
             )
             if row is None:
@@ -299,25 +307,25 @@ class Catalog:
             )
             if row[0] not in ("", incarnation):
                 what = f"came back with another disk: incarnation {incarnation}, was {row[0]}"
-                await _event(db, time_us, name, what)
+                await event(db, time_us, name, what)
             changed = tuple(row) != (incarnation, address) or filled.rowcount > 0
             if changed:
-                await _bump(db)
+                await bump(db)
             return changed
 
     async def register_instance(self, name: str, *, address: str, pid: int, time_us: int) -> bool:
         """An instance is there. Returns whether the view changed. Raises ConfigError."""
         async with self._transaction() as db:
-            row = await _one_or_none(db, "SELECT address, pid FROM instances WHERE name = ?", name)
+            row = await one_or_none(db, "SELECT address, pid FROM instances WHERE name = ?", name)
             if row is None:
                 raise ConfigError(f"no instance {name} belongs to this installation")
             await db.execute(
                 "UPDATE instances SET address = ?, pid = ? WHERE name = ?", (address, pid, name)
             )
             if row[1] != pid:  # it says so again whenever it has lost the control plane
-                await _event(db, time_us, name, f"registered at {address}, pid {pid}")
+                await event(db, time_us, name, f"registered at {address}, pid {pid}")
             if row[0] != address:
-                await _bump(db)
+                await bump(db)
             return bool(row[0] != address)
 
     async def advance_epoch(self, cluster: ClusterRow, *, time_us: int) -> bool:
@@ -332,8 +340,24 @@ class Catalog:
             if done.rowcount != 1:
                 return False
             what = f"{cluster.writer} opens the volume under epoch {cluster.epoch + 1}"
-            await _event(db, time_us, cluster.name, what)
-            await _bump(db)
+            await event(db, time_us, cluster.name, what)
+            await bump(db)
+            return True
+
+    async def advance_epoch_at_rest(self, cluster: ClusterRow, *, time_us: int) -> bool:
+        """Give this control plane `cluster.epoch` + 1, to see what is in the volume of a stopped cluster;
+        if it still is stopped, and its epoch the same."""
+        async with self._transaction() as db:
+            done = await db.execute(
+                "UPDATE volumes SET epoch = epoch + 1 WHERE volume = ? AND epoch = ?"
+                " AND EXISTS (SELECT 1 FROM clusters WHERE name = ? AND volume = ? AND stopped)",
+                (cluster.volume, cluster.epoch, cluster.name, cluster.volume),
+            )
+            if done.rowcount != 1:
+                return False
+            what = f"the volume is recovered to be cloned, under epoch {cluster.epoch + 1}"
+            await event(db, time_us, cluster.name, what)
+            await bump(db)
             return True
 
     async def name_writer(
@@ -345,7 +369,7 @@ class Catalog:
         Raises ConfigError if the cluster has no such instance.
         """
         async with self._transaction() as db:
-            known = await _one_or_none(
+            known = await one_or_none(
                 db, "SELECT 1 FROM instances WHERE name = ? AND cluster = ?", writer, cluster
             )
             if known is None:
@@ -357,8 +381,8 @@ class Catalog:
             if done.rowcount != 1:
                 return False
             what = f"failover from {instead_of} to {writer} started: {why}"
-            await _event(db, time_us, cluster, what)
-            await _bump(db)
+            await event(db, time_us, cluster, what)
+            await bump(db)
             return True
 
     async def add_group(
@@ -376,11 +400,11 @@ class Catalog:
         writes that the next one's recovery does not look for. Its segments are not created yet.
         """
         async with self._transaction() as db:
-            (count,) = await _row(db, "SELECT count(*) FROM groups WHERE volume = ?", volume)
+            (count,) = await row(db, "SELECT count(*) FROM groups WHERE volume = ?", volume)
             if count != pg:
                 return False
             if epoch is not None:
-                (now,) = await _row(db, "SELECT epoch FROM volumes WHERE volume = ?", volume)
+                (now,) = await row(db, "SELECT epoch FROM volumes WHERE volume = ?", volume)
                 if now != epoch:
                     return False
             await db.execute("INSERT INTO groups VALUES (?, ?, 1)", (volume, pg))
@@ -389,13 +413,13 @@ class Catalog:
                 " WHERE name = ?",
                 [(volume, pg, node) for node in nodes],
             )
-            (limit,) = await _row(db, "SELECT max_pages FROM volumes WHERE volume = ?", volume)
+            (limit,) = await row(db, "SELECT max_pages FROM volumes WHERE volume = ?", volume)
             what = (
                 f"protection group {pg} added: room for {_bytes(first_page(pg + 1))} now, "
                 f"the limit is {_bytes(limit)}"
             )
-            await _event(db, time_us, f"volume {volume}", what)
-            await _bump(db)
+            await event(db, time_us, f"volume {volume}", what)
+            await bump(db)
             return True
 
     async def note_full(self, volume: VolumeId, *, full: bool, time_us: int) -> bool:
@@ -407,14 +431,14 @@ class Catalog:
             )
             if done.rowcount != 1:
                 return False
-            (limit,) = await _row(db, "SELECT max_pages FROM volumes WHERE volume = ?", volume)
+            (limit,) = await row(db, "SELECT max_pages FROM volumes WHERE volume = ?", volume)
             what = f"storage-full is over, the limit is {_bytes(limit)}"
             if full:
                 what = (
                     f"storage-full: a statement was refused at the limit of {_bytes(limit)}; delete "
                     "data or raise it with `sextet storage limit`"
                 )
-            await _event(db, time_us, f"volume {volume}", what)
+            await event(db, time_us, f"volume {volume}", what)
             return True
 
     async def confirm(
@@ -443,9 +467,7 @@ class Catalog:
         node's disk is. Raises ValueError for a change that is none."""
         begin(known, old=old, new=new)
         async with self._transaction() as db:
-            (now,) = await _row(
-                db, "SELECT incarnation FROM storage_nodes WHERE name = ?", new.node
-            )
+            (now,) = await row(db, "SELECT incarnation FROM storage_nodes WHERE name = ?", new.node)
             if now != new.incarnation or not await _advance(db, volume, known):
                 return False
             await db.execute(
@@ -455,7 +477,7 @@ class Catalog:
             what = f"group {known.pg}: {new.node} is to replace {old.node}"
             if new.node == old.node:
                 what = f"group {known.pg}: the new disk of {old.node} is to replace the lost one"
-            await _event(db, time_us, f"volume {volume}", what)
+            await event(db, time_us, f"volume {volume}", what)
             return True
 
     async def commit_change(self, volume: VolumeId, known: Membership, *, time_us: int) -> bool:
@@ -476,7 +498,7 @@ class Catalog:
             what = f"group {known.pg}: {change.new.node} has replaced {change.old.node}"
             if change.new.node == change.old.node:
                 what = f"group {known.pg}: {change.new.node} is whole on its new disk"
-            await _event(db, time_us, f"volume {volume}", what)
+            await event(db, time_us, f"volume {volume}", what)
             return True
 
     async def cancel_change(self, volume: VolumeId, known: Membership, *, time_us: int) -> bool:
@@ -491,7 +513,7 @@ class Catalog:
                 "DELETE FROM replacements WHERE volume = ? AND pg = ?", (volume, known.pg)
             )
             what = f"group {known.pg}: {change.new.node} does not replace {change.old.node}"
-            await _event(db, time_us, f"volume {volume}", what)
+            await event(db, time_us, f"volume {volume}", what)
             return True
 
     async def drained(self) -> set[NodeId]:
@@ -501,7 +523,7 @@ class Catalog:
     async def drain(self, node: NodeId, *, wanted: bool, time_us: int) -> bool:
         """Have a node keep nothing, or something again; whether that is new. Raises ConfigError."""
         async with self._transaction() as db:
-            known = await _one_or_none(db, "SELECT 1 FROM storage_nodes WHERE name = ?", node)
+            known = await one_or_none(db, "SELECT 1 FROM storage_nodes WHERE name = ?", node)
             if known is None:
                 raise ConfigError(f"there is no storage node {node}")
             sql = "INSERT OR IGNORE INTO drained VALUES (?)"
@@ -510,7 +532,7 @@ class Catalog:
             done = await db.execute(sql, (node,))
             if done.rowcount == 1:
                 what = "is to keep nothing any more" if wanted else "may keep segments again"
-                await _event(db, time_us, node, what)
+                await event(db, time_us, node, what)
             return bool(done.rowcount == 1)
 
 
@@ -541,17 +563,6 @@ async def _migrate(db: aiosqlite.Connection, found: int, path: Path) -> None:
     await db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {FORMAT}; COMMIT;")
 
 
-async def _one_or_none(db: aiosqlite.Connection, sql: str, *values: Any) -> aiosqlite.Row | None:
-    async with db.execute(sql, values) as cursor:
-        return await cursor.fetchone()
-
-
-async def _row(db: aiosqlite.Connection, sql: str, *values: Any) -> aiosqlite.Row:
-    row = await _one_or_none(db, sql, *values)
-    assert row is not None, sql
-    return row
-
-
 async def _advance(db: aiosqlite.Connection, volume: VolumeId, known: Membership) -> bool:
     """The group's next membership epoch, if `known`'s is the one it has."""
     done = await db.execute(
@@ -560,33 +571,23 @@ async def _advance(db: aiosqlite.Connection, volume: VolumeId, known: Membership
         (volume, known.pg, known.epoch),
     )
     if done.rowcount == 1:
-        await _bump(db)
+        await bump(db)
     return bool(done.rowcount == 1)
 
 
-async def _bump(db: aiosqlite.Connection) -> None:
-    await db.execute("UPDATE revision SET version = version + 1")
-
-
-async def _event(db: aiosqlite.Connection, time_us: int, subject: str, what: str) -> None:
-    done = await db.execute(
-        "INSERT INTO events (time_us, subject, what) VALUES (?, ?, ?)", (time_us, subject, what)
-    )
-    assert done.lastrowid is not None
-    await db.execute("DELETE FROM events WHERE id <= ?", (done.lastrowid - EVENTS_KEPT,))
-
-
 async def _adopt_cluster(db: aiosqlite.Connection, spec: ClusterSpec, time_us: int) -> None:
-    known = await _one_or_none(db, "SELECT volume, stopped FROM clusters WHERE name = ?", spec.name)
+    known = await one_or_none(db, "SELECT volume, stopped FROM clusters WHERE name = ?", spec.name)
     if known is None:
-        await _create_cluster(db, spec, time_us)
+        if not await _create_cluster(db, spec, time_us):
+            return
     else:
         await _adopt_limit(db, known[0], spec.max_pages, time_us)
         if spec.runs is bool(known[1]):
             await db.execute(
                 "UPDATE clusters SET stopped = ? WHERE name = ?", (not spec.runs, spec.name)
             )
-            await _event(db, time_us, spec.name, "is started" if spec.runs else "is stopped")
+            if spec.state is not ClusterState.CREATING:  # its volume has just been made
+                await event(db, time_us, spec.name, "is started" if spec.runs else "is stopped")
     await db.executemany(
         "INSERT INTO instances (name, cluster, number, az, address, socket, tier, size)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE"
@@ -608,48 +609,58 @@ async def _adopt_cluster(db: aiosqlite.Connection, spec: ClusterSpec, time_us: i
     )
 
 
-async def _create_cluster(db: aiosqlite.Connection, spec: ClusterSpec, time_us: int) -> None:
+async def _create_cluster(db: aiosqlite.Connection, spec: ClusterSpec, time_us: int) -> bool:
+    """False if it is to be a clone of a cluster that is not there (any more): it will never be made."""
+    parent = None
+    cloning = spec.state is ClusterState.CLONING
+    if cloning and spec.fork is not None:
+        parent = await one_or_none(
+            db, "SELECT volume FROM clusters WHERE name = ?", spec.fork.source
+        )
+        if parent is None:
+            return False
     made = await db.execute(
         "INSERT INTO volumes (epoch, max_pages) VALUES (0, ?)", (spec.max_pages,)
     )
+    assert made.lastrowid is not None
     await db.execute(
         "INSERT INTO clusters (name, volume, writer, stopped) VALUES (?, ?, ?, ?)",
         (spec.name, made.lastrowid, spec.writer_first, not spec.runs),
     )
-    assert made.lastrowid is not None
-    if made.lastrowid > 1:  # the first one comes with the installation, which is no event
-        await _event(db, time_us, spec.name, f"is created, with volume {made.lastrowid}")
+    if parent is not None and spec.fork is not None:
+        copy = await adopt_fork(db, made.lastrowid, parent[0], spec.fork)
+        if copy:
+            what = (
+                f"is to be a full copy of {spec.fork.source}, with volume {made.lastrowid}: {copy}"
+            )
+            await event(db, time_us, spec.name, what)
+    elif made.lastrowid > 1:  # the first one comes with the installation, which is no event
+        await event(db, time_us, spec.name, f"is created, with volume {made.lastrowid}")
+    return True
 
 
 async def _delete_cluster(db: aiosqlite.Connection, name: str, time_us: int) -> None:
-    """The volume's epoch moves too: whoever was about to add a group to it does not any more."""
-    known = await _one_or_none(db, "SELECT volume FROM clusters WHERE name = ?", name)
+    known = await one_or_none(db, "SELECT volume FROM clusters WHERE name = ?", name)
     if known is None:
         return
-    volume = (known[0],)
     await db.execute("DELETE FROM instances WHERE cluster = ?", (name,))
     await db.execute("DELETE FROM clusters WHERE name = ?", (name,))
-    await db.execute("DELETE FROM replacements WHERE volume = ?", volume)
-    await db.execute("DELETE FROM members WHERE volume = ?", volume)
-    await db.execute(
-        "UPDATE groups SET membership_epoch = membership_epoch + 1 WHERE volume = ?", volume
-    )
-    await db.execute("UPDATE volumes SET epoch = epoch + 1, deleted = 1 WHERE volume = ?", volume)
-    await _event(db, time_us, name, f"is deleted, and volume {known[0]} with it")
+    await tombstone(db, known[0])
+    await event(db, time_us, name, f"is deleted, and volume {known[0]} with it")
 
 
 async def _adopt_limit(
     db: aiosqlite.Connection, volume: VolumeId, wanted: int, time_us: int
 ) -> None:
     """A group may have been added since the wish was checked: it stays, and so does its room."""
-    (old,) = await _row(db, "SELECT max_pages FROM volumes WHERE volume = ?", volume)
-    (groups,) = await _row(db, "SELECT count(*) FROM groups WHERE volume = ?", volume)
+    (old,) = await row(db, "SELECT max_pages FROM volumes WHERE volume = ?", volume)
+    (groups,) = await row(db, "SELECT count(*) FROM groups WHERE volume = ?", volume)
     limit = max(wanted, first_page(groups))
     if limit == old:
         return
     await db.execute("UPDATE volumes SET max_pages = ? WHERE volume = ?", (limit, volume))
     what = f"the limit is {_bytes(limit)} now, it was {_bytes(old)}"
-    await _event(db, time_us, f"volume {volume}", what)
+    await event(db, time_us, f"volume {volume}", what)
 
 
 def _bytes(pages: int) -> str:
@@ -664,12 +675,12 @@ async def _forget_instances(db: aiosqlite.Connection, spec: ClusterSpec, time_us
     gone = sorted(set(known) - wanted)
     if not gone:
         return
-    (writer,) = await _row(db, "SELECT writer FROM clusters WHERE name = ?", spec.name)
+    (writer,) = await row(db, "SELECT writer FROM clusters WHERE name = ?", spec.name)
     if writer in gone:
         heir = min(spec.instances, key=lambda i: (i.tier, i.number)).name
         await db.execute("UPDATE clusters SET writer = ? WHERE name = ?", (heir, spec.name))
         what = f"{heir} is named writer instead of {writer}, which is removed"
-        await _event(db, time_us, spec.name, what)
+        await event(db, time_us, spec.name, what)
     for name in gone:
         await db.execute("DELETE FROM instances WHERE name = ?", (name,))
-        await _event(db, time_us, name, "is removed")
+        await event(db, time_us, name, "is removed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FORMAT = 4
+FORMAT = 5
 """PRAGMA user_version of the catalog file."""
 
 _CHANGES = """
@@ -24,6 +24,38 @@ CREATE TABLE drained (
 ) WITHOUT ROWID;
 """
 
+_FORKS = """
+-- A volume that was made as a clone of another one, its parent: with the state after one of its commits.
+CREATE TABLE forks (
+    volume INTEGER PRIMARY KEY REFERENCES volumes,
+    parent INTEGER NOT NULL REFERENCES volumes,
+    source TEXT NOT NULL,                 -- what the parent's cluster was called
+    copy TEXT NOT NULL,                   -- '': it shares pages; or why it is a full copy
+    made INTEGER NOT NULL DEFAULT 0,      -- 1: every group stands on a write quorum; 0: nobody opens it
+    lsn INTEGER NOT NULL DEFAULT 0,       -- of that commit; 0: it is not chosen yet, or there was none
+    time_us INTEGER NOT NULL DEFAULT 0,
+    pages INTEGER NOT NULL DEFAULT 0
+);
+-- Where the groups of a clone begin: at the parent's last LSN in that group at or below the fork.
+CREATE TABLE fork_groups (
+    volume INTEGER NOT NULL,
+    pg INTEGER NOT NULL,
+    tail INTEGER NOT NULL,
+    PRIMARY KEY (volume, pg),
+    FOREIGN KEY (volume, pg) REFERENCES groups
+) WITHOUT ROWID;
+-- The volumes whose page versions such a group reads where it has none itself, up to an LSN each.
+CREATE TABLE ancestors (
+    volume INTEGER NOT NULL,
+    pg INTEGER NOT NULL,
+    place INTEGER NOT NULL,               -- 0: the parent, 1: the parent's parent, and so on
+    ancestor INTEGER NOT NULL,
+    lsn INTEGER NOT NULL,
+    PRIMARY KEY (volume, pg, place),
+    FOREIGN KEY (volume, pg) REFERENCES fork_groups
+) WITHOUT ROWID;
+"""
+
 MIGRATIONS = {
     1: f"""
 ALTER TABLE instances ADD COLUMN tier INTEGER NOT NULL DEFAULT 1;
@@ -34,6 +66,7 @@ ALTER TABLE instances ADD COLUMN size TEXT NOT NULL DEFAULT 'medium';
 ALTER TABLE volumes ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE clusters ADD COLUMN stopped INTEGER NOT NULL DEFAULT 0;
 """,
+    4: _FORKS,
 }
 """From each older format to the next one, in place. The result is what SCHEMA makes."""
 
@@ -95,4 +128,4 @@ CREATE TABLE events (
     what TEXT NOT NULL
 );
 """
-SCHEMA += _CHANGES
+SCHEMA += _CHANGES + _FORKS

@@ -14,12 +14,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from cluster.control.assign import Assigner, assignment_to_pb
-from cluster.control.catalog import EVENTS_KEPT, Catalog
+from cluster.control.catalog import Catalog
 from cluster.control.failover import FailoverWatch
+from cluster.control.forking import Forker
 from cluster.control.placement import Candidate, choose_members
 from cluster.control.repairing import RepairConfig, Repairer
 from cluster.control.rows import ClusterRow
 from cluster.control.status import gather_status
+from cluster.control.transactions import EVENTS_KEPT
+from cluster.control.volumes import list_volumes
 from cluster.local.layout import Layout
 from engine.errors import ConfigError, Overloaded, StaleEpoch, VolumeFull
 from engine.net.methods import (
@@ -27,14 +30,17 @@ from engine.net.methods import (
     CLUSTER_STATUS,
     DRAIN_STORAGE,
     FAILOVER,
+    FORK_VOLUME,
     GROW_VOLUME,
     LIST_EVENTS,
+    LIST_VOLUMES,
     OPEN_VOLUME,
     RECORD_EVENT,
     REGISTER,
     WATCH_CLUSTER,
 )
 from engine.net.pb import control_pb2 as pb
+from engine.net.pb import storage_pb2 as spb
 from engine.ports import Handlers, Runtime, Stream
 from engine.steps import Step
 from engine.tasks import Background
@@ -76,6 +82,9 @@ class ControlPlane:
         self.repairer = Repairer(
             runtime, catalog, self._channels, self._assigner, changed=self._notify, config=repair
         )
+        self._forker = Forker(
+            runtime, catalog, self._channels, self._assigner, changed=self._notify
+        )
         self._changed = asyncio.Event()
         self._watchers = 0
 
@@ -106,6 +115,8 @@ class ControlPlane:
             LIST_EVENTS: self.list_events,
             RECORD_EVENT: self.record_event,
             DRAIN_STORAGE: self.drain_storage,
+            FORK_VOLUME: self._forker.fork,
+            LIST_VOLUMES: self.list_volumes,
         }
 
     def _notify(self) -> None:
@@ -192,6 +203,10 @@ class ControlPlane:
         version = await self._catalog.version()  # first: what is newer than it is sent again
         row = await self._catalog.cluster(cluster)
         memberships = await self._catalog.memberships(row.volume)
+        fork = None
+        if row.fork is not None and row.fork.made and row.fork.commit.lsn:
+            commit = row.fork.commit
+            fork = spb.CommitPoint(lsn=commit.lsn, time_us=commit.time_us, pages=commit.pages)
         return pb.ClusterView(
             cluster=row.name,
             volume=row.volume,
@@ -211,6 +226,7 @@ class ControlPlane:
             memberships=[membership_to_pb(m) for m in memberships],
             volume_epoch=row.epoch,
             version=version,
+            fork=fork,
         )
 
     async def watch_cluster(
@@ -247,8 +263,9 @@ class ControlPlane:
             if row.stopped:  # or it is started again, and whoever should have told us could not
                 await self._adopt()
                 row = await self._catalog.cluster(request.cluster)
-            if row.stopped:
-                raise ConfigError(f"cluster {row.name} is stopped")
+            if row.stopped or row.forking:
+                what = "being cloned" if row.forking else "stopped"
+                raise ConfigError(f"cluster {row.name} is {what}")
             if row.writer != request.instance:
                 raise ConfigError(
                     f"{request.instance} may not open the volume of {row.name}: "
@@ -377,6 +394,10 @@ class ControlPlane:
         for report in reply.storage:
             report.drained = report.node in drained
         return reply
+
+    async def list_volumes(self, _request: pb.ListVolumesRequest) -> pb.ListVolumesReply:
+        """Every cluster's volume, with what storage nodes say now of what is its own."""
+        return await list_volumes(self._catalog, self._channels)
 
     async def list_events(self, request: pb.ListEventsRequest) -> pb.ListEventsReply:
         """The newest events, oldest first; all there are if `limit` is 0."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 from cluster.local.adopt import adopt
 from cluster.local.change import LOCK_WAIT_S, change_layout, layout_turn, tell_supervisor
@@ -60,6 +61,7 @@ def create_cluster(
 
     def begun(old: Layout) -> Layout:
         if any(c.name == name and c.state is ClusterState.CREATING for c in old.clusters):
+            refuse_if_cloned(old.cluster(name))
             return old
         return with_new_cluster(
             old,
@@ -71,10 +73,10 @@ def create_cluster(
         )
 
     with layout_turn(folder, wait_s):
-        _check_running(folder)
+        check_running(folder)
         layout = change_layout(folder, begun)
-        _tell(folder, layout)
-    return _seen_running(folder, layout.cluster(name), wait_s, ready_s)
+        tell(folder, layout)
+    return seen_running(folder, layout.cluster(name), wait_s, ready_s)
 
 
 def start_cluster(
@@ -84,6 +86,7 @@ def start_cluster(
 
     def started(old: Layout) -> Layout:
         spec = old.cluster(name)
+        refuse_if_cloned(spec)
         if spec.runs:
             return old
         if not processes_of(folder, spec):  # else it was being stopped, and its ports are its own
@@ -91,10 +94,10 @@ def start_cluster(
         return old.with_state(name, ClusterState.RUNNING)
 
     with layout_turn(folder, wait_s):
-        _check_running(folder)
+        check_running(folder)
         layout = change_layout(folder, started)
-        _tell(folder, layout)
-    return _seen_running(folder, layout.cluster(name), wait_s, ready_s)
+        tell(folder, layout)
+    return seen_running(folder, layout.cluster(name), wait_s, ready_s)
 
 
 def stop_cluster(folder: Folder, name: str, *, wait_s: float = LOCK_WAIT_S) -> bool:
@@ -104,10 +107,10 @@ def stop_cluster(folder: Folder, name: str, *, wait_s: float = LOCK_WAIT_S) -> b
     StillRunning if a process does not end.
     """
     with layout_turn(folder, wait_s):
-        _check_running(folder)
+        check_running(folder)
         layout = change_layout(folder, lambda old: old.with_state(name, ClusterState.STOPPED))
         # The catalog first: then nobody is taken for dead.
-        adopted = _tell(folder, layout)
+        adopted = tell(folder, layout)
     _until_ended(folder, layout.cluster(name))
     return adopted
 
@@ -120,19 +123,19 @@ def delete_cluster(folder: Folder, name: str, *, wait_s: float = LOCK_WAIT_S) ->
     deleted, and there is no way back. Raises StillRunning if a process does not end: then it is stopped.
     """
     with layout_turn(folder, wait_s):
-        _check_running(folder)
+        check_running(folder)
         layout = _loaded(folder)
         layout.without_cluster(name)  # raises unless it can be
-        if layout.cluster(name).state is not ClusterState.DELETING:
+        if layout.cluster(name).runs:
             layout = change_layout(folder, lambda old: old.with_state(name, ClusterState.STOPPED))
-        _tell(folder, layout)
+        tell(folder, layout)
     _until_ended(folder, layout.cluster(name))
     with layout_turn(folder, wait_s):
         layout = _loaded(folder)
         if any(c.name == name for c in layout.clusters):  # else another command was faster
             _refuse_if_it_runs(layout, name)
             layout = change_layout(folder, lambda old: old.with_state(name, ClusterState.DELETING))
-            if not _adopted(layout):
+            if not have_adopted(layout):
                 raise ConfigError(
                     f"{name} is being deleted, but the control plane does not answer, see "
                     f"{folder.log('control')}; then finish it with `sextet cluster delete {name}`"
@@ -140,6 +143,15 @@ def delete_cluster(folder: Folder, name: str, *, wait_s: float = LOCK_WAIT_S) ->
             change_layout(folder, lambda old: old.without_cluster(name))
             for told in (folder.endpoint_view(name), folder.archive_state(name)):
                 told.unlink(missing_ok=True)  # a later one may have its name
+
+
+def refuse_if_cloned(spec: ClusterSpec) -> None:
+    """Raises ConfigError for one that an unfinished `sextet clone` has begun."""
+    if spec.fork is not None:
+        raise ConfigError(
+            f"{spec.name} is being cloned from {spec.fork.source}; finish that with `sextet clone "
+            f"{spec.fork.source} {spec.name}`, or remove it with `sextet cluster delete {spec.name}`"
+        )
 
 
 def _refuse_if_it_runs(layout: Layout, name: str) -> None:
@@ -150,7 +162,7 @@ def _refuse_if_it_runs(layout: Layout, name: str) -> None:
 # -- telling, and seeing it done
 
 
-def _check_running(folder: Folder) -> None:
+def check_running(folder: Folder) -> None:
     if running_state(folder) is None:
         raise ConfigError(f"no cluster is running in {folder.data}; start it with `sextet up`")
 
@@ -162,15 +174,15 @@ def _loaded(folder: Folder) -> Layout:
     return layout
 
 
-def _tell(folder: Folder, layout: Layout) -> bool:
+def tell(folder: Folder, layout: Layout) -> bool:
     """Whether the control plane knows. Raises ConfigError if the supervisor is gone."""
-    adopted = _adopted(layout)
+    adopted = have_adopted(layout)
     if not tell_supervisor(folder):
-        _check_running(folder)
+        check_running(folder)
     return adopted
 
 
-def _adopted(layout: Layout) -> bool:
+def have_adopted(layout: Layout) -> bool:
     """Have the control plane take the layout over; it may have been killed just now."""
     deadline = time.monotonic() + ADOPT_WAIT_S
     while not asyncio.run(adopt(layout)):
@@ -180,13 +192,14 @@ def _adopted(layout: Layout) -> bool:
     return True
 
 
-def _seen_running(folder: Folder, spec: ClusterSpec, wait_s: float, ready_s: float) -> ClusterSpec:
+def seen_running(folder: Folder, spec: ClusterSpec, wait_s: float, ready_s: float) -> ClusterSpec:
     """Once it takes SQL, which is noted if that is news."""
     wait_for_sql(folder, spec, timeout=ready_s)
 
     def seen(old: Layout) -> Layout:
         if any(c.name == spec.name and c.state is ClusterState.CREATING for c in old.clusters):
-            return old.with_state(spec.name, ClusterState.RUNNING)
+            running = replace(old.cluster(spec.name), state=ClusterState.RUNNING, fork=None)
+            return old.with_cluster(running)
         return old
 
     if spec.state is ClusterState.CREATING:

@@ -17,6 +17,7 @@ from cluster.local.layout import (
     STORAGE_PER_AZ,
     ClusterSpec,
     ClusterState,
+    ForkSpec,
     InstanceSpec,
     Layout,
     StorageSpec,
@@ -70,9 +71,12 @@ def with_new_cluster(
     port: int | None = None,
     max_storage_bytes: int = DEFAULT_MAX_STORAGE,
     retention_days: int = DEFAULT_RETENTION_DAYS,
+    fork: ForkSpec | None = None,
 ) -> Layout:
-    """With one more cluster, which is being created: endpoints on `port` and the next one, or else on the
-    first free pair above all endpoints; its instances on free ports above everybody's.
+    """With one more cluster, which is being created, or cloned if `fork` says of what.
+
+    Its endpoints are on `port` and the next one, or else on the first free pair above all endpoints; its
+    instances on free ports above everybody's.
 
     Raises ConfigError if the name, the number of readers, the port or the retention cannot be.
     """
@@ -92,9 +96,10 @@ def with_new_cluster(
         port + 1,
         max_storage_bytes,
         _instances(name, readers, ports),
-        state=ClusterState.CREATING,
+        state=ClusterState.CREATING if fork is None else ClusterState.CLONING,
         archive=new_archive_name(name),
         retention_days=retention_days,
+        fork=fork,
     )
     return layout.with_cluster(spec)
 

@@ -9,6 +9,7 @@ Invariants
 - Every name and every port occurs once; an instance's number occurs once in its cluster.
 - There is always a cluster, and one that is not being deleted. Nothing is lost because a cluster is
   missing from the file: only one that says that it is being deleted loses its volume.
+- A cluster that is being cloned has a source in the file, which is neither deleted nor missing meanwhile.
 - A file of an unknown format version is refused, not guessed.
 - Everything here is a value; `load` and `save` are the only I/O. Growing means making a new layout
   with `with_instance`, `with_storage` or `with_cluster` and saving it.
@@ -111,10 +112,21 @@ class EndpointSpec:
 class ClusterState(StrEnum):
     """What is wanted of a cluster; whether it is so yet is for its processes to say."""
 
+    CLONING = "cloning"  # its volume is being made; no process of its own until then
     CREATING = "creating"  # it runs, and nobody has seen yet that it takes SQL
     RUNNING = "running"
     STOPPED = "stopped"  # no process of its own; the volume stays
     DELETING = "deleting"  # likewise, and the volume goes: there is no way back
+
+
+@dataclass(frozen=True, slots=True)
+class ForkSpec:
+    """What a cluster is being cloned from: the last commit of `source` at or below `at_lsn`, or made by
+    `at_time_us` (Unix microseconds), or (both 0) its newest one."""
+
+    source: str
+    at_lsn: int = 0
+    at_time_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +150,8 @@ class ClusterSpec:
     all clusters one (`cluster.local.store`)."""
     retention_days: int = DEFAULT_RETENTION_DAYS
     """To any moment of so many days it can be restored."""
+    fork: ForkSpec | None = None
+    """Until somebody has seen that it takes SQL: what it is a clone of."""
 
     def __post_init__(self) -> None:
         check_retention(self.retention_days)
@@ -188,11 +202,27 @@ class Layout:
                 f"archiving every {self.archive_every_s:g} s cannot be; choose 0.1 to "
                 f"{ARCHIVE_EVERY_S_MAX:.0f} s"
             )
+        self._check_sources()
         for cluster in self.clusters:
             if not cluster.instances:
                 raise ConfigError(f"cluster {cluster.name} has no instance")
             _once(f"endpoint of {cluster.name}", [e.name for e in cluster.endpoints])
             _once(f"instance number of {cluster.name}", [i.number for i in cluster.instances])
+
+    def _check_sources(self) -> None:
+        """Pages that a clone is to share must not go before it does."""
+        there = {c.name for c in self.clusters if c.state is not ClusterState.DELETING}
+        for cluster in self.clusters:
+            if cluster.state is not ClusterState.CLONING:
+                continue
+            if cluster.fork is None:
+                raise ConfigError(f"cluster {cluster.name} is being cloned from nothing")
+            source = cluster.fork.source
+            if source not in there:
+                raise ConfigError(
+                    f"{cluster.name} is being cloned from {source}; finish that with `sextet clone "
+                    f"{source} {cluster.name}`, or `sextet cluster delete {cluster.name}`"
+                )
 
     def _instance_names(self) -> list[str]:
         return [instance.name for cluster in self.clusters for instance in cluster.instances]
@@ -234,11 +264,7 @@ class Layout:
         found = self.cluster(name)
         if found.runs:
             return found
-        advice = "start it" if found.state is ClusterState.STOPPED else "finish that"
-        command = "start" if found.state is ClusterState.STOPPED else "delete"
-        raise ConfigError(
-            f"cluster {name} is {_WORDS[found.state]}; {advice} with `sextet cluster {command} {name}`"
-        )
+        raise ConfigError(f"cluster {name} is {_word(found)}")
 
     def storage_node(self, name: str) -> StorageSpec:
         """Raises ConfigError naming the storage nodes there are."""
@@ -259,10 +285,13 @@ class Layout:
 
     def with_state(self, cluster: str, state: ClusterState) -> Layout:
         """With another wish for that cluster. Raises ConfigError if there is none of that name, if it is
-        being deleted and `state` is not that, or if no other would be left."""
+        being deleted and `state` is not that, if it is being cloned and `state` is neither that nor the
+        next one, or if no other would be left."""
         old = self.cluster(cluster)
         if old.state is ClusterState.DELETING and state is not ClusterState.DELETING:
             self.running_cluster(cluster)  # raises
+        if old.state is ClusterState.CLONING and state not in _AFTER_CLONING:
+            self.running_cluster(cluster)
         if state is ClusterState.DELETING:
             self._refuse_to_lose_the_last(cluster)
         return self.with_cluster(replace(old, state=state))
@@ -357,7 +386,20 @@ class Layout:
         raise ConfigError(f"there is no instance {name} here; there is: {known}")
 
 
-_WORDS = {ClusterState.STOPPED: "stopped", ClusterState.DELETING: "being deleted"}
+_AFTER_CLONING = (ClusterState.CLONING, ClusterState.CREATING, ClusterState.DELETING)
+
+
+def _word(cluster: ClusterSpec) -> str:
+    """What it is, without processes, and what to do about that."""
+    name, fork = cluster.name, cluster.fork
+    if cluster.state is ClusterState.CLONING and fork is not None:
+        return (
+            f"being cloned; finish that with `sextet clone {fork.source} {name}`, or remove it with "
+            f"`sextet cluster delete {name}`"
+        )
+    if cluster.state is ClusterState.STOPPED:
+        return f"stopped; start it with `sextet cluster start {name}`"
+    return f"being deleted; finish that with `sextet cluster delete {name}`"
 
 
 def check_retention(days: int) -> None:
@@ -407,6 +449,7 @@ def from_json(value: Any, *, source: str = FILE) -> Layout:
                         "endpoints": tuple(_endpoint(e) for e in cluster.get("endpoints", ())),
                         "autoscale": _autoscale(cluster.get("autoscale")),
                         "state": ClusterState(cluster.get("state", ClusterState.RUNNING)),
+                        "fork": _fork(cluster.get("fork")),
                     }
                 )
                 for cluster in value["clusters"]
@@ -422,6 +465,10 @@ def _endpoint(value: dict[str, Any]) -> EndpointSpec:
     return EndpointSpec(
         value["name"], value["port"], tuple(value["members"]), tuple(value["exclude"])
     )
+
+
+def _fork(value: dict[str, Any] | None) -> ForkSpec | None:
+    return None if value is None else ForkSpec(**value)
 
 
 def _autoscale(value: dict[str, Any] | None) -> AutoscalePolicy | None:

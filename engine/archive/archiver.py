@@ -9,6 +9,7 @@ Invariants
   earlier try of its own whose answer was lost, reads the archive's end again: so there is one history.
 - Nodes are told of an LSN only after everything at or below it is in chunks that exist, and while a base is
   being made of no LSN above the base's.
+- The archive of a clone begins with a base at the commit that it was cloned at.
 - An archive whose continuation is lost (it ends below what any hot log reaches back to) is left as it is.
   Another one begins, under its name and a number, with a base. Where it ends is read again before that is
   said: an archiver that was left behind knows of an end that others have gone on from.
@@ -268,6 +269,9 @@ class Archiver:
                 self._bare |= number == 1 and chunk.head.after > 0
             if number == listing.newest:
                 self._end = _end_of(chunk.head, chunk.digest)
+        if not listing.newest and self._view is not None and self._view.HasField("fork"):
+            fork = self._view.fork
+            await self._begin_at(CommitMark(fork.lsn, fork.time_us, fork.pages))
 
     async def _begin_another(self, why: str, *, damaged: bool = False) -> None:
         """The log between the archive's end and what storage still has is lost to it.
@@ -287,7 +291,11 @@ class Archiver:
             log.error("archive %s cannot be continued, %s begins: %s", last, self.archive, why)
         else:
             log.info("archive %s begins with a base: the volume has a past", self.archive)
-        mark = CommitMark(status.read_lsn, status.read_us, status.volume_pages)
+        await self._begin_at(CommitMark(status.read_lsn, status.read_us, status.volume_pages))
+
+    async def _begin_at(self, mark: CommitMark) -> None:
+        """The archive, of which there is nothing yet, begins with that state: what came before is in none,
+        or in that of the cluster that this one is a clone of."""
         self._end = _End(upto=mark.lsn, newest=mark)
         self._since_base, self._base, self._bare = 0, 0, True  # the next round begins with a base
         steps = self._runtime.steps

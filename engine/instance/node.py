@@ -20,12 +20,13 @@ from engine.config import InstanceConfig, VolumeConfig
 from engine.errors import SextetError, Unavailable
 from engine.instance.busy import Busy
 from engine.instance.replica import Replica
-from engine.instance.transfer import export_database, import_database
+from engine.instance.transfer import export_database, hold_read_point, import_database
 from engine.instance.writer import Writer
 from engine.net.methods import (
     CONFIRMED_COMMIT,
     EXPORT,
     FOLLOW,
+    HOLD_READ_POINT,
     IMPORT,
     INSTANCE_STATUS,
     REGISTER,
@@ -284,6 +285,7 @@ class Instance:
             FOLLOW: self._follow,
             IMPORT: self._import,
             EXPORT: self._export,
+            HOLD_READ_POINT: self._hold_read_point,
         }
 
     async def _follow(self, stream: Stream[pb.FeedItem, pb.FollowReport]) -> None:
@@ -320,6 +322,11 @@ class Instance:
         if self.pool is None:
             raise Unavailable(f"{self.identity.name} is {self._state}")
         await export_database(self.pool, stream)
+
+    async def _hold_read_point(self, stream: Stream[pb.HeldReadPoint, pb.HoldRequest]) -> None:
+        if self.writer is None:
+            raise Unavailable(f"{self.identity.name} is no open writer now")
+        await hold_read_point(self.writer, stream)
 
     async def _status(self, _request: pb.InstanceStatusRequest) -> pb.InstanceStatusReply:
         reply = pb.InstanceStatusReply(

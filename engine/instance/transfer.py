@@ -1,4 +1,4 @@
-"""Whole databases in and out: `sextet import` and `sextet export`.
+"""Whole databases in and out: `sextet import`, `sextet export`, and what `sextet clone` needs of a writer.
 
 Import holds the file's pages in memory once and commits them as a single MTR, so the volume is empty
 or has all of it, whatever crashes in between. Export pins one read point and streams its pages
@@ -6,6 +6,9 @@ while everything goes on.
 """
 
 from __future__ import annotations
+
+import asyncio
+import contextlib
 
 from engine.config import InstanceConfig
 from engine.errors import ConfigError, ProtocolError
@@ -16,6 +19,9 @@ from engine.sql.pool import BufferPool
 from engine.types import PAGE_SIZE
 
 PAGES_PER_CHUNK = 64
+
+HOLD_S = 120.0
+"""A caller that is still there after so long has had enough time."""
 
 
 async def import_database(
@@ -75,3 +81,20 @@ async def export_database(
             await stream.send(pb.ExportChunk(pages=b"".join(pages)))
     finally:
         pool.unpin(snapshot)
+
+
+async def hold_read_point(writer: Writer, stream: Stream[pb.HeldReadPoint, pb.HoldRequest]) -> None:
+    """Say which commit is the newest durable one, and keep its pages from being collected until the
+    caller goes, for `HOLD_S` at most."""
+    snapshot = writer.pool.pin(None)
+    try:
+        mark = snapshot.mark
+        held = pb.HeldReadPoint(epoch=writer.volume.epoch)
+        held.commit.lsn, held.commit.time_us, held.commit.pages = mark.lsn, mark.time_us, mark.pages
+        await stream.send(held)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HOLD_S):
+                while await stream.recv() is not None:
+                    pass
+    finally:
+        writer.pool.unpin(snapshot)

@@ -58,6 +58,7 @@ INSTANCE_STATUS = _method(
 )
 IMPORT = _method(_I.DESCRIPTOR, "Import", _I.ImportChunk, _I.ImportReply)
 EXPORT = _method(_I.DESCRIPTOR, "Export", _I.ExportRequest, _I.ExportChunk)
+HOLD_READ_POINT = _method(_I.DESCRIPTOR, "HoldReadPoint", _I.HoldRequest, _I.HeldReadPoint)
 
 _C = control_pb2
 REGISTER = _method(_C.DESCRIPTOR, "Register", _C.RegisterRequest, _C.RegisterReply)
@@ -72,3 +73,5 @@ CLUSTER_STATUS = _method(
 FAILOVER = _method(_C.DESCRIPTOR, "Failover", _C.FailoverRequest, _C.FailoverReply)
 RECORD_EVENT = _method(_C.DESCRIPTOR, "RecordEvent", _C.RecordEventRequest, _C.RecordEventReply)
 LIST_EVENTS = _method(_C.DESCRIPTOR, "ListEvents", _C.ListEventsRequest, _C.ListEventsReply)
+FORK_VOLUME = _method(_C.DESCRIPTOR, "ForkVolume", _C.ForkVolumeRequest, _C.ForkVolumeReply)
+LIST_VOLUMES = _method(_C.DESCRIPTOR, "ListVolumes", _C.ListVolumesRequest, _C.ListVolumesReply)

@@ -17,7 +17,7 @@ from tests.cluster.control.test_catalog import make_layout
 
 COMMANDS = [
     *("up", "down", "status", "failover", "events", "sql"),
-    *("import", "export", "restore", "log", "sim", "chaos", "version"),
+    *("import", "export", "restore", "clone", "log", "sim", "chaos", "version"),
 ]
 
 

@@ -55,7 +55,7 @@ class InstanceView(_message.Message):
     def __init__(self, name: _Optional[str] = ..., az: _Optional[str] = ..., address: _Optional[str] = ..., role: _Optional[str] = ..., socket: _Optional[str] = ..., tier: _Optional[int] = ..., size: _Optional[str] = ...) -> None: ...
 
 class ClusterView(_message.Message):
-    __slots__ = ("cluster", "volume", "max_pages", "instances", "memberships", "volume_epoch", "version")
+    __slots__ = ("cluster", "volume", "max_pages", "instances", "memberships", "volume_epoch", "version", "fork")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     MAX_PAGES_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,7 @@ class ClusterView(_message.Message):
     MEMBERSHIPS_FIELD_NUMBER: _ClassVar[int]
     VOLUME_EPOCH_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    FORK_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     volume: int
     max_pages: int
@@ -70,7 +71,8 @@ class ClusterView(_message.Message):
     memberships: _containers.RepeatedCompositeFieldContainer[_storage_pb2.PgMembership]
     volume_epoch: int
     version: int
-    def __init__(self, cluster: _Optional[str] = ..., volume: _Optional[int] = ..., max_pages: _Optional[int] = ..., instances: _Optional[_Iterable[_Union[InstanceView, _Mapping]]] = ..., memberships: _Optional[_Iterable[_Union[_storage_pb2.PgMembership, _Mapping]]] = ..., volume_epoch: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+    fork: _storage_pb2.CommitPoint
+    def __init__(self, cluster: _Optional[str] = ..., volume: _Optional[int] = ..., max_pages: _Optional[int] = ..., instances: _Optional[_Iterable[_Union[InstanceView, _Mapping]]] = ..., memberships: _Optional[_Iterable[_Union[_storage_pb2.PgMembership, _Mapping]]] = ..., volume_epoch: _Optional[int] = ..., version: _Optional[int] = ..., fork: _Optional[_Union[_storage_pb2.CommitPoint, _Mapping]] = ...) -> None: ...
 
 class OpenVolumeRequest(_message.Message):
     __slots__ = ("cluster", "instance")
@@ -225,3 +227,61 @@ class DrainStorageRequest(_message.Message):
 class DrainStorageReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ForkVolumeRequest(_message.Message):
+    __slots__ = ("cluster", "at_lsn", "at_time_us")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    AT_LSN_FIELD_NUMBER: _ClassVar[int]
+    AT_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    at_lsn: int
+    at_time_us: int
+    def __init__(self, cluster: _Optional[str] = ..., at_lsn: _Optional[int] = ..., at_time_us: _Optional[int] = ...) -> None: ...
+
+class ForkVolumeReply(_message.Message):
+    __slots__ = ("volume", "commit", "copy")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    COPY_FIELD_NUMBER: _ClassVar[int]
+    volume: int
+    commit: _storage_pb2.CommitPoint
+    copy: str
+    def __init__(self, volume: _Optional[int] = ..., commit: _Optional[_Union[_storage_pb2.CommitPoint, _Mapping]] = ..., copy: _Optional[str] = ...) -> None: ...
+
+class ListVolumesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class VolumeInfo(_message.Message):
+    __slots__ = ("cluster", "volume", "parent", "source", "fork", "made", "copy", "groups", "unknown", "own_pages", "shared_pages", "own_stored")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    FORK_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
+    COPY_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    OWN_PAGES_FIELD_NUMBER: _ClassVar[int]
+    SHARED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    OWN_STORED_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    volume: int
+    parent: int
+    source: str
+    fork: _storage_pb2.CommitPoint
+    made: bool
+    copy: str
+    groups: int
+    unknown: int
+    own_pages: int
+    shared_pages: int
+    own_stored: int
+    def __init__(self, cluster: _Optional[str] = ..., volume: _Optional[int] = ..., parent: _Optional[int] = ..., source: _Optional[str] = ..., fork: _Optional[_Union[_storage_pb2.CommitPoint, _Mapping]] = ..., made: _Optional[bool] = ..., copy: _Optional[str] = ..., groups: _Optional[int] = ..., unknown: _Optional[int] = ..., own_pages: _Optional[int] = ..., shared_pages: _Optional[int] = ..., own_stored: _Optional[int] = ...) -> None: ...
+
+class ListVolumesReply(_message.Message):
+    __slots__ = ("volumes",)
+    VOLUMES_FIELD_NUMBER: _ClassVar[int]
+    volumes: _containers.RepeatedCompositeFieldContainer[VolumeInfo]
+    def __init__(self, volumes: _Optional[_Iterable[_Union[VolumeInfo, _Mapping]]] = ...) -> None: ...

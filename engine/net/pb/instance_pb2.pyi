@@ -169,3 +169,15 @@ class ExportChunk(_message.Message):
     read_lsn: int
     pages: bytes
     def __init__(self, page_count: _Optional[int] = ..., read_lsn: _Optional[int] = ..., pages: _Optional[bytes] = ...) -> None: ...
+
+class HoldRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class HeldReadPoint(_message.Message):
+    __slots__ = ("epoch", "commit")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    commit: _storage_pb2.CommitPoint
+    def __init__(self, epoch: _Optional[int] = ..., commit: _Optional[_Union[_storage_pb2.CommitPoint, _Mapping]] = ...) -> None: ...

@@ -115,7 +115,7 @@ async def test_version_grows_with_every_visible_change_and_no_other(catalog):
 
 
 async def test_events_are_kept_in_order_and_only_so_many(catalog, monkeypatch):
-    monkeypatch.setattr("cluster.control.catalog.EVENTS_KEPT", 20)
+    monkeypatch.setattr("cluster.control.transactions.EVENTS_KEPT", 20)
     for n in range(30):
         await catalog.record("main", f"event {n}", time_us=n)
     kept = await catalog.events()
@@ -224,6 +224,8 @@ async def test_unknown_format_is_refused(tmp_path):
         await Catalog.open(path)
 
 
+NO_FORKS = "DROP TABLE ancestors; DROP TABLE fork_groups; DROP TABLE forks;"
+
 OLD_INSTANCES = """
 CREATE TABLE instances (
     name TEXT PRIMARY KEY,
@@ -251,7 +253,7 @@ async def _of_format_1(path: Path) -> None:
     await made.close()
     with sqlite3.connect(path) as database:
         database.executescript(
-            "DROP TABLE replacements; DROP TABLE drained;"
+            f"{NO_FORKS} DROP TABLE replacements; DROP TABLE drained;"
             f"ALTER TABLE instances RENAME TO newer; {OLD_INSTANCES}"
         )
     database.close()
@@ -284,8 +286,8 @@ async def test_catalog_of_format_3_gets_room_for_what_is_stopped_and_deleted(tmp
     with sqlite3.connect(path) as database:
         fresh = database.execute("SELECT sql FROM sqlite_schema WHERE name = 'clusters'").fetchone()
         database.executescript(
-            "ALTER TABLE volumes DROP COLUMN deleted; ALTER TABLE clusters DROP COLUMN stopped;"
-            "PRAGMA user_version = 3;"
+            f"{NO_FORKS} ALTER TABLE volumes DROP COLUMN deleted;"
+            "ALTER TABLE clusters DROP COLUMN stopped; PRAGMA user_version = 3;"
         )
     database.close()
     assert "stopped" in fresh[0]
@@ -296,6 +298,27 @@ async def test_catalog_of_format_3_gets_room_for_what_is_stopped_and_deleted(tmp
         assert not await opened.adopt(make_layout()), "nothing is news"
     finally:
         await opened.close()
+
+
+async def test_catalog_of_format_4_gets_room_for_clones(tmp_path):
+    path = tmp_path / "old.db"
+    made = await Catalog.open(path)
+    await made.adopt(make_layout())
+    await made.close()
+    tables = "SELECT name, sql FROM sqlite_schema ORDER BY name"
+    with sqlite3.connect(path) as database:
+        fresh = database.execute(tables).fetchall()
+        database.executescript(f"{NO_FORKS} PRAGMA user_version = 4;")
+    database.close()
+    opened = await Catalog.open(path)
+    try:
+        assert (await opened.cluster("main")).fork is None
+        assert not await opened.adopt(make_layout()), "nothing is news"
+    finally:
+        await opened.close()
+    with sqlite3.connect(path) as database:
+        assert database.execute(tables).fetchall() == fresh
+    database.close()
 
 
 async def test_migration_that_is_cut_short_changes_nothing(tmp_path, monkeypatch):

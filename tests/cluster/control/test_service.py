@@ -29,6 +29,7 @@ from engine.net.pb import control_pb2 as pb
 from engine.net.pb import storage_pb2 as spb
 from engine.net.real import real_runtime
 from engine.ports import Channel, Server
+from engine.storage.config import StorageConfig
 from engine.storage.node import StorageNode
 from engine.storage.pagestore_memory import MemoryPageStore
 from tests.cluster.control.test_catalog import NODES, make_layout
@@ -43,6 +44,7 @@ class World:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.layout: Layout = make_layout()
+        self.config = StorageConfig()
         self.stopped: list[str] = []
         self.runtime = real_runtime(root / "control", stop_node=self.stopped.append)
         self.address = ""
@@ -77,12 +79,15 @@ class World:
             life = self._lives.setdefault(name, 0)
             store = self._stores.setdefault(name, MemoryPageStore())
             runtime = real_runtime(self.root / f"{name}.{life}", stop_node=self.stopped.append)
-            node = StorageNode(runtime, name=name, az="az1", store=store)
+            node = StorageNode(runtime, name=name, az="az1", store=store, config=self.config)
             await node.open()
-            server = await runtime.transport.serve(ANY_PORT, node.handlers)
+            server = await runtime.transport.serve(self.listens_at(name), node.handlers)
             node.start()
             node.register_with(self.address, address=server.address)
             self._nodes[name] = (node, server)
+
+    def listens_at(self, _name: str) -> str:
+        return ANY_PORT
 
     async def cut_off(self, name: str) -> Callable[[], Awaitable[None]]:
         """The node goes on and nobody reaches it, until what is returned is called."""
