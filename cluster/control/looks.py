@@ -147,7 +147,7 @@ class Looker:
         """
         try:
             status = await self._channels.to(address).call(
-                STORAGE_STATUS, spb.StorageStatusRequest(), timeout=ASK_TIMEOUT_S
+                STORAGE_STATUS, spb.StorageStatusRequest(brief=True), timeout=ASK_TIMEOUT_S
             )
         except SextetError:
             return set()
