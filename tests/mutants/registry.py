@@ -145,8 +145,8 @@ STORAGE = (
         "G2",
         "records that a recovery may annul get into page versions",
         "engine.storage.coalesce",
-        "        upto = segment.tail()\n",
-        "        upto = segment.scl\n",
+        "upto = segment.tail() if limit is None else min(limit, segment.tail())",
+        "upto = segment.scl",
     ),
     _one(
         "collect-too-far",
@@ -169,9 +169,9 @@ STORAGE = (
             ),
             Edit(
                 "engine.storage.node",
-                "key, state.incarnation, membership, epoch=epoch, damaged=joining",
-                "key, next(m.incarnation for m in membership.members"
-                " if m.node == state.name), membership, epoch=epoch",
+                "SegmentRow(key, state.incarnation, membership, damaged=joining)",
+                "SegmentRow(key, next(m.incarnation for m in membership.members"
+                " if m.node == state.name), membership)",
             ),
         ),
     ),
@@ -264,7 +264,7 @@ VOLUME = (
         "G2",
         "a new epoch's LSNs begin where its recovery truncated",
         "engine.volume.fencing",
-        "next_lsn=1 if fresh else truncations[-1].high + 1,",
+        "next_lsn=plan.vdl.lsn + 1 if fresh else truncations[-1].high + 1,",
         "next_lsn=plan.vdl.lsn + 1,",
     ),
     _one(
@@ -369,8 +369,10 @@ CONTROL = (
         "G3",
         "the catalog gives one epoch to two writers",
         "cluster.control.catalog",
-        "UPDATE volumes SET epoch = epoch + 1 WHERE",
-        "UPDATE volumes SET epoch = max(epoch, 1) WHERE",
+        'epoch = epoch + 1 WHERE volume = ? AND epoch = ?"\n'
+        '                " AND EXISTS (SELECT 1 FROM clusters WHERE name = ? AND writer = ?',
+        'epoch = max(epoch, 1) WHERE volume = ? AND epoch = ?"\n'
+        '                " AND EXISTS (SELECT 1 FROM clusters WHERE name = ? AND writer = ?',
     ),
 )
 
@@ -380,8 +382,8 @@ MEMBERSHIP = (
         "G1",
         "a segment that is to replace another counts as whole before it has anything",
         "engine.storage.node",
-        "key, state.incarnation, membership, epoch=epoch, damaged=joining",
-        "key, state.incarnation, membership, epoch=epoch",
+        "SegmentRow(key, state.incarnation, membership, damaged=joining)",
+        "SegmentRow(key, state.incarnation, membership)",
     ),
     _one(
         "single-quorum",
