@@ -101,7 +101,6 @@ class Mark(StrEnum):
     NODE_FENCED_ITSELF = "a node ended itself after a failed disk"
     FAILED_OVER = "the control plane named another writer by itself"
     CHUNK_TAKEN = "an archiver found the place of its next chunk taken"
-    END_MOVED = "an archiver that was left behind found the archive longer than it knew"
     BASE_MADE = "a base was archived"
     BASE_FAILED = "a base could not be archived, or not yet"
     RETIRED = "objects fell out of an archive's window"

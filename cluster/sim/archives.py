@@ -19,7 +19,7 @@ SHARE = 0.25
 """Of all seeds."""
 
 CALM_S = 1.0
-LOST = 0.15
+LOST = 0.25
 """Chance that such a run's store is another one all of a sudden, and empty."""
 
 HOUR_S = 3600.0
@@ -40,7 +40,7 @@ def settings(seed: int) -> dict[str, Any]:
         storage = replace(storage, wal_file_bytes=4096, frame_cache_bytes=4096)
     return {
         "archive": True,
-        "archivers": rng.choice((1, 1, 2)),
+        "archivers": rng.choice((1, 2)),
         "storage": storage,
         "archiver": ArchiveConfig(
             round_s=rng.choice((0.3, 0.6)),

@@ -368,7 +368,6 @@ class Archiver:
         known = self._end
         await self._find_end()
         if self._end.number > known.number or self._end.digest != known.digest:
-            self._runtime.steps.mark(Mark.END_MOVED)
             log.info("others have gone on with archive %s", self.archive)
             return
         await self._begin_another(why)

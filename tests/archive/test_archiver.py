@@ -18,7 +18,6 @@ from engine.archive.restore import Archive
 from engine.archive.source import Standing
 from engine.archive.verify import verify
 from engine.errors import Corrupt, Unavailable
-from engine.steps import Mark
 from engine.storage.volume import Volume
 from engine.types import LSN
 from tests.archive.town import BASES, CONFIG, SECOND, Town, look, play, rows_at
@@ -549,7 +548,6 @@ def test_who_was_left_behind_goes_on_with_what_others_have_archived() -> None:
 
     town = play(act, archivers=2)
     assert town.names() == ["main"]
-    assert town.world.marks[Mark.END_MOVED] == 1
     looked_at(town, every=7)
 
 
