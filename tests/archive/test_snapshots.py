@@ -330,6 +330,27 @@ async def test_damage_is_named_and_leaves_no_file_and_no_copy(
         assert names_in(other.objects)[0] == []
 
 
+async def test_an_index_must_be_what_its_name_says_and_have_all_pages(
+    states: list[State], tmp_path: Path
+) -> None:
+    key = index_key(NAME)
+    store = await made(states[0])
+    snapshot = await snapshots.load(store, NAME)
+    first, second, third = snapshot.parts
+    damages = {
+        "is in the place of another: it is snapshot other": replace(snapshot, name="other"),
+        "has 4 pages, the database 5": replace(snapshot, parts=(first, second)),
+        "has no pages from 2 on": replace(snapshot, parts=(first, third)),
+        "has no pages from 4 on": replace(
+            snapshot, parts=(first, second, replace(third, digest="../x"))
+        ),
+    }
+    for said, wrong in damages.items():
+        store.objects[key] = encode_snapshot(wrong)
+        with pytest.raises(Corrupt, match=f"object {key} {said}"):
+            await image(store, NAME, tmp_path)
+
+
 async def test_a_rotten_rest_of_an_unfinished_one_is_named(states: list[State]) -> None:
     store = Live()
     store.breaks = (await made(states[0])).calls - 1  # the index is not there yet

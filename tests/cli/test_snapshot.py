@@ -27,6 +27,7 @@ from engine.net.pb import control_pb2 as pb
 from engine.net.pb import instance_pb2 as ipb
 from engine.types import PAGE_SIZE
 from tests.archive.books import T0_US, Book, Ledger
+from tests.support.s3 import BUCKET, S3Server
 
 ARCHIVE = "main-0a1b2c3d"
 ROWS = [(n, "x" * 100) for n in range(200)]
@@ -108,6 +109,27 @@ def test_a_snapshot_is_made_shown_checked_copied_exported_and_deleted(
         code, _ = snapshot("export", name, path, "--store", where)
         assert (code, rows_of(path)) == (0, ROWS)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_copies_go_to_a_bucket_and_come_back(
+    snapshot: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert snapshot("create", ARCHIVE, "good", "--to-lsn", 8)[0] == 0
+    bucket, path = f"s3://{BUCKET}/some/where", tmp_path / "again.db"
+    with S3Server() as server:
+        for key, value in server.environ.items():
+            monkeypatch.setenv(key, value)
+        for _ in range(2):
+            code, text = snapshot("copy", "good", "--to-store", bucket)
+        assert (code != 0, "there is a snapshot good already" in text) == (True, True)
+        assert snapshot("delete", "good")[0] == 0
+        assert snapshot("verify", "good", "--store", bucket)[0] == 0
+        again = tmp_path / "again"
+        assert snapshot("copy", "good", "--to-store", again, "--store", bucket)[0] == 0
+        assert snapshot("delete", "good", "--store", bucket)[0] == 0
+        assert json.loads(snapshot("list", "--json", "--store", bucket)[1]) == []
+    assert snapshot("export", "good", path, "--store", again)[0] == 0
+    assert rows_of(path) == ROWS
 
 
 def test_moments_may_be_named(snapshot: Run) -> None:
