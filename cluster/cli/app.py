@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cluster.cli import autoscale, backup, cluster, endpoint, instance, volume
+from cluster.cli import autoscale, backup, cluster, endpoint, instance, snapshot, volume
 from cluster.cli.errors import EXIT_FAILED, EXIT_NOT_RUNNING, NotRunning
 from cluster.cli.fault import fault_app
 from cluster.cli.options import DEFAULT_DATA, Cluster, Data, Json, Retention
@@ -32,6 +32,7 @@ app.add_typer(endpoint.app, name="endpoint")
 app.add_typer(autoscale.app, name="autoscale")
 app.add_typer(backup.app, name="backup")
 app.add_typer(volume.app, name="volume")
+app.add_typer(snapshot.app, name="snapshot")
 
 
 LSN_MAX = 2**63 - 1
@@ -158,6 +159,12 @@ def restore(
         typer.Option("--to-lsn", metavar="LSN", help="The state at that LSN.", show_default=False),
     ] = None,
     latest: Annotated[bool, typer.Option("--latest", help="All that is archived.")] = False,
+    from_snapshot: Annotated[
+        str | None,
+        typer.Option(
+            "--snapshot", metavar="NAME", help="The snapshot of that name.", show_default=False
+        ),
+    ] = None,
     store: Annotated[
         str | None,
         typer.Option(
@@ -169,10 +176,13 @@ def restore(
         int, typer.Option(help="Read replicas of the new cluster.")
     ] = DEFAULT_READERS,
 ) -> None:
-    """Make a new cluster from an archive, as it was at some moment. Nothing of the old one is needed."""
+    """Make a new cluster from an archive, as it was at some moment, or from a snapshot.
+
+    Nothing of the old one is needed.
+    """
     from cluster.cli.restore import RestoreOptions, restore_cluster
 
-    options = RestoreOptions(to_time, to_lsn, latest, store, readers)
+    options = RestoreOptions(to_time, to_lsn, latest, store, readers, from_snapshot)
     restore_cluster(Folder.at(data), source, name, options)
 
 

@@ -19,7 +19,7 @@ from cluster.local.change import change_layout, layout_turn
 from cluster.local.folder import Folder
 from cluster.local.layout import Layout, load
 from cluster.local.store import open_store, store_name, store_of
-from engine.archive.catalogue import generations
+from engine.archive.catalogue import archives_in, generations
 from engine.archive.restore import Archive, shown
 from engine.archive.verify import verify
 from engine.errors import ConfigError, SextetError
@@ -30,25 +30,28 @@ from engine.types import LSN
 @asynccontextmanager
 async def opened(folder: Folder, store: str | None) -> AsyncIterator[ObjectStore]:
     """The store that was named, or the installation's. Raises ConfigError, Unavailable."""
-    if store is None:
-        layout = load(folder.data)
-        if layout is None:
-            raise ConfigError(
-                f"there is no installation in {folder.data}; name its object store with --store"
-            )
-        name = store_of(folder, layout)
-    else:
-        name = store_name(store)
-    found = open_store(name)
+    found = open_store(store_meant(folder, store))
     try:
         yield found
     finally:
         found.close()
 
 
+def store_meant(folder: Folder, store: str | None) -> str:
+    """The full name of the store that was named, or of the installation's. Raises ConfigError."""
+    if store is not None:
+        return store_name(store)
+    layout = load(folder.data)
+    if layout is None:
+        raise ConfigError(
+            f"there is no installation in {folder.data}; name its object store with --store"
+        )
+    return store_of(folder, layout)
+
+
 async def names(store: ObjectStore) -> list[str]:
     """All archives there are."""
-    return sorted({key.partition("/")[0] for key in await store.keys() if "/log/" in key})
+    return archives_in(await store.keys())
 
 
 async def find(folder: Folder, store: ObjectStore, source: str) -> Archive:

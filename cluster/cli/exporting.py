@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -34,23 +35,33 @@ def export_file(folder: Folder, cluster: str, path: Path, *, force: bool) -> Non
     """Raises CommandFailed with the reason; then there is no new file and an old one is untouched."""
     layout = running_layout(folder)
     layout.running_cluster(cluster)
-    _refuse_bad_target(path, force=force)
-    temporary = path.with_name(f".{path.name}.sextet-{os.getpid()}")
-    try:
+    with written(path, force=force) as temporary:
         source, read_lsn, pages = asyncio.run(_receive(folder, layout, cluster, temporary))
-        if pages:
-            with closing(open_read_only(temporary)) as database:
-                check_integrity(database, temporary)
-        _put_in_place(temporary, path, force=force)
-    except OSError as error:
-        raise CommandFailed(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     out.print(
         f"{size(pages * PAGE_SIZE)} written to {path}: the database at LSN {read_lsn}, from {source}",
         markup=False,
         soft_wrap=True,
     )
+
+
+@contextmanager
+def written(path: Path, *, force: bool) -> Iterator[Path]:
+    """A name beside `path` for the block to write a database to, which is then checked and given its own
+    name, durably. Raises CommandFailed; whatever fails, `path` is as it was."""
+    _refuse_bad_target(path, force=force)
+    temporary = path.with_name(f".{path.name}.sextet-{os.getpid()}")
+    try:
+        yield temporary
+        if temporary.stat().st_size:
+            with closing(open_read_only(temporary)) as database:
+                check_integrity(database, temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        _put_in_place(temporary, path, force=force)
+    except OSError as error:
+        raise CommandFailed(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _refuse_bad_target(path: Path, *, force: bool) -> None:
@@ -85,7 +96,7 @@ def _sources(status: cpb.ClusterStatusReply) -> list[cpb.InstanceReport]:
 async def _receive(
     folder: Folder, layout: Layout, cluster: str, temporary: Path
 ) -> tuple[str, LSN, int]:
-    """All pages into `temporary`, durably. Returns (instance, read point, pages)."""
+    """All pages into `temporary`. Returns (instance, read point, pages)."""
     sources = _sources(await cluster_status(folder, layout, cluster))
     for number, report in enumerate(sources, start=1):
         try:
@@ -118,8 +129,6 @@ async def _receive_from(address: str, temporary: Path) -> tuple[LSN, int]:
                     raise CommandFailed(
                         f"{file.tell()} bytes came, {first.page_count * PAGE_SIZE} were announced"
                     )
-                file.flush()
-                os.fsync(file.fileno())
                 return first.read_lsn, first.page_count
         finally:
             stream.close()

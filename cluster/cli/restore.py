@@ -1,20 +1,20 @@
-"""`sextet restore SOURCE NEW`: a new cluster from an archive's objects.
+"""`sextet restore SOURCE NEW` and `sextet snapshot restore`: a new cluster from objects.
 
-The file is made first, from the archive alone, and checked; then a cluster is created, and the file
-imported as one commit. So an archive that is no good makes no cluster.
+The file is made first, from an archive or a snapshot alone, and checked; then a cluster is created, and the
+file imported as one commit. So objects that are no good make no cluster.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cluster.cli.archives import find, opened
 from cluster.cli.client import running_layout
@@ -22,13 +22,17 @@ from cluster.cli.clusters import announce
 from cluster.cli.console import err, out
 from cluster.cli.errors import CommandFailed
 from cluster.cli.importing import import_file
+from cluster.cli.progress import counting
 from cluster.local import clusters
 from cluster.local.create import with_new_cluster
 from cluster.local.folder import Folder
 from cluster.local.layout import DEFAULT_MAX_STORAGE, ClusterSpec
+from cluster.local.names import check_snapshot_name
 from cluster.local.ready import Readiness
+from engine.archive import snapshots
 from engine.archive.catalogue import Target
 from engine.archive.restore import Plan, shown
+from engine.archive.snapshots import Snapshot
 from engine.errors import ConfigError, SextetError
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?) *(s|second|m|min|minute|h|hour|d|day)s? +ago")
@@ -44,6 +48,7 @@ class RestoreOptions:
     latest: bool
     store: str | None
     readers: int
+    snapshot: str | None = None
 
 
 def parse_time(text: str, *, now: datetime) -> int:
@@ -70,30 +75,86 @@ def _us(moment: datetime) -> int:
 
 
 def target_of(options: RestoreOptions, *, now: datetime) -> Target:
-    """Raises ConfigError unless exactly one moment was named."""
-    given = [options.to_time is not None, options.to_lsn is not None, options.latest]
-    if sum(given) != 1:
-        raise ConfigError("say to when: one of --to-time, --to-lsn and --latest")
+    """Raises ConfigError unless exactly one moment was named, and no snapshot."""
+    _one_of(options)
     if options.to_time is not None:
         return Target(time_us=parse_time(options.to_time, now=now))
     return Target(lsn=options.to_lsn)
 
 
+def _one_of(options: RestoreOptions) -> None:
+    given = [options.to_time, options.to_lsn, options.latest or None, options.snapshot]
+    if sum(value is not None for value in given) != 1:
+        raise ConfigError("say to when: one of --to-time, --to-lsn, --latest and --snapshot")
+
+
 def restore_cluster(folder: Folder, source: str, name: str, options: RestoreOptions) -> None:
     """Raises ConfigError, CommandFailed, ObjectMissing, Corrupt, FormatError; then there is no new one."""
+    _one_of(options)
+    if options.snapshot is not None:
+        restore_snapshot(
+            folder,
+            options.snapshot,
+            name,
+            store=options.store,
+            readers=options.readers,
+            source=source,
+        )
+        return
     target = target_of(options, now=datetime.now(UTC))
-    with_new_cluster(
-        running_layout(folder), name, readers=options.readers
-    )  # raises if it cannot be
-    with TemporaryDirectory(prefix="restore-", dir=folder.run) as room:
-        path = Path(room) / f"{name}.db"
+
+    def make(path: Path) -> str:
         plan = asyncio.run(_make_file(folder, source, options.store, target, path))
         if not plan.commit.lsn:
             raise CommandFailed(f"at that time nothing was in {source} yet; nothing is restored")
-        out.print(
-            f"{plan.archive} as of LSN {plan.commit.lsn}, committed {shown(plan.commit.time_us)}"
+        return f"{plan.archive} as of LSN {plan.commit.lsn}, committed {shown(plan.commit.time_us)}"
+
+    _new_cluster(folder, name, make, readers=options.readers)
+
+
+def restore_snapshot(
+    folder: Folder,
+    snapshot: str,
+    name: str,
+    *,
+    store: str | None,
+    readers: int,
+    source: str | None = None,
+) -> None:
+    """Raises as `restore_cluster` does, and ConfigError if the snapshot is not of `source`, a cluster or an
+    archive."""
+    check_snapshot_name(snapshot)
+
+    def make(path: Path) -> str:
+        made = asyncio.run(snapshot_file(folder, snapshot, store, path, source=source))
+        return (
+            f"snapshot {snapshot}: {made.cluster} as of LSN {made.commit.lsn}, committed "
+            f"{shown(made.commit.time_us)}"
         )
-        spec = _cluster_of(folder, name, path, readers=options.readers)
+
+    _new_cluster(folder, name, make, readers=readers)
+
+
+async def snapshot_file(
+    folder: Folder, name: str, store: str | None, path: Path, *, source: str | None = None
+) -> Snapshot:
+    """Write a snapshot's database to a new file. Raises as `restore_snapshot`, FileExistsError."""
+    async with opened(folder, store) as objects:
+        snapshot = await snapshots.load(objects, name)
+        if source not in (None, snapshot.cluster, snapshot.archive):
+            raise ConfigError(f"snapshot {name} is of {snapshot.cluster}, not of {source}")
+        with counting("reading objects") as progress:
+            await snapshots.write_file(objects, snapshot, path, progress)
+    return snapshot
+
+
+def _new_cluster(folder: Folder, name: str, make: Callable[[Path], str], *, readers: int) -> None:
+    """Of the file that `make` writes; it says what is in it."""
+    with_new_cluster(running_layout(folder), name, readers=readers)  # raises if it cannot be
+    with TemporaryDirectory(prefix="restore-", dir=folder.run) as room:
+        path = Path(room) / f"{name}.db"
+        out.print(make(path))
+        spec = _cluster_of(folder, name, path, readers=readers)
     announce(spec, "is restored")
 
 
@@ -132,15 +193,9 @@ def _take_back(folder: Folder, name: str) -> None:
 async def _make_file(
     folder: Folder, source: str, store: str | None, target: Target, path: Path
 ) -> Plan:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     async with opened(folder, store) as objects:
         archive = await find(folder, objects, source)
         plan = await archive.plan(target)
-        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as show:
-            task = show.add_task("reading objects", total=None)
-
-            def progress(done: int, total: int) -> None:
-                show.update(task, completed=done, total=total)
-
+        with counting("reading objects") as progress:
             await archive.restore(plan, path, progress)
     return plan

@@ -1,4 +1,4 @@
-"""What instances and clusters may be called.
+"""What instances, clusters and snapshots may be called.
 
 A name becomes part of a socket's path, of log files and of the names of processes, so it is short, plain,
 and does not begin like those of other components.
@@ -24,8 +24,17 @@ _NAME = re.compile(r"[a-z][a-z0-9-]*")
 
 
 def is_name(text: str) -> bool:
-    """Whether it is short and plain enough for an instance or a custom endpoint."""
+    """Whether it is short and plain enough for an instance, a custom endpoint or a snapshot."""
     return len(text) <= NAME_MAX and _NAME.fullmatch(text) is not None
+
+
+def check_snapshot_name(name: str) -> None:
+    """Raises ConfigError unless a snapshot may be called so; it becomes part of objects' keys."""
+    if not is_name(name):
+        raise ConfigError(
+            f"{name!r} cannot be a snapshot's name: a small letter, then at most {NAME_MAX - 1} small "
+            "letters, digits and '-'"
+        )
 
 
 def check_instance_name(name: str, *, clusters: Collection[str]) -> None:

@@ -60,6 +60,12 @@ class Listing:
         return max((n for n in self.bases if n <= number), default=0)
 
 
+def archives_in(keys: Iterable[str]) -> list[str]:
+    """The archives that these objects are of. Their names begin as a cluster's do, with a letter; what
+    begins otherwise is none's."""
+    return sorted({key.partition("/")[0] for key in keys if "/log/" in key and key[0].isalpha()})
+
+
 def generations(first: str, keys: Iterable[str]) -> list[str]:
     """The archives of one cluster that objects are of, the newest last: `first`, `first`.2, and so on."""
     pattern = re.compile(re.escape(first) + r"(?:\.([1-9]\d*))?")

@@ -183,7 +183,7 @@ class Archive:
         Every object on the way is checked, and that each follows the one before it. Raises Corrupt,
         FormatError, ObjectMissing, FileExistsError; then there is no file, or it is somebody else's.
         """
-        with _whole_or_gone(target) as file:
+        with whole_or_gone(target) as file:
             await self._write(plan, file, progress)
 
     async def _write(self, plan: Plan, file: BinaryIO, progress: Progress) -> None:
@@ -210,7 +210,7 @@ class Archive:
 
 
 @contextmanager
-def _whole_or_gone(path: Path) -> Iterator[BinaryIO]:
+def whole_or_gone(path: Path) -> Iterator[BinaryIO]:
     """A new file, which is removed if the block fails. Raises FileExistsError."""
     with path.open("xb+") as file:
         try:

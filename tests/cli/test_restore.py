@@ -88,7 +88,7 @@ def test_exactly_one_moment_is_meant() -> None:
     assert target_of(options(latest=True), now=NOW) == Target()
     for wrong in (options(), options("1s ago", 5), options(to_lsn=5, latest=True)):
         with pytest.raises(
-            ConfigError, match="say to when: one of --to-time, --to-lsn and --latest"
+            ConfigError, match="say to when: one of --to-time, --to-lsn, --latest and --snapshot"
         ):
             target_of(wrong, now=NOW)
 
