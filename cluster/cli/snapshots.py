@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from cluster.cli.archived import wait_archived
+from cluster.cli.archived import PATIENCE_S, wait_archived
 from cluster.cli.archives import find, opened, store_meant
 from cluster.cli.console import err, narrow_table, out, print_json, size
 from cluster.cli.errors import CommandFailed
@@ -28,10 +28,13 @@ from cluster.local.state import running_state
 from cluster.local.store import make_store, store_name
 from engine.archive import snapshots
 from engine.archive.catalogue import Target
-from engine.archive.restore import Archive, shown
+from engine.archive.restore import Archive, Plan, shown
 from engine.archive.snapshots import Snapshot
-from engine.errors import ConfigError, SextetError
+from engine.errors import ConfigError, ObjectMissing, SextetError
+from engine.ports import ObjectStore
 from engine.types import LSN
+
+BASE_POLL_S = 0.5
 
 
 def create_snapshot(
@@ -65,9 +68,7 @@ async def _create(
         wanted = 0
         if target == Target():
             wanted = await _reached(folder, source, store_meant(folder, store))
-        archive = await find(folder, objects, source)
-        await _check_reaches(archive, wanted)
-        plan = await archive.plan(target)
+        archive, plan = await _planned(folder, objects, source, target, wanted)
         if not plan.commit.lsn:
             raise CommandFailed(f"at that time nothing was in {source} yet; there is no snapshot")
         snapshot = Snapshot(
@@ -109,14 +110,25 @@ async def _reached(folder: Folder, source: str, store: str) -> LSN:
     return await wait_archived(folder, layout, spec)
 
 
-async def _check_reaches(archive: Archive, wanted: LSN) -> None:
-    if wanted:
-        upto = (await archive.window()).upto
-        if upto < wanted:
-            raise CommandFailed(
-                f"archive {archive.name} ends at LSN {upto}, and its archiver has archived {wanted}: "
-                "objects are missing; see `sextet backup verify`"
-            )
+async def _planned(
+    folder: Folder, store: ObjectStore, source: str, target: Target, wanted: LSN
+) -> tuple[Archive, Plan]:
+    """Of an archive that reaches to `wanted` at least. One that has begun in the middle of the log, as a
+    clone's does, can be restored once it has a base, which is waited for."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        archive = await find(folder, store, source)
+        try:
+            if wanted and (upto := (await archive.window()).upto) < wanted:
+                raise CommandFailed(
+                    f"archive {archive.name} ends at LSN {upto}, and its archiver has archived {wanted}: "
+                    "objects are missing; see `sextet backup verify`"
+                )
+            return archive, await archive.plan(target)
+        except ObjectMissing:
+            if not wanted or archive.listing.bases or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(BASE_POLL_S)
 
 
 def _cluster_of(archive: str) -> str:

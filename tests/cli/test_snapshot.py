@@ -13,16 +13,19 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import archived, restore
+from cluster.cli import archived, restore, snapshots
 from cluster.cli.app import app
 from cluster.cli.errors import CommandFailed
-from cluster.cli.snapshots import _cluster_of
+from cluster.cli.snapshots import _cluster_of, _planned
 from cluster.local.archiving import ArchiveState, save_archive_state
 from cluster.local.create import new_archive_name
 from cluster.local.folder import Folder
 from cluster.local.layout import ClusterSpec, InstanceSpec, Layout
 from cluster.local.store import make_store
-from engine.errors import ConfigError, Corrupt
+from engine.archive.bases import index_key
+from engine.archive.catalogue import Target
+from engine.errors import ConfigError, Corrupt, ObjectMissing
+from engine.net.objects import FolderStore
 from engine.net.pb import control_pb2 as pb
 from engine.net.pb import instance_pb2 as ipb
 from engine.types import PAGE_SIZE
@@ -282,6 +285,34 @@ async def test_a_snapshot_waits_for_what_is_committed(
         assert not done
         save_archive_state(folder, "main", said(20, archive=f"{ARCHIVE}.2"))
         assert await task == 20
+
+
+async def test_a_snapshot_waits_for_the_first_base_of_an_archive(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And for nothing else that is missing."""
+    monkeypatch.setattr(snapshots, "BASE_POLL_S", 0.05)
+    index = store / index_key(ARCHIVE, 1)
+    kept = index.rename(tmp_path / "index")
+    folder, objects = Folder.at(tmp_path / "data"), FolderStore(store)
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises(ObjectMissing, match="there is no base"):
+                await _planned(folder, objects, ARCHIVE, Target(), 0)
+            task = asyncio.ensure_future(_planned(folder, objects, ARCHIVE, Target(), 8))
+            done, _ = await asyncio.wait([task], timeout=0.2)
+            assert not done
+            kept.rename(index)
+            _, plan = await task
+            assert plan.commit.lsn == 8
+            with pytest.raises(CommandFailed, match="has archived 9: objects are missing"):
+                await _planned(folder, objects, ARCHIVE, Target(), 9)
+            monkeypatch.setattr(snapshots, "PATIENCE_S", -1.0)
+            index.unlink()
+            with pytest.raises(ObjectMissing, match="there is no base"):
+                await _planned(folder, objects, ARCHIVE, Target(), 8)
+    finally:
+        objects.close()
 
 
 async def test_a_snapshot_does_not_wait_for_ever(
