@@ -48,9 +48,10 @@ def test_start_ended_by_a_signal_leaves_nothing(new_cluster, number):
     cluster = new_cluster(start=False)
     with starting(cluster) as process:
         storage = cluster.process("storage-6")
+        assert process.poll() is None, "it has ended before it was told to"
         process.send_signal(number)
-        _, errors = process.communicate(timeout=120)
-    assert process.returncode == 128 + number
+        printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, f"{printed}\n{errors}"
     assert "Traceback" not in errors
     assert not storage.alive
     assert running_state(cluster.folder) is None
