@@ -35,7 +35,7 @@ nightly: dev-venv ## run 3,000 simulated clusters and the machines of faults and
 	$(BIN)/sextet sim --seeds 1..3000 --complete 50 $(ARGS)
 	SEXTET_HYPOTHESIS=nightly $(PYTEST) tests/properties/test_simulated_cluster.py tests/properties/test_clones.py
 
-long: dev-venv ## run the tests that `make test` leaves out, about five minutes
+long: dev-venv ## run the tests that `make test` leaves out, about ten minutes
 	$(PYTEST) -m long $(ARGS)
 
 e2e: dev-venv ## run only the tests that start real processes, the longest included

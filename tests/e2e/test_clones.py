@@ -240,6 +240,7 @@ def _is_there(cluster: LocalCluster, name: str) -> bool:
     return any(spec.name == name for spec in cluster.layout.clusters)
 
 
+@pytest.mark.long
 def test_the_sixteenth_clone_is_a_full_copy(new_cluster: Callable[..., LocalCluster]) -> None:
     cluster = new_cluster("--readers", 0)
     cluster.query("CREATE TABLE t (text TEXT)")

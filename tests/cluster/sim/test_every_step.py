@@ -12,6 +12,7 @@ What a plan's schedule cannot say is "and then": so crashes are not in it, but a
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -243,10 +244,15 @@ def carried_out(plan: Plan, step: Step, when: str) -> tuple[Crashes, list[Violat
         world.close()
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(
-    "step", [step for step in Step if step not in UNSIMULATED], ids=lambda step: step.value
-)
+def _sides() -> Iterator[object]:
+    """Every step, before and after: one of the two in every run of the tests, the other in the long one."""
+    for at, step in enumerate(step for step in Step if step not in UNSIMULATED):
+        for side, when in enumerate(("before", "after")):
+            marks = () if at % 2 == side else (pytest.mark.long,)
+            yield pytest.param(step, when, marks=marks, id=f"{step.value}-{when}")
+
+
+@pytest.mark.parametrize(("step", "when"), list(_sides()))
 def test_a_crash_at_this_step_and_again_in_the_recovery_from_it(step: Step, when: str) -> None:
     crashes, violations = carried_out(plan(step), step, when)
     assert not violations, "\n".join(map(str, violations[:5]))

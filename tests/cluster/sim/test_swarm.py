@@ -22,6 +22,7 @@ def sim(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long  # `make sim` runs more of them, and CI does that
 @pytest.mark.sim
 def test_no_seed_fails() -> None:
     done = sim("--seeds", SEEDS, "--jobs", "2", "--json", "--no-shrink")
