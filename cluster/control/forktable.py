@@ -14,6 +14,7 @@ Invariants
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
@@ -42,14 +43,14 @@ def fork_row(values: Any) -> ForkRow | None:
     )
 
 
-class ForkTable:
+class ForkTable(ABC):
     """The transitions; `cluster.control.catalog.Catalog` is one."""
 
-    def _transaction(self) -> AbstractAsyncContextManager[aiosqlite.Connection]:
-        raise NotImplementedError
+    @abstractmethod
+    def _transaction(self) -> AbstractAsyncContextManager[aiosqlite.Connection]: ...
 
-    async def _all(self, sql: str, *values: Any) -> list[aiosqlite.Row]:
-        raise NotImplementedError
+    @abstractmethod
+    async def _all(self, sql: str, *values: Any) -> list[aiosqlite.Row]: ...
 
     # -- reading
 

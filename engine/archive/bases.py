@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from engine.archive.chunks import Chunk, expect, mark_in, mark_out
 from engine.archive.envelope import seal, unseal
@@ -39,6 +40,27 @@ class Base:
     commit: CommitMark
     known_us: int
     parts: tuple[Part, ...]
+
+
+def parts_out(parts: Sequence[Part]) -> list[tuple[PageNo, int, str]]:
+    """As an index's header has them; `parts_in` is the way back."""
+    return [(part.first, part.count, part.digest) for part in parts]
+
+
+def parts_in(value: Any) -> tuple[Part, ...]:
+    """Raises TypeError, ValueError."""
+    return tuple(Part(int(first), int(count), str(digest)) for first, count, digest in value)
+
+
+def check_parts(key: str, parts: Sequence[Part], pages: int) -> None:
+    """Raises Corrupt, naming index `key`, unless the parts are `pages` pages without a hole."""
+    at = 0
+    for part in parts:
+        if part.first != at:
+            raise Corrupt(f"object {key} has no pages from {at} on")
+        at += part.count
+    if at != pages:
+        raise Corrupt(f"object {key} has {at} pages, the database {pages}")
 
 
 def base_prefix(archive: str) -> str:
@@ -73,7 +95,7 @@ def encode_base(base: Base) -> bytes:
             "number": base.number,
             "commit": mark_out(base.commit),
             "known_us": base.known_us,
-            "parts": [[p.first, p.count, p.digest] for p in base.parts],
+            "parts": parts_out(base.parts),
         },
         b"",
     )
@@ -89,7 +111,7 @@ def decode_base(key: str, data: bytes) -> Base:
             number=int(header["number"]),
             commit=mark_in(header["commit"]),
             known_us=int(header["known_us"]),
-            parts=tuple(Part(int(f), int(c), str(d)) for f, c, d in header["parts"]),
+            parts=parts_in(header["parts"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Corrupt(
@@ -97,13 +119,7 @@ def decode_base(key: str, data: bytes) -> Base:
         ) from error
     if index_key(base.archive, base.number) != key:
         raise Corrupt(f"object {key} is in the place of another: it is {base.archive}'s base")
-    at = 0
-    for part in base.parts:
-        if part.first != at:
-            raise Corrupt(f"object {key} has no pages {at} to {part.first}")
-        at += part.count
-    if at != base.commit.pages:
-        raise Corrupt(f"object {key} has {at} pages, the volume {base.commit.pages}")
+    check_parts(key, base.parts, base.commit.pages)
     return base
 
 

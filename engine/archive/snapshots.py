@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.archive.bases import PART_PAGES, Part
+from engine.archive.bases import PART_PAGES, Part, check_parts, parts_in, parts_out
 from engine.archive.chunks import expect, mark_in, mark_out
 from engine.archive.envelope import seal, unseal
 from engine.archive.restore import Progress, whole_or_gone
@@ -101,7 +101,7 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
             "archive": snapshot.archive,
             "commit": mark_out(snapshot.commit),
             "taken_us": snapshot.taken_us,
-            "parts": [[p.first, p.count, p.digest] for p in snapshot.parts],
+            "parts": parts_out(snapshot.parts),
         },
         b"",
     )
@@ -117,7 +117,7 @@ def decode_snapshot(key: str, data: bytes) -> Snapshot:
             archive=str(header["archive"]),
             commit=mark_in(header["commit"]),
             taken_us=int(header["taken_us"]),
-            parts=tuple(Part(int(f), int(c), str(d)) for f, c, d in header["parts"]),
+            parts=parts_in(header["parts"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Corrupt(
@@ -125,13 +125,10 @@ def decode_snapshot(key: str, data: bytes) -> Snapshot:
         ) from error
     if index_key(snapshot.name) != key:
         raise Corrupt(f"object {key} is in the place of another: it is snapshot {snapshot.name}")
-    at = 0
+    check_parts(key, snapshot.parts, snapshot.commit.pages)
     for part in snapshot.parts:
-        if part.first != at or _DIGEST.fullmatch(part.digest) is None:
-            raise Corrupt(f"object {key} has no pages from {at} on")
-        at += part.count
-    if at != snapshot.commit.pages:
-        raise Corrupt(f"object {key} has {at} pages, the database {snapshot.commit.pages}")
+        if _DIGEST.fullmatch(part.digest) is None:  # it is part of a key
+            raise Corrupt(f"object {key} has no pages from {part.first} on")
     return snapshot
 
 

@@ -13,6 +13,7 @@ What makes them quorums is overlap: no write set may miss a read set or another 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -20,21 +21,21 @@ from itertools import combinations
 from engine.types import LSN, Membership, NodeId
 
 
-class QuorumSet:
+class QuorumSet(ABC):
     """Which sets of members are enough."""
 
     @property
+    @abstractmethod
     def members(self) -> tuple[NodeId, ...]:
         """Everyone the expression names, sorted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def satisfied(self, present: Collection[NodeId]) -> bool:
         """Whether `present` is a quorum; strangers in it do not count."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reached(self, values: Mapping[NodeId, LSN]) -> LSN:
         """The highest v such that the members with a value >= v are a quorum; 0 if there is none."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
