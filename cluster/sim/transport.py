@@ -24,6 +24,7 @@ from engine.errors import (
     Unavailable,
 )
 from engine.ports import Channel, Handlers, Method, Rep, Req, Server, Stream
+from engine.tasks import end_all
 
 log = logging.getLogger(__name__)
 
@@ -362,10 +363,10 @@ class SimServer:
         if self._running and grace > 0:
             await asyncio.wait(list(self._running), timeout=grace)
         running = list(self._running.items())
-        for task, end in running:
+        for task, wire in running:
             task.cancel()
-            end.abort(f"{self.address} has stopped")
-        await asyncio.gather(*(task for task, _ in running), return_exceptions=True)
+            wire.abort(f"{self.address} has stopped")
+        await end_all(*(task for task, _ in running))
 
 
 class SimTransport:

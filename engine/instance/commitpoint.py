@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from engine.errors import SextetError, SqlError, StaleEpoch
 from engine.ports import Runtime
-from engine.tasks import backoff
+from engine.tasks import backoff, end_all
 from engine.types import LSN
 
 log = logging.getLogger(__name__)
@@ -67,10 +67,7 @@ class CommitPoint:
         raise AssertionError("backoff never ends")
 
     async def close(self) -> None:
-        tasks = [task for task in (self._running, self._next) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_all(*(task for task in (self._running, self._next) if task is not None))
 
 
 def _seen(task: asyncio.Task[LSN]) -> None:

@@ -27,7 +27,7 @@ from engine.config import InstanceConfig
 from engine.errors import DeadlineExceeded, Overloaded, Unavailable
 from engine.net.pb import instance_pb2 as pb
 from engine.ports import Runtime, Stream
-from engine.tasks import unless_late
+from engine.tasks import end_all, unless_late
 from engine.types import LSN, CommitMark, Membership
 from engine.volume.fencing import membership_to_pb
 from engine.volume.links import Batch
@@ -156,8 +156,7 @@ class Feed:
             await self._send_all(stream, follower, reader)
         finally:
             follower.gone_at = self._runtime.clock.monotonic()
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            await end_all(reader)
             log.info("replica %s no longer follows", name)
         if follower.too_slow:
             raise Overloaded(

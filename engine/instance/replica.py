@@ -27,7 +27,7 @@ from engine.sql.engine import SqlEngine
 from engine.sql.pool import BufferPool
 from engine.sql.settings import SqlSettings
 from engine.steps import Mark, Step
-from engine.tasks import backoff
+from engine.tasks import backoff, end_all
 from engine.types import LSN, CommitMark, Membership, PgNo
 from engine.volume.channels import Channels
 from engine.volume.fencing import membership_from_pb
@@ -207,8 +207,7 @@ class Replica:
         finally:
             self._stream = None
             if reporter is not None:
-                reporter.cancel()
-                await asyncio.gather(reporter, return_exceptions=True)
+                await end_all(reporter)
             stream.close()
 
     async def _next(self, stream: FeedStream) -> pb.FeedItem | None:

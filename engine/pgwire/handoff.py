@@ -41,6 +41,7 @@ from engine.pgwire.handover import (
     receive,
 )
 from engine.pgwire.server import PgServer
+from engine.tasks import end_all
 
 log = logging.getLogger(__name__)
 
@@ -149,10 +150,7 @@ class HandoffServer:
             log.error("%s failed", task.get_name(), exc_info=error)
 
     async def stop(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_all(*self._tasks)
         if self._listener is not None:
             self._listener.close()
             self._path.unlink(missing_ok=True)

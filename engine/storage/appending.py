@@ -34,6 +34,7 @@ from engine.steps import Mark, Step
 from engine.storage.segment import Segment
 from engine.storage.state import NUMBER_LIMIT, NodeState, check_numbers
 from engine.storage.volume import Volume
+from engine.tasks import end_all
 from engine.types import Epoch, VolumeId
 
 log = logging.getLogger(__name__)
@@ -69,9 +70,7 @@ async def serve_append(state: NodeState, stream: AppendStream) -> None:
             if task.done():
                 task.result()
     finally:
-        acker.cancel()
-        receiver.cancel()
-        await asyncio.gather(acker, receiver, return_exceptions=True)
+        await end_all(acker, receiver)
 
 
 class _Inbox:

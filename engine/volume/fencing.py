@@ -43,7 +43,7 @@ from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Runtime
 from engine.steps import Mark, Step
-from engine.tasks import backoff
+from engine.tasks import backoff, end_all
 from engine.types import (
     LSN,
     CommitMark,
@@ -280,10 +280,7 @@ class _Opening:
                 if self._lacking(states) is None:
                     grace = self.config.fence_grace_s
         finally:
-            left = sorted(pending, key=lambda t: tasks[t])  # a set's own order is nobody's
-            for task in left:
-                task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            await end_all(*sorted(pending, key=lambda t: tasks[t]))  # a set's own order is nobody's
 
     def _note_fenced(
         self,
@@ -511,8 +508,7 @@ class _Opening:
             if scl < tail:
                 log.warning("re-hardening %s: it stays at %d, %d is needed", node, scl, tail)
         finally:
-            sender.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
+            await end_all(sender)
             stream.close()
         return scl
 

@@ -18,6 +18,7 @@ from engine.errors import QuorumLost, SextetError, StaleEpoch, Unavailable
 from engine.net.methods import APPEND
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Stream
+from engine.tasks import end_all
 from engine.types import LSN, Epoch, Membership, NodeId, VolumeId
 from engine.volume.quorum import read_quorum
 
@@ -64,9 +65,7 @@ async def confirm_epoch(
     except TimeoutError:
         failures |= dict.fromkeys(running.values(), "no answer")
     finally:
-        for task in asked:
-            task.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
+        await end_all(*asked)
     why = "; ".join(f"{node}: {failures[node]}" for node in sorted(failures))
     raise QuorumLost(f"no read quorum confirms that epoch {epoch} is the volume's: {why}")
 

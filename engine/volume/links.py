@@ -29,7 +29,7 @@ from engine.net.methods import APPEND
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Runtime, Stream
 from engine.steps import Mark
-from engine.tasks import backoff
+from engine.tasks import backoff, end_all
 from engine.types import LSN, NodeId, PgNo
 
 log = logging.getLogger(__name__)
@@ -194,8 +194,7 @@ class NodeLink:
             raise
         finally:
             self._be_patient(None)
-            sender.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
+            await end_all(sender)
             stream.close()
 
     async def _next_ack(

@@ -16,7 +16,7 @@ from engine.net.methods import READ_PAGES
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Runtime
 from engine.steps import Mark
-from engine.tasks import backoff
+from engine.tasks import backoff, end_all
 from engine.types import LSN, ZERO_PAGE, Epoch, Membership, NodeId, PageNo, PgNo
 from engine.volume.geometry import pg_of
 from engine.volume.routing import Router
@@ -148,9 +148,7 @@ class PageReader:
                     return reply
             return failures
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await end_all(*running)
 
     async def _ask(
         self, address: str, node: NodeId, request: pb.ReadPagesRequest
