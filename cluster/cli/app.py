@@ -91,6 +91,15 @@ def up(
             show_default=False,
         ),
     ] = None,
+    hot_window: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="For so long the past stays readable on the storage nodes; 60 by default, then as "
+            "before.",
+            show_default=False,
+        ),
+    ] = None,
     retention: Retention = None,
 ) -> None:
     """Start everything and return once it answers SQL. What was in the folder before is there.
@@ -107,6 +116,7 @@ def up(
         faults=faults,
         archive=archive,
         archive_every_s=archive_every,
+        hot_window_s=hot_window,
         retention_days=retention,
     )
     bring_up(Folder.at(data), options)

@@ -23,6 +23,7 @@ from engine.volume.channels import Channels
 from engine.volume.fencing import membership_from_pb, open_volume
 from engine.volume.leadership import confirm_epoch
 from engine.volume.reader import PageReader
+from engine.volume.window import HotWindow
 from engine.volume.writer import VolumeWriter
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Writer:
         pool: BufferPool,
         engine: SqlEngine,
         feed: Feed,
+        window: HotWindow,
         *,
         volume_config: VolumeConfig,
         connect: Callable[[str], Channel],
@@ -57,6 +59,7 @@ class Writer:
         self._volume_config = volume_config
         self._connect = connect
         engine.commit_point = self.commit_point
+        self._window = window
         volume.pgmrpl = self._pgmrpl
         volume.on_durable.insert(0, pool.set_visible)
 
@@ -130,6 +133,7 @@ class Writer:
             pool,
             engine,
             feed,
+            HotWindow(instance_config.hot_window_s, instance_config.hot_window_redo_bytes),
             volume_config=volume_config,
             connect=channels.to,
             recovery_us=recovery_us,
@@ -142,8 +146,10 @@ class Writer:
 
     def _pgmrpl(self) -> LSN:
         """Protection group minimum read point LSN: the lowest over all instances (P17 §4.2.3)."""
+        volume, now = self.volume, self._runtime.clock.monotonic()
+        window = self._window.begins(volume.vdl.lsn, now=now, redo=volume.counters["redo_bytes"])
         replicas = self.feed.min_read_lsn()
-        own = self.pool.min_pinned()
+        own = min(window, self.pool.min_pinned())
         return own if replicas is None else min(own, replicas)
 
     async def confirmed(self) -> LSN:
