@@ -23,10 +23,11 @@ from typing import Literal
 from cluster.control.assign import ALL_SIX_S, Assigner
 from cluster.control.catalog import Catalog
 from cluster.control.forkpoint import Answers, ForkPoint, Said, fork_point
-from cluster.control.past import NEWEST, Admitted, Moment, last_admitted
+from cluster.control.past import Admitted, last_admitted
 from cluster.control.rows import ClusterRow, ForkRow
 from engine.config import VolumeConfig
 from engine.errors import ConfigError, SextetError, StaleEpoch, Unavailable
+from engine.moments import NEWEST, Moment
 from engine.net.methods import FORK_POINT, GOSSIP, HOLD_READ_POINT
 from engine.net.pb import control_pb2 as pb
 from engine.net.pb import instance_pb2 as ipb

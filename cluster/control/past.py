@@ -14,28 +14,9 @@ from dataclasses import dataclass
 from cluster.control.forkpoint import Answers, ForkPoint, Said, fork_point
 from engine.archive.restore import shown
 from engine.errors import ConfigError
+from engine.moments import Moment
 from engine.types import LSN, CommitMark, Membership, NodeId, PgNo
 from engine.volume.quorum import read_quorum
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """The last commit at or below an LSN, or made by a time (Unix microseconds), or the newest."""
-
-    lsn: LSN | None = None
-    time_us: int | None = None
-
-    @property
-    def newest(self) -> bool:
-        return self.lsn is None and self.time_us is None
-
-    def admits(self, commit: CommitMark) -> bool:
-        if self.lsn is not None:
-            return commit.lsn <= self.lsn
-        return self.time_us is None or commit.time_us <= self.time_us
-
-
-NEWEST = Moment()
 
 
 @dataclass(frozen=True, slots=True)

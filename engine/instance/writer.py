@@ -10,6 +10,7 @@ from engine.config import InstanceConfig, VolumeConfig
 from engine.errors import SextetError
 from engine.instance.commitpoint import CommitPoint
 from engine.instance.feed import Feed
+from engine.instance.past import commit_at
 from engine.log.record import PageChange
 from engine.net.methods import GROW_VOLUME, OPEN_VOLUME
 from engine.net.pb import control_pb2 as cpb
@@ -117,6 +118,7 @@ class Writer:
         )
         pool = BufferPool(reader, capacity_pages=instance_config.pool_pages, start=opened.vdl)
         engine = SqlEngine(pool, volume, runtime.clock, runtime.rng, settings=sql_settings)
+        engine.commit_at = commit_at(channels, control_address, cluster)
         feed = Feed(runtime, instance_config, volume)
         recovery_us = int((runtime.clock.monotonic() - started) * 1e6)
         log.info(

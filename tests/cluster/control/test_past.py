@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.control.forkpoint import Answers, Said
-from cluster.control.past import Moment, last_admitted
+from cluster.control.past import last_admitted
 from engine.errors import ConfigError
+from engine.moments import Moment
 from engine.types import CommitMark, Member, Membership
 
 SECOND = 1_000_000
