@@ -585,7 +585,7 @@ async def test_segments_that_are_asked_for_together_are_one_transaction(node: No
         )
     writes: list[list[int]] = []
 
-    def looked_at(rows: Sequence[SegmentRow], _truncations: object) -> bool:
+    def looked_at(rows: Sequence[SegmentRow], *_: object) -> bool:
         writes.append([row.id.pg for row in rows])
         return False
 
