@@ -413,12 +413,12 @@ OURS = (
         "            if self._appended == self._synced:",
     ),
     _one(
-        "index-below-floor",
+        "read-from-later-point",
         "G5",
-        "the index keeps pointing below a floor that damage has raised (was in our code)",
+        "a read begins at the newest coalescing point, which may lie above its read point",
         "engine.storage.segment",
-        "        self._keep_records(lambda r: r.lsn > self.row.floor)\n",
-        "",
+        "            if point <= lsn:\n                return point\n",
+        "            return max(point, lsn)\n",
     ),
     _one(
         "built-over-a-hole",

@@ -33,7 +33,6 @@ it again. A plan says everything itself, so no change of the swarm gives it anot
 SHOWN = {
     "closed-file-torn": "run/not-quiet",
     "found-not-rewritten": "invariants/ack-not-durable",
-    "index-below-floor": "segments/page-differs",
     "lost-still-counts": "invariants/vdl-without-quorum",
 }
 
