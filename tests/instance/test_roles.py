@@ -183,7 +183,8 @@ async def test_a_replica_that_is_named_becomes_the_writer_in_place(cluster: Clus
     before = replica.instance.engine
     dismissed: list[str] = []
 
-    async def dismiss() -> None:
+    async def dismiss(why: str) -> None:
+        assert why == "this replica becomes the writer"
         assert replica.instance.replica is None
         dismissed.append(replica.instance.role)
 
