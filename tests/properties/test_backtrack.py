@@ -1,7 +1,7 @@
 """Backtracking among random commits: what anybody reads afterwards is what the database was.
 
-The sessions that matter sleep: a connection that has cached pages, or a prepared statement, and looks again after
-the database has gone back, and on in another direction. One is on the writer, one on a replica.
+The sessions that matter sleep: a connection that has cached pages, or a prepared statement, and looks again
+after the database has gone back, and on in another direction. One is on the writer, one on a replica.
 """
 
 from __future__ import annotations
