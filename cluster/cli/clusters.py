@@ -16,6 +16,7 @@ from cluster.cli.console import err, narrow_table, out, print_json, size
 from cluster.cli.errors import CommandFailed
 from cluster.cli.report import cluster_state, status_report
 from cluster.local import clusters
+from cluster.local.backtracking import parse_window
 from cluster.local.files import tail_of
 from cluster.local.folder import Folder
 from cluster.local.layout import ClusterSpec, ClusterState, Layout
@@ -40,6 +41,7 @@ def create(
     port: int | None,
     max_storage: str,
     retention_days: int,
+    backtrack_window: str | None,
 ) -> None:
     """Raises NotRunning, ConfigError, CommandFailed."""
     layout = running_layout(folder)
@@ -54,6 +56,7 @@ def create(
             port=port,
             max_storage_bytes=parse_size(max_storage),
             retention_days=retention_days,
+            backtrack_window_s=0 if backtrack_window is None else parse_window(backtrack_window),
         )
     except Readiness as error:
         advice = f"the same command again, or `sextet cluster delete {name}`"

@@ -28,5 +28,15 @@ Retention = Annotated[
         show_default=False,
     ),
 ]
+BacktrackWindow = Annotated[
+    str | None,
+    typer.Option(
+        "--backtrack-window",
+        metavar="TIME",
+        help="To any moment of so long ago it may be backtracked in place, e.g. 24h or 90m, at most 72h; "
+        "not at all by default.",
+        show_default=False,
+    ),
+]
 
 DEFAULT_DATA = Path(".sextet")

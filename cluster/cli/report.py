@@ -46,6 +46,7 @@ def status_report(
         "volume": _volume(status, len(groups)),
         "redo": _redo(status),
         "archive": _archive(spec, supervisor, archive, now_us),
+        "backtrack_window_s": spec.backtrack_window_s or None,
         "instances": [
             _instance(report, supervisor, stopped=not (spec.runs or left))
             for report in status.instances
