@@ -113,4 +113,12 @@ class InstanceConfig:
     replica_pending_bytes_max: int = 256 * MIB
     """Redo above VDL that a replica keeps; a larger transaction makes it join again afterwards."""
 
+    hot_window_s: float = 0.0
+    """For so long the past stays readable on the storage nodes (`engine.volume.window`); 0: not at all.
+    Each node keeps the window's log in memory, indexed: about 300 bytes for each page that a commit
+    changes."""
+
+    hot_window_redo_bytes: int = 16 * MIB
+    """More redo than that makes the window shorter: some 100,000 small commits."""
+
     import_bytes_max: int = 4096 * MIB

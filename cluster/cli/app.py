@@ -91,6 +91,15 @@ def up(
             show_default=False,
         ),
     ] = None,
+    hot_window: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="For so long the past stays readable on the storage nodes; 60 by default, then as "
+            "before.",
+            show_default=False,
+        ),
+    ] = None,
     retention: Retention = None,
     backtrack_window: BacktrackWindow = None,
 ) -> None:
@@ -108,6 +117,7 @@ def up(
         faults=faults,
         archive=archive,
         archive_every_s=archive_every,
+        hot_window_s=hot_window,
         retention_days=retention,
         backtrack_window=backtrack_window,
     )

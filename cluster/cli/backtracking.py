@@ -1,20 +1,21 @@
 """`sextet backtrack`: find the commit, get the database as it was then, have the writer put it back.
 
-The past comes from the cluster's archive, as a file that is made and checked before anybody is disturbed.
-The writer puts its pages back by one commit (`engine.instance.backtrack`), so going forward again is the
-same command with a later LSN.
+The past comes from the storage nodes while they still serve it, and else from the archive: as a file that
+is made and checked before anybody is disturbed. The writer puts its pages back by one commit
+(`engine.instance.backtrack`), so going forward again is the same command with a later LSN.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -24,9 +25,9 @@ from cluster.cli.archives import find, opened
 from cluster.cli.client import channel_to, cluster_status, running_layout, writer_of
 from cluster.cli.console import err, out
 from cluster.cli.errors import CommandFailed
+from cluster.cli.exporting import receive_from, sources
 from cluster.cli.importing import CHUNK_PAGES, patience
 from cluster.cli.progress import counting
-from cluster.cli.restore import parse_time
 from cluster.cli.sqlitefile import check_integrity, open_read_only
 from cluster.cli.up import command_line
 from cluster.local.backtracking import window_text
@@ -35,13 +36,16 @@ from cluster.local.layout import ClusterSpec, Layout
 from engine.archive.catalogue import Target
 from engine.archive.restore import Archive, shown
 from engine.errors import ConfigError, SextetError, Unavailable
-from engine.net.methods import BACKTRACK, RECORD_EVENT
+from engine.moments import parse_time
+from engine.net.methods import BACKTRACK, COMMIT_AT, RECORD_EVENT
 from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import instance_pb2 as pb
 from engine.net.pb.storage_pb2 import CommitPoint
 from engine.types import LSN, PAGE_SIZE, CommitMark
 
 EVENT_S = 5.0
+COMMIT_AT_S = 20.0
+"""The control plane gives up before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +77,8 @@ class Window:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Past:
-    """A commit within the window, and what writes the database of then to a new file."""
-
-    commit: CommitMark
-    fetch: Callable[[Path], Awaitable[None]]
+class OutsideWindow(ConfigError):
+    """There is such a moment, but a cluster is not backtracked to it."""
 
 
 def target_of(options: BacktrackOptions, *, now: datetime) -> Target:
@@ -93,14 +93,16 @@ def target_of(options: BacktrackOptions, *, now: datetime) -> Target:
 def check_target(target: Target, window: Window) -> None:
     """Raises ConfigError for a moment that cannot be in the window, whatever commits there were."""
     if target.lsn is not None:
+        if target.lsn < 1:
+            raise ConfigError(f"{target.lsn} is no LSN; the first one is 1")
         if target.lsn > window.newest:
-            raise ConfigError(f"LSN {target.lsn} is yet to come: {window}")
+            raise OutsideWindow(f"LSN {target.lsn} is yet to come: {window}")
         return
     time_us = target.time_us or 0
     if time_us > window.now_us:
-        raise ConfigError(f"that is yet to come: {window}")
+        raise OutsideWindow(f"that is yet to come: {window}")
     if time_us < window.earliest_us:
-        raise ConfigError(f"that is too long ago: {window}")
+        raise OutsideWindow(f"that is too long ago: {window}")
 
 
 def backtrack(folder: Folder, cluster: str, options: BacktrackOptions) -> None:
@@ -118,53 +120,75 @@ def backtrack(folder: Folder, cluster: str, options: BacktrackOptions) -> None:
         raise CommandFailed(
             f"this changes {cluster} in place and closes every connection to it; say so with --yes"
         )
-    past = asyncio.run(_find(folder, layout, spec, target))
-    what = f"LSN {past.commit.lsn}, committed {shown(past.commit.time_us)}"
+    source, commit = asyncio.run(_find(folder, layout, spec, target))
+    what = f"LSN {commit.lsn}, committed {shown(commit.time_us)}"
     if not options.yes and not typer.confirm(
         f"Put {cluster} back to {what}, and close every connection to it?"
     ):
         raise CommandFailed("nothing is changed")
     with TemporaryDirectory(prefix="backtrack-", dir=folder.run) as room:
-        path = Path(room) / f"{cluster}.db"
-        reply = asyncio.run(_put_back(folder, layout, cluster, past, path))
-    _report(folder, cluster, past.commit, reply)
+        reply = asyncio.run(_put_back(folder, layout, spec, source, commit, Path(room)))
+    _report(folder, cluster, commit, reply)
 
 
 # -- the past
 
 
-async def _find(folder: Folder, layout: Layout, spec: ClusterSpec, target: Target) -> Past:
-    writer = writer_of(await cluster_status(folder, layout, spec.name)).status
-    window = Window(spec.name, spec.backtrack_window_s, writer.wall_us, writer.read_lsn)
-    check_target(target, window)
-    return await _archived(folder, layout, spec, target, window)
+class Source(Protocol):
+    """Where an earlier state may come from."""
+
+    async def last(self, target: Target) -> CommitMark:
+        """The last commit at or before then; LSN 0 if there was none. Raises SextetError."""
+
+    async def fetch(self, commit: CommitMark, path: Path) -> None:
+        """Write the database as of `commit` to a new file. Raises SextetError."""
 
 
-async def _archived(
-    folder: Folder, layout: Layout, spec: ClusterSpec, target: Target, window: Window
-) -> Past:
-    """From the archive, which first has to reach to then."""
-    await wait_for_moment(folder, layout, spec, target)
-    async with opened(folder, None) as objects:
-        archive = await find(folder, objects, spec.name)
-        plan = await archive.plan(await _as_archived(archive, target))
-        if not plan.commit.lsn:
-            raise ConfigError(f"nothing was in {spec.name} yet at that moment: {window}")
-        if plan.commit.time_us < window.earliest_us and target.lsn is not None:
-            begin = await archive.plan(
-                await _as_archived(archive, Target(time_us=window.earliest_us))
-            )
-            if plan.commit.lsn < begin.commit.lsn:
-                raise ConfigError(
-                    f"LSN {target.lsn} is too long ago: {window}, and begins with LSN {begin.commit.lsn}"
-                )
+class HotWindow:
+    """The storage nodes, as far back as they serve reads: for that nobody has to wait for the archive."""
 
-    async def fetch(path: Path) -> None:
-        async with opened(folder, None) as objects:
+    def __init__(self, folder: Folder, layout: Layout, spec: ClusterSpec) -> None:
+        self._folder = folder
+        self._layout = layout
+        self._cluster = spec.name
+
+    async def last(self, target: Target) -> CommitMark:
+        request = cpb.CommitAtRequest(
+            cluster=self._cluster, at_lsn=target.lsn or 0, at_time_us=target.time_us or 0
+        )
+        async with channel_to(self._layout.control_address) as control:
+            commit = (await control.call(COMMIT_AT, request, timeout=COMMIT_AT_S)).commit
+        return CommitMark(commit.lsn, commit.time_us, commit.pages)
+
+    async def fetch(self, commit: CommitMark, path: Path) -> None:
+        status = await cluster_status(self._folder, self._layout, self._cluster)
+        await receive_from(sources(status)[0].view.address, path, as_of=_point(commit))
+
+
+class InArchive:
+    """The cluster's archive."""
+
+    def __init__(self, folder: Folder, layout: Layout, spec: ClusterSpec) -> None:
+        self._folder = folder
+        self._layout = layout
+        self._spec = spec
+
+    async def last(self, target: Target) -> CommitMark:
+        await wait_for_moment(self._folder, self._layout, self._spec, target)
+        async with self._opened() as archive:
+            return (await archive.plan(await _as_archived(archive, target))).commit
+
+    async def fetch(self, commit: CommitMark, path: Path) -> None:
+        target = Target(lsn=commit.lsn)
+        await wait_for_moment(self._folder, self._layout, self._spec, target)
+        async with self._opened() as archive:
             with counting("reading objects") as progress:
-                await (await Archive.open(objects, archive.name)).restore(plan, path, progress)
+                await archive.restore(await archive.plan(target), path, progress)
 
-    return Past(plan.commit, fetch)
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Archive]:
+        async with opened(self._folder, None) as objects:
+            yield await find(self._folder, objects, self._spec.name)
 
 
 async def _as_archived(archive: Archive, target: Target) -> Target:
@@ -175,18 +199,64 @@ async def _as_archived(archive: Archive, target: Target) -> Target:
     return replace(target, time_us=min(target.time_us, (await archive.window()).known_us))
 
 
+async def _find(
+    folder: Folder, layout: Layout, spec: ClusterSpec, target: Target
+) -> tuple[Source, CommitMark]:
+    """The commit, and who has its state. Raises ConfigError if that is no moment of the window."""
+    writer = writer_of(await cluster_status(folder, layout, spec.name)).status
+    window = Window(spec.name, spec.backtrack_window_s, writer.wall_us, writer.read_lsn)
+    check_target(target, window)
+    hot, archive = HotWindow(folder, layout, spec), InArchive(folder, layout, spec)
+    try:
+        return hot, await _within(hot, target, window)
+    except OutsideWindow:
+        raise
+    except (ConfigError, Unavailable):  # too long ago for them, or they do not know now
+        return archive, await _within(archive, target, window)
+
+
+async def _within(source: Source, target: Target, window: Window) -> CommitMark:
+    """Raises OutsideWindow; and SextetError if the source does not say."""
+    commit = await source.last(target)
+    if not commit.lsn:
+        raise OutsideWindow(f"nothing was in {window.cluster} yet at that moment: {window}")
+    if target.lsn is not None and commit.time_us < window.earliest_us:
+        # It may have been the newest one for long.
+        first = await source.last(Target(time_us=window.earliest_us))
+        if commit.lsn < first.lsn:
+            raise OutsideWindow(
+                f"LSN {target.lsn} is too long ago: {window}; the first of these states is that of LSN "
+                f"{first.lsn}"
+            )
+    return commit
+
+
 # -- putting it back
 
 
 async def _put_back(
-    folder: Folder, layout: Layout, cluster: str, past: Past, path: Path
+    folder: Folder,
+    layout: Layout,
+    spec: ClusterSpec,
+    source: Source,
+    commit: CommitMark,
+    room: Path,
 ) -> pb.BacktrackReply:
-    await past.fetch(path)
+    path = room / "past.db"
+    try:
+        await source.fetch(commit, path)
+    except (SextetError, TimeoutError) as error:
+        if not isinstance(source, HotWindow):
+            raise
+        why = str(error) or "it fell silent"  # or they let go of it meanwhile
+        err.print(f"from the archive, since {why}", style="dim", markup=False, soft_wrap=True)
+        path = room / "archived.db"
+        await InArchive(folder, layout, spec).fetch(commit, path)
     with err.status("checking the database"), closing(open_read_only(path)) as database:
         check_integrity(database, path)
-    reply = await _send(folder, layout, cluster, past.commit, path)
+    reply = await _send(folder, layout, spec.name, commit, path)
     if reply.HasField("commit"):
-        await _record(layout, cluster, past.commit, reply)
+        await _record(layout, spec.name, commit, reply)
     return reply
 
 
@@ -203,7 +273,6 @@ async def _send(
     )
     show = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
     total = commit.pages * PAGE_SIZE
-    point = CommitPoint(lsn=commit.lsn, time_us=commit.time_us, pages=commit.pages)
     async with channel_to(writer.view.address) as channel:
         stream = channel.stream(BACKTRACK)
         complete = False
@@ -211,7 +280,7 @@ async def _send(
             with show, path.open("rb") as file:
                 task = show.add_task("comparing", total=total)
                 while chunk := file.read(CHUNK_PAGES * PAGE_SIZE):
-                    await stream.send(pb.BacktrackChunk(past=point, pages=chunk))
+                    await stream.send(pb.BacktrackChunk(past=_point(commit), pages=chunk))
                     show.update(task, advance=len(chunk))
                 await stream.done_sending()
                 complete = True
@@ -229,6 +298,10 @@ async def _send(
             raise CommandFailed(f"{cluster} is not put back: {error}") from error
         finally:
             stream.close()
+
+
+def _point(commit: CommitMark) -> CommitPoint:
+    return CommitPoint(lsn=commit.lsn, time_us=commit.time_us, pages=commit.pages)
 
 
 async def _record(

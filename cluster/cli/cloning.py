@@ -18,13 +18,12 @@ from cluster.cli.console import err, out
 from cluster.cli.errors import CommandFailed
 from cluster.cli.exporting import export_file
 from cluster.cli.importing import import_file
-from cluster.cli.restore import parse_time
 from cluster.local.cloning import Cloned, FullCopy, clone_cluster, is_begun
 from cluster.local.folder import Folder
 from cluster.local.layout import ForkSpec
 from cluster.local.ready import Readiness
 from engine.archive.restore import shown
-from engine.errors import ConfigError
+from engine.moments import parse_moment
 from engine.types import PAGE_SIZE
 
 
@@ -41,15 +40,8 @@ def fork_of(source: str, at: str | None, *, now: datetime) -> ForkSpec:
     """Of the newest commit, of an LSN, or of a time. Raises ConfigError."""
     if at is None:
         return ForkSpec(source)
-    text = at.strip()
-    if text.isdecimal():
-        if not 0 < int(text) < 2**63:
-            raise ConfigError(f"{at} is no LSN; the first one is 1")
-        return ForkSpec(source, at_lsn=int(text))
-    time_us = parse_time(text, now=now)
-    if time_us <= 0:
-        raise ConfigError(f"nothing was committed at {at} yet")
-    return ForkSpec(source, at_time_us=time_us)
+    moment = parse_moment(at, now=now)
+    return ForkSpec(source, at_lsn=moment.lsn or 0, at_time_us=moment.time_us or 0)
 
 
 def clone(folder: Folder, source: str, name: str, options: CloneOptions) -> None:

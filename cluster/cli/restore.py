@@ -7,10 +7,9 @@ file imported as one commit. So objects that are no good make no cluster.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,9 +33,7 @@ from engine.archive.catalogue import Target
 from engine.archive.restore import Plan, shown
 from engine.archive.snapshots import Snapshot
 from engine.errors import ConfigError, SextetError
-
-_AGO = re.compile(r"(\d+(?:\.\d+)?) *(s|second|m|min|minute|h|hour|d|day)s? +ago")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+from engine.moments import parse_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,29 +46,6 @@ class RestoreOptions:
     store: str | None
     readers: int
     snapshot: str | None = None
-
-
-def parse_time(text: str, *, now: datetime) -> int:
-    """Unix microseconds of an ISO 8601 time with a zone, or of one relative to `now`.
-
-    Raises ConfigError.
-    """
-    ago = _AGO.fullmatch(text.strip())
-    try:
-        if ago is not None:
-            return _us(now - timedelta(seconds=float(ago[1]) * _UNITS[ago[2][0]]))
-        found = datetime.fromisoformat(text.strip())
-    except (ValueError, OverflowError) as error:
-        raise ConfigError(
-            f"{text!r} is no time: give one like 2026-11-30T14:32:06Z or '5 minutes ago'"
-        ) from error
-    if found.tzinfo is None:
-        raise ConfigError(f"{text!r} has no time zone: end it with Z for UTC, or with +02:00")
-    return _us(found)
-
-
-def _us(moment: datetime) -> int:
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def target_of(options: RestoreOptions, *, now: datetime) -> Target:

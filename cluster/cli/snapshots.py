@@ -19,7 +19,7 @@ from cluster.cli.console import err, narrow_table, out, print_json, size
 from cluster.cli.errors import CommandFailed
 from cluster.cli.exporting import written
 from cluster.cli.progress import counting
-from cluster.cli.restore import parse_time, snapshot_file
+from cluster.cli.restore import snapshot_file
 from cluster.cli.sqlitefile import check_integrity, open_read_only
 from cluster.local.folder import Folder
 from cluster.local.layout import load
@@ -31,6 +31,7 @@ from engine.archive.catalogue import Target
 from engine.archive.restore import Archive, Plan, shown
 from engine.archive.snapshots import Snapshot
 from engine.errors import ConfigError, ObjectMissing, SextetError
+from engine.moments import parse_time
 from engine.ports import ObjectStore
 from engine.types import LSN
 

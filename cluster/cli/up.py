@@ -61,6 +61,7 @@ class UpOptions:
     faults: bool | None = None
     archive: str | None = None
     archive_every_s: float | None = None
+    hot_window_s: float | None = None
     retention_days: int | None = None
     backtrack_window: str | None = None
 
@@ -129,6 +130,8 @@ def prepare_layout(folder: Folder, options: UpOptions) -> Layout:
     layout = _layout_to_start(folder, options)
     if options.archive_every_s is not None:
         layout = replace(layout, archive_every_s=options.archive_every_s)
+    if options.hot_window_s is not None:
+        layout = replace(layout, hot_window_s=options.hot_window_s)
     store = None if options.archive is None else store_name(options.archive)
     return with_archives(folder, layout, store)
 
@@ -222,6 +225,8 @@ def _show_running(folder: Folder, options: UpOptions) -> None:
         raise CommandFailed("where the log is archived counts from the start; `sextet down` first")
     if options.archive_every_s not in (None, layout.archive_every_s):
         raise CommandFailed("how often is archived counts from the start; `sextet down` first")
+    if options.hot_window_s not in (None, layout.hot_window_s):
+        raise CommandFailed("the hot window counts from the start; `sextet down` first")
     if options.port not in (None, first.writer_port):
         raise CommandFailed(
             f"the cluster is running on port {first.writer_port}; to move it, `sextet down` first"

@@ -18,14 +18,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Literal
 
 from cluster.control.assign import ALL_SIX_S, Assigner
 from cluster.control.catalog import Catalog
-from cluster.control.forkpoint import ForkPoint, Said, fork_point
-from cluster.control.past import Moment, Past
+from cluster.control.forkpoint import Answers, ForkPoint, Said, fork_point
+from cluster.control.past import Admitted, last_admitted
 from cluster.control.rows import ClusterRow, ForkRow
 from engine.config import VolumeConfig
 from engine.errors import ConfigError, SextetError, StaleEpoch, Unavailable
+from engine.moments import NEWEST, Moment
 from engine.net.methods import FORK_POINT, GOSSIP, HOLD_READ_POINT
 from engine.net.pb import control_pb2 as pb
 from engine.net.pb import instance_pb2 as ipb
@@ -50,6 +52,9 @@ ATTEMPTS = 3
 CALL_S = 2.0
 STAND_S = 8.0
 """How long one attempt may go on without one more segment, until every group stands on a write quorum."""
+
+KNOWN_S = 8.0
+"""How long storage nodes are asked until enough of them know a commit."""
 
 SOURCE_S = 10.0
 """How long a source without a writer is waited for: a failover takes less."""
@@ -103,7 +108,6 @@ class Forker:
         self._channels = channels
         self._assigner = assigner
         self._changed = changed
-        self._past = Past(channels)
         self._turn = asyncio.Lock()
 
     async def fork(self, request: pb.ForkVolumeRequest) -> pb.ForkVolumeReply:
@@ -161,10 +165,7 @@ class Forker:
                 memberships = await self._catalog.memberships(fork.parent)
                 commit = newest
                 if not moment.newest:
-                    point = await self._known_point(memberships, fork.parent, newest.lsn)
-                    commit = await self._past.commit_at(
-                        source, memberships, moment, newest, earliest=point.earliest
-                    )
+                    commit = (await self._admitted(memberships, fork.parent, newest, moment)).commit
                 if commit.lsn:
                     await self._plan(fork, commit, memberships)
                     fork = await self._fork_again(fork)
@@ -190,21 +191,46 @@ class Forker:
             raise ConfigError(f"{fork.source} or its clone has been deleted meanwhile")
         self._changed()
 
+    async def commit_at(self, request: pb.CommitAtRequest) -> pb.CommitAtReply:
+        """Raises ConfigError outside the hot window, naming it, Unavailable if it is not known now."""
+        moment = Moment(lsn=request.at_lsn or None, time_us=request.at_time_us or None)
+        row = await self._catalog.cluster(request.cluster)
+        async with self._read_point(row) as newest:
+            memberships = await self._catalog.memberships(row.volume)
+            found = await self._admitted(memberships, row.volume, newest, moment)
+        return pb.CommitAtReply(commit=_commit_pb(found.commit), oldest=_commit_pb(found.oldest))
+
+    async def _admitted(
+        self,
+        memberships: Sequence[Membership],
+        volume: int,
+        newest: CommitMark,
+        moment: Moment,
+    ) -> Admitted:
+        """Once enough is known of every group. Raises ConfigError, Unavailable."""
+        tries = self._tries(KNOWN_S)
+        waiting: PgNo | None = None
+        while await tries.again():
+            answers = await self._answers(memberships, volume, newest.lsn, moment)
+            found = last_admitted(memberships, answers, newest, moment)
+            if found.waits_for is None:
+                return found
+            waiting = found.waits_for
+        raise _little_known(waiting, newest.lsn)
+
     async def _known_point(
         self, memberships: Sequence[Membership], volume: int, lsn: LSN
     ) -> ForkPoint:
         """Once enough is known of every group. Raises _LetGo, Unavailable."""
         waiting: PgNo | None = None
-        tries = self._tries(STAND_S)
+        tries = self._tries(KNOWN_S)
         while await tries.again():
             point = await self._ask(memberships, volume, lsn)
             _require_served(point, lsn)
             if point.waits_for is None:
                 return point
             waiting = point.waits_for
-        raise Unavailable(
-            f"too few storage nodes know group {waiting} up to LSN {lsn} now; see `sextet status`"
-        )
+        raise _little_known(waiting, lsn)
 
     async def _stand(self, fork: ForkRow, parents: Sequence[Membership]) -> None:
         """Raises _LetGo, Unavailable."""
@@ -233,11 +259,17 @@ class Forker:
         return _Tries(self._runtime, within_s)
 
     async def _ask(self, memberships: Sequence[Membership], volume: int, lsn: LSN) -> ForkPoint:
+        return fork_point(memberships, await self._answers(memberships, volume, lsn))
+
+    async def _answers(
+        self, memberships: Sequence[Membership], volume: int, lsn: LSN, moment: Moment = NEWEST
+    ) -> Answers:
         addresses = {m.node: m.address for one in memberships for m in one.voters}
         nodes = sorted(addresses)
-        request = spb.ForkPointRequest(volume=volume, lsn=lsn)
+        at_lsn, at_time_us = moment.lsn or 0, moment.time_us or 0
+        request = spb.ForkPointRequest(volume=volume, lsn=lsn, at_lsn=at_lsn, at_time_us=at_time_us)
         said = await asyncio.gather(*(self._ask_node(addresses[n], request) for n in nodes))
-        return fork_point(memberships, dict(zip(nodes, said, strict=True)))
+        return dict(zip(nodes, said, strict=True))
 
     async def _ask_node(self, address: str, request: spb.ForkPointRequest) -> Mapping[PgNo, Said]:
         try:
@@ -245,7 +277,10 @@ class Forker:
         except SextetError as error:
             log.debug("%s: %s: %s", address, type(error).__name__, error)
             return {}
-        return {g.pg: Said(g.tail, g.whole, g.floor) for g in reply.groups}
+        return {
+            g.pg: Said(g.tail, g.whole, g.floor, _commit_of(g, "commit"), _commit_of(g, "oldest"))
+            for g in reply.groups
+        }
 
     # -- the commit
 
@@ -338,6 +373,23 @@ class Forker:
             log.info("%s is not told what is durable: %s", node, error)
 
 
+def _commit_of(group: spb.ForkGroup, field: Literal["commit", "oldest"]) -> CommitMark | None:
+    if not group.HasField(field):
+        return None
+    commit: spb.CommitPoint = getattr(group, field)
+    return CommitMark(commit.lsn, commit.time_us, commit.pages)
+
+
+def _commit_pb(commit: CommitMark) -> spb.CommitPoint:
+    return spb.CommitPoint(lsn=commit.lsn, time_us=commit.time_us, pages=commit.pages)
+
+
+def _little_known(pg: PgNo | None, lsn: LSN) -> Unavailable:
+    return Unavailable(
+        f"too few storage nodes know group {pg} up to LSN {lsn} now; see `sextet status`"
+    )
+
+
 def _lacking(
     memberships: Sequence[Membership], created: Mapping[PgNo, Collection[NodeId]]
 ) -> PgNo | None:
@@ -359,8 +411,5 @@ def _require_served(point: ForkPoint, lsn: LSN) -> None:
 def _reply(fork: ForkRow) -> pb.ForkVolumeReply:
     reply = pb.ForkVolumeReply(volume=fork.volume, copy=fork.copy)
     if not fork.copy:
-        commit = fork.commit
-        reply.commit.CopyFrom(
-            spb.CommitPoint(lsn=commit.lsn, time_us=commit.time_us, pages=commit.pages)
-        )
+        reply.commit.CopyFrom(_commit_pb(fork.commit))
     return reply

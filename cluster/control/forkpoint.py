@@ -11,18 +11,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.types import LSN, Membership, NodeId, PgNo
+from engine.types import LSN, CommitMark, Membership, NodeId, PgNo
 from engine.volume.quorum import read_quorum, write_quorum
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
     """A node of its segment of one group: the last LSN there at or below the fork, whether that is the
-    whole truth, and the read point below which it serves nothing."""
+    whole truth, and the read point below which it serves nothing; the newest commit in its log that was
+    admitted, and the oldest."""
 
     tail: LSN
     whole: bool
     floor: LSN
+    commit: CommitMark | None = None
+    oldest: CommitMark | None = None
 
 
 Answers = Mapping[NodeId, Mapping[PgNo, Said]]

@@ -1,105 +1,81 @@
-"""Which commit of a volume was the last one at an LSN or a time, by the log that storage nodes still have.
+"""Which commit of a volume was the last one at an LSN or a time, as far back as storage nodes serve. Pure.
 
-It is walked backwards from the newest commit, by the back-links that each record has, so nothing can be
-passed over: what is missing on the way is noticed.
+A segment keeps the CPLs of its group's redo above its floor (`engine.storage.segment`). Each record of a
+durable commit is on four of its group's six nodes. So of any three that have lost nothing, know the newest
+commit as durable and have collected nothing at or above an answer, one lists every commit from the answer
+on: nothing lies between the answer and the moment that was asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.control.rows import ClusterRow
+from cluster.control.forkpoint import Answers, ForkPoint, Said, fork_point
 from engine.archive.restore import shown
-from engine.archive.source import Forgotten, Source
-from engine.errors import ConfigError, Unavailable
-from engine.log.frame import RecordRef, index_frame
-from engine.types import LSN, CommitMark, Membership
-from engine.volume.channels import Channels
-
-LOG_BYTES_MAX = 64 * 1024 * 1024
-"""More log than that is not looked through."""
-
-GROUP_BYTES_MIN = 1024 * 1024
+from engine.errors import ConfigError
+from engine.moments import Moment
+from engine.types import LSN, CommitMark, Membership, NodeId, PgNo
+from engine.volume.quorum import read_quorum
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """The last commit at or below an LSN, or made by a time (Unix microseconds), or the newest."""
+class Admitted:
+    """`commit`, if `waits_for` is None: else of that group too little is known now.
 
-    lsn: LSN | None = None
-    time_us: int | None = None
-
-    @property
-    def newest(self) -> bool:
-        return self.lsn is None and self.time_us is None
-
-    def admits(self, commit: CommitMark) -> bool:
-        if self.lsn is not None:
-            return commit.lsn <= self.lsn
-        return self.time_us is None or commit.time_us <= self.time_us
-
-
-def walk_back(
-    records: Iterable[RecordRef], newest: CommitMark, earliest: LSN, moment: Moment
-) -> CommitMark:
-    """The last commit in the log's order that `moment` admits, at or above `earliest`.
-
-    `records`: all of the log from there to `newest`, in any order. Raises ConfigError, naming the window,
-    if that commit lies before it, Unavailable if the log has a gap.
+    `oldest` is the oldest commit that is surely served still.
     """
+
+    commit: CommitMark
+    oldest: CommitMark
+    waits_for: PgNo | None
+
+
+def last_admitted(
+    memberships: Sequence[Membership], answers: Answers, newest: CommitMark, moment: Moment
+) -> Admitted:
+    """What to make of answers about `moment`, in a log that ends with `newest`.
+
+    Raises ConfigError, naming the window, if the commit lies before it.
+    """
+    point = fork_point(memberships, answers)
+    oldest = _oldest(point, answers, newest)
     if moment.admits(newest):
-        return newest
-    known = {record.lsn: record for record in records}
-    first, at = newest, newest.lsn
-    while True:
-        if at < max(1, earliest):
-            raise ConfigError(
-                f"storage nodes still have the states from LSN {first.lsn} ({shown(first.time_us)}) on, "
-                f"the newest is LSN {newest.lsn} ({shown(newest.time_us)}); what is older only an archive "
-                "has, see `sextet restore`"
-            )
-        record = known.get(at)
-        if record is None:
-            raise Unavailable(f"the log at LSN {at} cannot be had from storage nodes now")
-        if record.commit is not None:
-            first = record.commit
-            if moment.admits(first):
-                return first
-        at = record.prev_lsn
+        return Admitted(newest, oldest, None)
+    known = [one.commit for said in answers.values() for one in said.values() if one.whole]
+    commit = max((c for c in known if c is not None and moment.admits(c)), default=None, key=_lsn)
+    waiting = next((m.pg for m in memberships if not _list_all(m, answers, commit)), None)
+    if commit.lsn < point.earliest if commit is not None else waiting is None:
+        raise ConfigError(
+            f"storage nodes still have the states from LSN {oldest.lsn} ({shown(oldest.time_us)}) on, the "
+            f"newest is LSN {newest.lsn} ({shown(newest.time_us)}); what is older only an archive has, see "
+            "`sextet restore`"
+        )
+    return Admitted(commit or newest, oldest, waiting)
 
 
-class Past:
-    """Asks storage nodes."""
+def _list_all(membership: Membership, answers: Answers, commit: CommitMark | None) -> bool:
+    """Whether no commit of the group above `commit` can be missing in what its members have said."""
+    said = _of(membership, answers)
+    listing = [
+        node
+        for node, one in said.items()
+        if one.whole and (commit is None or one.floor <= commit.lsn)
+    ]
+    return read_quorum(membership).satisfied(listing)
 
-    def __init__(self, channels: Channels) -> None:
-        self._channels = channels
 
-    async def commit_at(
-        self,
-        row: ClusterRow,
-        memberships: Sequence[Membership],
-        moment: Moment,
-        newest: CommitMark,
-        *,
-        earliest: LSN,
-    ) -> CommitMark:
-        """Raises ConfigError, Unavailable, as `walk_back` does."""
-        if moment.admits(newest):
-            return newest
-        source = Source(self._channels, row.volume, "control")
-        source.memberships = {m.pg: m for m in memberships}
-        standing = await source.look(0)
-        share = max(GROUP_BYTES_MIN, LOG_BYTES_MAX // max(1, len(memberships)))
-        records: list[RecordRef] = []
-        after = max(0, earliest - 1)
-        for membership in memberships:
-            try:
-                frames = await source.frames(
-                    standing, membership.pg, after, newest.lsn, bytes_max=share
-                )
-            except Forgotten as error:
-                raise Unavailable(str(error)) from error
-            for frame in frames:
-                records += index_frame(frame)
-        return walk_back(records, newest, earliest, moment)
+def _of(membership: Membership, answers: Answers) -> Mapping[NodeId, Said]:
+    pg = membership.pg
+    voters = [voter.node for voter in membership.voters]
+    return {node: answers[node][pg] for node in voters if pg in answers.get(node, {})}
+
+
+def _oldest(point: ForkPoint, answers: Answers, newest: CommitMark) -> CommitMark:
+    named = [one.oldest for said in answers.values() for one in said.values() if one.whole]
+    served = [c for c in named if c is not None and c.lsn >= point.earliest]
+    return min(served, default=newest, key=_lsn)
+
+
+def _lsn(commit: CommitMark) -> LSN:
+    return commit.lsn

@@ -28,6 +28,7 @@ from engine.errors import ConfigError, Overloaded, StaleEpoch, VolumeFull
 from engine.net.methods import (
     ADOPT_LAYOUT,
     CLUSTER_STATUS,
+    COMMIT_AT,
     DRAIN_STORAGE,
     FAILOVER,
     FORK_VOLUME,
@@ -116,6 +117,7 @@ class ControlPlane:
             RECORD_EVENT: self.record_event,
             DRAIN_STORAGE: self.drain_storage,
             FORK_VOLUME: self._forker.fork,
+            COMMIT_AT: self._forker.commit_at,
             LIST_VOLUMES: self.list_volumes,
         }
 

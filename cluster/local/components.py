@@ -68,6 +68,7 @@ def _instance(layout: Layout, cluster: ClusterSpec, instance: InstanceSpec) -> C
         *("--cluster", cluster.name, "--az", instance.az),
         *("--listen", address(instance.port), "--control", layout.control_address),
         *("--socket", socket_name(instance.name), "--size", instance.size),
+        *("--hot-window", f"{layout.hot_window_s:g}"),
     )
     return Component(instance.name, INSTANCE_STAGE, command)
 

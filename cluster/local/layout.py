@@ -51,6 +51,10 @@ DEFAULT_READERS = 2
 DEFAULT_MAX_STORAGE = 10 * 1024**3
 """Bytes of database; six copies of what is really used are kept."""
 
+HOT_WINDOW_S = 60.0
+HOT_WINDOW_S_MAX = 3600.0
+"""Storage nodes keep its log in memory, indexed."""
+
 RETENTION_DAYS = range(1, 36)
 DEFAULT_RETENTION_DAYS = 1
 ARCHIVE_EVERY_S = 1.0
@@ -194,6 +198,8 @@ class Layout:
     store: str = ""
     """The object store to archive to (`cluster.local.store`), "" for the folder in the data folder."""
     archive_every_s: float = ARCHIVE_EVERY_S
+    hot_window_s: float = HOT_WINDOW_S
+    """For so long the past of every cluster stays readable on the storage nodes."""
     """How often what is new goes there."""
 
     def __post_init__(self) -> None:
@@ -202,6 +208,10 @@ class Layout:
         _once("cluster", [cluster.name for cluster in self.clusters])
         if all(cluster.state is ClusterState.DELETING for cluster in self.clusters):
             raise ConfigError("an installation without a cluster cannot be")
+        if not 0 <= self.hot_window_s <= HOT_WINDOW_S_MAX:
+            raise ConfigError(
+                f"a hot window of {self.hot_window_s:g} s cannot be; choose 0 to {HOT_WINDOW_S_MAX:g}"
+            )
         if not 0.1 <= self.archive_every_s <= ARCHIVE_EVERY_S_MAX:
             raise ConfigError(
                 f"archiving every {self.archive_every_s:g} s cannot be; choose 0.1 to "
@@ -461,6 +471,7 @@ def from_json(value: Any, *, source: str = FILE) -> Layout:
             ),
             store=str(value.get("store", "")),
             archive_every_s=float(value.get("archive_every_s", ARCHIVE_EVERY_S)),
+            hot_window_s=float(value.get("hot_window_s", HOT_WINDOW_S)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{source} is damaged: {type(error).__name__}: {error}") from error

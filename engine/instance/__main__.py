@@ -36,6 +36,9 @@ def _arguments() -> argparse.Namespace:
         "--socket", type=Path, required=True, help="where the endpoint hands over clients"
     )
     parser.add_argument("--size", choices=list(SIZES), default=DEFAULT_SIZE)
+    parser.add_argument(
+        "--hot-window", type=float, default=0.0, help="seconds of the past that stay readable"
+    )
     return parser.parse_args()
 
 
@@ -59,7 +62,9 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event, pulse: Pulse
             arguments.control,
             os.getpid(),
         ),
-        instance_config=InstanceConfig(pool_pages=size.pool_pages),
+        instance_config=InstanceConfig(
+            pool_pages=size.pool_pages, hot_window_s=arguments.hot_window
+        ),
     )
     server = PgServer(
         ServerConfig(arguments.cluster, arguments.number, sessions_max=sessions_max),

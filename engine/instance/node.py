@@ -21,6 +21,7 @@ from engine.config import InstanceConfig, VolumeConfig
 from engine.errors import SextetError, Unavailable
 from engine.instance.backtrack import WHY, ChunkStream, backtrack_database
 from engine.instance.busy import Busy
+from engine.instance.past import commit_at
 from engine.instance.replica import Replica
 from engine.instance.transfer import export_database, hold_read_point, import_database
 from engine.instance.writer import Writer
@@ -45,7 +46,7 @@ from engine.sql.pool import BufferPool
 from engine.sql.settings import SqlSettings
 from engine.steps import Step
 from engine.tasks import Background, backoff, unless_late
-from engine.types import LSN
+from engine.types import LSN, CommitMark
 from engine.volume.channels import Channels
 from engine.volume.fencing import membership_from_pb
 
@@ -277,6 +278,9 @@ class Instance:
             instance_config=self._config,
             volume_config=self._volume_config,
             sql_settings=self._sql_settings,
+            commit_at=commit_at(
+                self._channels, self.identity.control_address, self.identity.cluster
+            ),
         )
 
     async def _joined(self, replica: Replica) -> None:
@@ -331,11 +335,13 @@ class Instance:
             self._imports -= 1
 
     async def _export(
-        self, _request: pb.ExportRequest, stream: Stream[pb.ExportChunk, pb.ExportRequest]
+        self, request: pb.ExportRequest, stream: Stream[pb.ExportChunk, pb.ExportRequest]
     ) -> None:
         if self.pool is None:
             raise Unavailable(f"{self.identity.name} is {self._state}")
-        await export_database(self.pool, stream)
+        past = request.as_of
+        as_of = CommitMark(past.lsn, past.time_us, past.pages) if past.lsn else None
+        await export_database(self.pool, as_of, stream)
 
     async def _hold_read_point(self, stream: Stream[pb.HeldReadPoint, pb.HoldRequest]) -> None:
         if self.writer is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from operator import attrgetter
 
 from engine.config import InstanceConfig, VolumeConfig
@@ -19,6 +19,7 @@ from engine.errors import DeadlineExceeded, ProtocolError, SextetError, StaleEpo
 from engine.instance.commitpoint import CommitPoint
 from engine.log.frame import decode_frame
 from engine.log.record import Record
+from engine.moments import Moment
 from engine.net.methods import CONFIRMED_COMMIT, FOLLOW
 from engine.net.pb import instance_pb2 as pb
 from engine.net.pb.storage_pb2 import PgMembership
@@ -80,8 +81,10 @@ class Replica:
         instance_config: InstanceConfig,
         volume_config: VolumeConfig,
         sql_settings: SqlSettings,
+        commit_at: Callable[[Moment], Awaitable[CommitMark]],
     ) -> None:
         self._runtime = runtime
+        self._commit_at = commit_at
         self._name = name
         self._az = az
         self._volume = volume
@@ -259,6 +262,7 @@ class Replica:
         self._learn(base.memberships, grown=True)
         for tail in base.tails:
             self.tails.note(tail.pg, tail.lsn)
+        self.tails.forget_below(mark.lsn)  # what came between two joins was never seen
         self._pending.clear()
         self._pending_bytes = 0
         self._applied = mark.lsn
@@ -284,6 +288,7 @@ class Replica:
                 settings=self._sql_settings,
             )
             self.engine.commit_point = self.commit_point
+            self.engine.commit_at = self._commit_at
         else:
             assert self.pool is not None
             self.reader.epoch = self.epoch

@@ -17,7 +17,7 @@ from engine.net.pb import instance_pb2 as pb
 from engine.ports import Stream
 from engine.sql.header import MAGIC
 from engine.sql.pool import BufferPool
-from engine.types import PAGE_SIZE
+from engine.types import PAGE_SIZE, CommitMark
 
 PAGES_PER_CHUNK = 64
 
@@ -68,10 +68,13 @@ async def _receive(stream: Stream[pb.ImportReply, pb.ImportChunk], bytes_max: in
 
 
 async def export_database(
-    pool: BufferPool, stream: Stream[pb.ExportChunk, pb.ExportRequest]
+    pool: BufferPool, as_of: CommitMark | None, stream: Stream[pb.ExportChunk, pb.ExportRequest]
 ) -> None:
-    """Send every page at one read point, which stays pinned until the last one is sent."""
-    snapshot = pool.pin(None)
+    """Send every page at one read point, the newest if none is given, which stays pinned until the last
+    one is sent. Raises SnapshotTooOld if storage has let go of it, ConfigError if it is not visible yet."""
+    if as_of is not None and as_of.lsn > pool.visible.lsn:
+        raise ConfigError(f"LSN {as_of.lsn} is not visible here yet")
+    snapshot = pool.pin(as_of)
     try:
         mark = snapshot.mark
         first = pb.ExportChunk(page_count=mark.pages, read_lsn=mark.lsn)

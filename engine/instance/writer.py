@@ -10,6 +10,7 @@ from engine.config import InstanceConfig, VolumeConfig
 from engine.errors import SextetError
 from engine.instance.commitpoint import CommitPoint
 from engine.instance.feed import Feed
+from engine.instance.past import commit_at
 from engine.net.methods import GROW_VOLUME, OPEN_VOLUME
 from engine.net.pb import control_pb2 as cpb
 from engine.ports import Channel, Runtime
@@ -22,6 +23,7 @@ from engine.volume.channels import Channels
 from engine.volume.fencing import membership_from_pb, open_volume
 from engine.volume.leadership import confirm_epoch
 from engine.volume.reader import PageReader
+from engine.volume.window import HotWindow
 from engine.volume.writer import VolumeWriter
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class Writer:
         pool: BufferPool,
         engine: SqlEngine,
         feed: Feed,
+        window: HotWindow,
         *,
         volume_config: VolumeConfig,
         connect: Callable[[str], Channel],
@@ -56,6 +59,7 @@ class Writer:
         self._volume_config = volume_config
         self._connect = connect
         engine.commit_point = self.commit_point
+        self._window = window
         volume.pgmrpl = self._pgmrpl
         volume.on_durable.insert(0, pool.set_visible)
 
@@ -113,6 +117,7 @@ class Writer:
         )
         pool = BufferPool(reader, capacity_pages=instance_config.pool_pages, start=opened.vdl)
         engine = SqlEngine(pool, volume, runtime.clock, runtime.rng, settings=sql_settings)
+        engine.commit_at = commit_at(channels, control_address, cluster)
         feed = Feed(runtime, instance_config, volume)
         recovery_us = int((runtime.clock.monotonic() - started) * 1e6)
         log.info(
@@ -129,6 +134,7 @@ class Writer:
             pool,
             engine,
             feed,
+            HotWindow(instance_config.hot_window_s, instance_config.hot_window_redo_bytes),
             volume_config=volume_config,
             connect=channels.to,
             recovery_us=recovery_us,
@@ -141,8 +147,10 @@ class Writer:
 
     def _pgmrpl(self) -> LSN:
         """Protection group minimum read point LSN: the lowest over all instances (P17 §4.2.3)."""
+        volume, now = self.volume, self._runtime.clock.monotonic()
+        window = self._window.begins(volume.vdl.lsn, now=now, redo=volume.counters["redo_bytes"])
         replicas = self.feed.min_read_lsn()
-        own = self.pool.min_pinned()
+        own = min(window, self.pool.min_pinned())
         return own if replicas is None else min(own, replicas)
 
     async def confirmed(self) -> LSN:

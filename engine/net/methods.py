@@ -77,5 +77,6 @@ CLUSTER_STATUS = _method(
 FAILOVER = _method(_C.DESCRIPTOR, "Failover", _C.FailoverRequest, _C.FailoverReply)
 RECORD_EVENT = _method(_C.DESCRIPTOR, "RecordEvent", _C.RecordEventRequest, _C.RecordEventReply)
 LIST_EVENTS = _method(_C.DESCRIPTOR, "ListEvents", _C.ListEventsRequest, _C.ListEventsReply)
+COMMIT_AT = _method(_C.DESCRIPTOR, "CommitAt", _C.CommitAtRequest, _C.CommitAtReply)
 FORK_VOLUME = _method(_C.DESCRIPTOR, "ForkVolume", _C.ForkVolumeRequest, _C.ForkVolumeReply)
 LIST_VOLUMES = _method(_C.DESCRIPTOR, "ListVolumes", _C.ListVolumesRequest, _C.ListVolumesReply)

@@ -88,6 +88,7 @@ class Connection:
             user=session.user,
             defaults=replace(session.settings),
             points=lambda: session.points,
+            clock_us=session.wall_us,
         )
         self._statements: dict[str, Prepared] = {}
         self._portals: dict[str, Portal] = {}

@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import islice
 
-from engine.errors import FeatureNotSupported, SqlError
+from engine.errors import ConfigError, FeatureNotSupported, SqlError
 from engine.faults.bysql import VOLUME_COLUMNS
 from engine.faults.statements import VOLUME_STATUS, FaultStatement, parse_alter_system
+from engine.moments import NEWEST, Moment, parse_moment
 from engine.sql.settings import ReadConsistency, SessionSettings
 from engine.sql.tokens import Token, tokens
 from engine.types import LSN
@@ -55,6 +57,8 @@ class Settings:
     defaults: SessionSettings
     points: Callable[[], Mapping[str, LSN]] = dict
     """LSNs that can be shown and not set: `engine.sql.session.Session.points`."""
+    clock_us: Callable[[], int] = int
+    """What relative times are relative to: Unix microseconds."""
     values: dict[str, str] = field(default_factory=dict)
     before_local: dict[str, str | None] = field(default_factory=dict)
     """What SET LOCAL has changed, to be set again at the end of the transaction; None: was not set."""
@@ -88,12 +92,15 @@ class Settings:
                 return self.sql.read_consistency.value
             case "sextet.wait_for":
                 return str(self.sql.wait_for)
+            case "sextet.read_as_of":
+                return str(self.sql.read_as_of)
             case "sextet.last_commit" | "sextet.last_read":
                 return str(self.points().get(name, 0))
             case "default_transaction_read_only":
                 return _on(self.sql.read_only or self.in_recovery)
             case "transaction_read_only":
-                return _on(self.sql.read_only or self.in_recovery)
+                past = not self.sql.read_as_of.newest
+                return _on(self.sql.read_only or self.in_recovery or past)
             case "in_hot_standby":
                 return _on(self.in_recovery)
         found = self.values.get(name, _FIXED.get(name))
@@ -115,6 +122,8 @@ class Settings:
                 self.sql.read_consistency = _consistency(name, value)
             case "sextet.wait_for":
                 self.sql.wait_for = _lsn(name, value)
+            case "sextet.read_as_of":
+                self.sql.read_as_of = _moment(name, value, self.clock_us())
             case "client_encoding" if value.upper().replace("-", "") not in ("UTF8", "UNICODE"):
                 raise SqlError(
                     f"client_encoding {value} is not supported, UTF8 is", sqlstate="22023"
@@ -143,6 +152,8 @@ class Settings:
             self.sql.read_consistency = self.defaults.read_consistency
         if name in (None, "sextet.wait_for"):
             self.sql.wait_for = self.defaults.wait_for
+        if name in (None, "sextet.read_as_of"):
+            self.sql.read_as_of = self.defaults.read_as_of
         if name is None:
             self.values.clear()
         else:
@@ -175,6 +186,7 @@ _EFFECTIVE = frozenset(
         "default_transaction_read_only",
         "sextet.read_consistency",
         "sextet.wait_for",
+        "sextet.read_as_of",
     }
 )
 
@@ -243,6 +255,19 @@ def _lsn(name: str, value: str) -> LSN:
     if not re.fullmatch(r"\d{0,19}", value.strip()):
         raise SqlError(f'invalid value for parameter "{name}": "{value[:80]}"', sqlstate="22023")
     return int(value or 0)
+
+
+def _moment(name: str, value: str, now_us: int) -> Moment:
+    if not value:
+        return NEWEST
+    try:
+        return parse_moment(value, now=datetime.fromtimestamp(now_us / 1e6, UTC))
+    except ConfigError as error:
+        raise SqlError(
+            f'invalid value for parameter "{name}": "{value[:80]}"',
+            sqlstate="22023",
+            hint=f"{error}.",
+        ) from error
 
 
 def statements(sql: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from engine.log.record import PageChange
+from engine.moments import Moment
 from engine.ports import Clock
 from engine.sql.chance import seed_sqlite
 from engine.sql.errors import SessionClosed
@@ -39,10 +40,13 @@ class SqlEngine:
         self.settings = settings or SqlSettings()
         self.commit_point: Callable[[], Awaitable[LSN]] | None = None
         """The newest commit that anybody was told of, for strong reads; None: what is visible here."""
+        self.commit_at: Callable[[Moment], Awaitable[CommitMark]] | None = None
+        """The last commit at a moment of the past that is still served. Raises SextetError."""
         self.statements = 0
         """Executed since the start, whatever came of them."""
         self.lock = WriteLock()
         self.vfs = VolumeVfs(clock)
+        self.wall_us = clock.wall_us
         self._sessions: dict[Session, None] = {}  # in the order they were made
         self._closed = False
         limit_heap(self.settings)

@@ -94,7 +94,7 @@ class BufferPool:
         self._versions = Versions(capacity_pages, start.lsn)
         self.get_nowait: Callable[[PageNo, LSN], bytes | None] = self._versions.get
         """The page at a read point if it is cached, else None. Never blocks."""
-        self._base: LSN = start.lsn  # changes at or below it were never seen
+        self._base: LSN = start.lsn  # changes at or below it were never seen, or are forgotten
         self._changed: dict[PageNo, LSN] = {}  # last change, where it is above the lowest pin
         self._changed_limit = REMEMBERED_MIN
         self._flights: dict[tuple[PageNo, LSN], _Flight] = {}
@@ -315,6 +315,7 @@ class BufferPool:
         if len(self._changed) > self._changed_limit:
             lowest = self.min_pinned()
             self._changed = {p: lsn for p, lsn in self._changed.items() if lsn > lowest}
+            self._base = max(self._base, lowest)
             self._changed_limit = max(REMEMBERED_MIN, 2 * len(self._changed))
 
     @property

@@ -97,7 +97,7 @@ class PreparedStatements:
     def _schema(self, connection: Connection) -> SchemaToken | None:
         """What a statement run now would meet; None if that cannot be told without waiting."""
         file = connection.file
-        mark = file.mark or (self._pool.tip if file.writing else self._pool.visible)
+        mark = file.mark or file.next_mark
         if not mark.pages:
             return 0, self.schema_changes
         page = self._pool.get_nowait(0, mark.lsn)

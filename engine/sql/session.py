@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 import apsw
 
 from engine.errors import QueryCanceled, ReadOnly, SqlError
+from engine.moments import NEWEST
 from engine.sql import errors
 from engine.sql.bridge import run_sync
 from engine.sql.connection import Connection
@@ -72,6 +73,7 @@ class Session:
         self._cursors: list[Cursor] = []  # unfinished
         self._read_only = False  # of the running transaction
         self._savepoints: list[str] = []  # of the running transaction, newest last
+        self._as_of = NEWEST  # of what `connection.file.as_of` was the last commit
         self._closed = False
 
     @property
@@ -96,6 +98,10 @@ class Session:
         commit = self.last_commit.lsn if self.last_commit is not None else 0
         read = self._connection.file.last_read if self._connection is not None else 0
         return {"sextet.last_commit": commit, "sextet.last_read": max(read, commit)}
+
+    def wall_us(self) -> int:
+        """Unix microseconds by this instance's clock."""
+        return self._engine.wall_us()
 
     # -- what clients call
 
@@ -229,7 +235,21 @@ class Session:
             self._connection = await run_sync(
                 Connection, engine.vfs, engine.pool, engine.sink, engine.settings
             )
+        await self._travel(self._connection)
         return self._connection
+
+    async def _travel(self, connection: Connection) -> None:
+        """Have the next read point lie where `settings.read_as_of` says. Raises SqlError."""
+        wanted, ask = self.settings.read_as_of, self._engine.commit_at
+        if wanted == self._as_of or connection.file.mark is not None:
+            return
+        as_of = None
+        if not wanted.newest:
+            if ask is None:
+                raise SqlError("there is no past here", sqlstate=errors.NOT_SUPPORTED)
+            as_of = await ask(wanted)
+            await self._pool.wait_visible(as_of.lsn)
+        connection.file.as_of, self._as_of = as_of, wanted
 
     async def _prepare(self, sql: str) -> Statement:
         connection = await self._connected()
@@ -291,6 +311,7 @@ class Session:
         if (
             settings.read_consistency is ReadConsistency.EVENTUAL
             or connection.file.mark is not None
+            or connection.file.as_of is not None
         ):
             return False
         floor = settings.wait_for
@@ -331,6 +352,8 @@ class Session:
 
     def _refuse_if_read_only(self, verb: str) -> None:
         chosen = self.settings.read_only if self.status == "I" else self._read_only
+        if not (self.settings.read_as_of.newest and self._as_of.newest):
+            raise ReadOnly(f"cannot execute {verb} in the past; RESET sextet.read_as_of first")
         if chosen or self._engine.sink is None:
             raise ReadOnly(f"cannot execute {verb} in a read-only transaction")
 
@@ -365,6 +388,8 @@ class Session:
         read_only = control.read_only
         self._read_only = self.settings.read_only if read_only is None else read_only
         if control.locks:
+            if not self.settings.read_as_of.newest:
+                raise ReadOnly("cannot take the write lock while sextet.read_as_of is set")
             if self._read_only or self._engine.sink is None:
                 raise ReadOnly("cannot take the write lock in a read-only transaction")
             await self._turn.begin(connection.file, self.settings.lock_timeout_s)

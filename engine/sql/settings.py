@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from engine.moments import NEWEST, Moment
 from engine.types import LSN
 
 MIB = 1024 * 1024
@@ -58,3 +59,5 @@ class SessionSettings:
     read_consistency: ReadConsistency = ReadConsistency.EVENTUAL
     wait_for: LSN = 0
     """Reads wait until this LSN is visible, unless they are eventual."""
+    read_as_of: Moment = NEWEST
+    """Reads see the past, and nothing is written. Counts from the next read point on."""

@@ -20,9 +20,9 @@ Invariants
 - SYNC is the last moment at which SQLite can roll back, so there the volume is asked for room. It
   is sent even with synchronous=OFF. COMMIT_PHASETWO calls the sink, synchronously, once.
 - A connection's own page cache is valid for one state only. SQLite checks 16 bytes of page 1
-  (change counter, size) at each SHARED. Commits form one line and each counts up, so two states
-  never agree in them; and after a reset of the pool the bytes are made to differ, in case history
-  was rewound.
+  (change counter, size) at each SHARED. Commits form one line and each counts up, a backtrack too
+  (`engine.sql.header`), so two states never agree in them; and after a reset of the pool the bytes are
+  made to differ, in case history was rewound.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class VolumeFile(apsw.VFSFile):
         """The session holds the write lock: read at the tip, and let SQLite take RESERVED."""
         self.mark: CommitMark | None = None
         """The read point, while SQLite holds a lock."""
+        self.as_of: CommitMark | None = None
+        """The commit of the past that the session reads, if it does."""
         self.last_read: LSN = 0
         """The newest read point that a read has had."""
         self.committed: CommitMark | None = None
@@ -85,7 +87,7 @@ class VolumeFile(apsw.VFSFile):
         if self._dirty and page in self._dirty:
             image = self._dirty[page]
         else:
-            mark = self.mark or self._pool.visible  # opening reads the header without a lock
+            mark = self.mark or self.next_mark  # opening reads the header without a lock
             if page >= mark.pages:
                 return b""
             cached = self._get_nowait(page, mark.lsn)
@@ -103,10 +105,15 @@ class VolumeFile(apsw.VFSFile):
         return moved
 
     def xFileSize(self) -> int:
-        mark = self.mark or self._pool.visible
+        mark = self.mark or self.next_mark
         return (self._pages if self._dirty else mark.pages) * PAGE_SIZE
 
     # -- the transaction
+
+    @property
+    def next_mark(self) -> CommitMark:
+        """The state that a read point taken now would be of."""
+        return self._pool.tip if self.writing else self.as_of or self._pool.visible
 
     def xLock(self, level: int) -> None:
         if level == _SHARED:
@@ -122,7 +129,7 @@ class VolumeFile(apsw.VFSFile):
         if self.writing:
             self.mark = self._pool.tip  # nobody else can move it; no version above VDL is evicted
         else:
-            self._snapshot = self._pool.pin()
+            self._snapshot = self._pool.pin(self.as_of)
             self.mark = self._snapshot.mark
             self.last_read = self.mark.lsn
 

@@ -41,7 +41,7 @@ from engine.storage.creating import create_segment
 from engine.storage.pagestore import PageVersion, SegmentRow
 from engine.storage.reading import page_images
 from engine.storage.segment import Segment
-from engine.storage.state import NodeState, check_numbers
+from engine.storage.state import NUMBER_LIMIT, NodeState, check_numbers
 from engine.storage.volume import Volume
 from engine.types import (
     LSN,
@@ -85,7 +85,8 @@ def fork_from_pb(message: pb.Fork) -> Fork:
 
 async def fork_point(state: NodeState, request: pb.ForkPointRequest) -> pb.ForkPointReply:
     """What this node could contribute to a clone at that LSN; nothing of a volume that it does not keep."""
-    check_numbers("fork point", {"volume": request.volume, "LSN": request.lsn})
+    at = {"at LSN": request.at_lsn, "at time": request.at_time_us}
+    check_numbers("fork point", {"volume": request.volume, "LSN": request.lsn, **at})
     reply = pb.ForkPointReply(node=state.name)
     volume = state.volumes.get(request.volume)
     for segment in volume.segments.values() if volume is not None else ():
@@ -99,7 +100,19 @@ async def fork_point(state: NodeState, request: pb.ForkPointRequest) -> pb.ForkP
             floor=segment.floor,
             ancestry=[pb.Ancestor(volume=a.volume, lsn=a.lsn) for a in segment.row.ancestry],
         )
+        commits = segment.commits_within(segment.floor, known)
+        if commits:
+            reply.groups[-1].oldest.CopyFrom(_commit_pb(commits[0]))
+        upto, by = request.at_lsn or NUMBER_LIMIT, request.at_time_us or NUMBER_LIMIT
+        # A clock may have been set back, so times need not grow: the last in the log's order counts.
+        admitted = (c for c in reversed(commits) if c.lsn <= upto and c.time_us <= by)
+        if (newest := next(admitted, None)) is not None:
+            reply.groups[-1].commit.CopyFrom(_commit_pb(newest))
     return reply
+
+
+def _commit_pb(commit: CommitMark) -> pb.CommitPoint:
+    return pb.CommitPoint(lsn=commit.lsn, time_us=commit.time_us, pages=commit.pages)
 
 
 async def create_fork(

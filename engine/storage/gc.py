@@ -74,7 +74,7 @@ class Collector:
             state.runtime.steps.before(Step.COLLECT)
             keep = needed_at(state, row.id)
             dropped = await state.guarded(state.store.drop_superseded(row, point, pages, keep=keep))
-            segment.collected(point)
+            segment.collected(point, pages)
             state.runtime.steps.after(Step.COLLECT)
         state.counters["versions_dropped"] += dropped
 

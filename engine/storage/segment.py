@@ -173,10 +173,17 @@ class Segment:
             if not known or known[-1].lsn < record.lsn:
                 known.append(entry)
             else:
-                insort(known, entry, key=lambda r: r.lsn)
-            if record.commit is not None and record.commit.lsn > self.row.commit.lsn:
-                insort(self.commits, record.commit)
+                insort(known, entry, key=_lsn)
+            if record.commit is not None:
+                self._note_commit(record.commit)
         return _runs(records)
+
+    def _note_commit(self, commit: CommitMark) -> None:
+        commits = self.commits
+        if not commits or commits[-1].lsn < commit.lsn:
+            commits.append(commit)
+        elif commits[at := bisect_left(commits, commit.lsn, key=_lsn)].lsn != commit.lsn:
+            commits.insert(at, commit)  # else it is `row.commit`, read back from the log
 
     def lost(self) -> list[Loss]:
         """Of `losses` what has not been got back from peers."""
@@ -203,14 +210,18 @@ class Segment:
 
     def newest_commit(self) -> CommitMark:
         """The newest CPL at or below the known VDL."""
-        at = bisect_right(self.commits, self.points.vdl, key=lambda c: c.lsn)
+        at = bisect_right(self.commits, self.points.vdl, key=_lsn)
         return self.commits[at - 1] if at else self.row.commit
 
     def commits_from_vdl(self) -> list[CommitMark]:
         """CPLs above the known VDL, and the newest at or below it."""
-        at = bisect_right(self.commits, self.points.vdl, key=lambda c: c.lsn)
-        del self.commits[: max(0, at - 1)]
-        return list(self.commits)
+        at = bisect_right(self.commits, self.points.vdl, key=_lsn)
+        return self.commits[max(0, at - 1) :]
+
+    def commits_within(self, low: LSN, high: LSN) -> list[CommitMark]:
+        """CPLs in [low, high], low not below the floor."""
+        start = bisect_left(self.commits, low, key=_lsn)
+        return self.commits[start : bisect_right(self.commits, high, key=_lsn)]
 
     def tail(self) -> LSN:
         """The last LSN of the chain at or below the known VDL: how far coalescing may go.
@@ -267,7 +278,7 @@ class Segment:
                 middle = middle or frame.last > 0
         self.frames[start:] = [f for f in tail if f.last]
         self._forget_records(truncation)
-        at = bisect_right(self.commits, low, key=lambda c: c.lsn)
+        at = bisect_right(self.commits, low, key=_lsn)
         self.commits[at:] = [c for c in self.commits[at:] if c.lsn > high]
         self._rebuild_chain(low)
         return middle
@@ -299,7 +310,7 @@ class Segment:
     def _forget_records(self, truncation: Truncation) -> None:
         low = truncation.low
         for page, known in [(p, k) for p, k in self.index.items() if k[-1].lsn > low]:
-            at = bisect_right(known, low, key=lambda r: r.lsn)
+            at = bisect_right(known, low, key=_lsn)
             known[at:] = [
                 r for r in known[at:] if not truncation.annuls(lsn=r.lsn, epoch=r.frame.epoch)
             ]
@@ -319,7 +330,7 @@ class Segment:
         """Pages with records in (applied, upto], in order: what coalescing has to bring up."""
         found = []
         for page, records in self.index.items():
-            at = bisect_right(records, self.applied, key=lambda r: r.lsn)
+            at = bisect_right(records, self.applied, key=_lsn)
             if at < len(records) and records[at].lsn <= upto:
                 found.append(page)
         return sorted(found)
@@ -334,11 +345,22 @@ class Segment:
             return  # a page copy went further while this was being written
         self.row = replace(self.row, applied=point)
         self.coalesced.append((point, tuple(pages)))
-        if len(self.coalesced) > _POINTS_MAX:  # somebody holds an old read point for long
-            _, first = self.coalesced.popleft()
-            lsn, second = self.coalesced.popleft()
+        if len(self.coalesced) > _POINTS_MAX:
+            self._thin_out()
+
+    def _thin_out(self) -> None:
+        """Of each two neighbours the newer point stays, for the pages of both.
+
+        Not the oldest two over and over: then none would ever be as old as what the floor follows.
+        """
+        points = list(self.coalesced)
+        self.coalesced.clear()
+        for at in range(0, len(points) - 1, 2):
+            (_, first), (lsn, second) = points[at : at + 2]
             both = None if first is None or second is None else tuple({*first, *second})
-            self.coalesced.appendleft((lsn, both))
+            self.coalesced.append((lsn, both))
+        if len(points) % 2:
+            self.coalesced.append(points[-1])
 
     def collectable(self, bound: LSN) -> tuple[LSN, list[PageNo] | None] | None:
         """The newest coalescing point at or below `bound` and above the floor, with the pages that
@@ -353,13 +375,25 @@ class Segment:
             pages.update(some)
         return passed[-1][0], sorted(pages)
 
-    def collected(self, point: LSN) -> None:
-        """`point` is the durable floor now: index entries up to it are of no use to any reader."""
+    def collected(self, point: LSN, pages: Sequence[PageNo] | None) -> None:
+        """`point` is the durable floor now: index entries up to it are of no use to any reader.
+
+        `pages`: those that have any, None if that is not known, as `collectable` has said.
+        """
         self.row = replace(self.row, floor=max(self.row.floor, point))
         self.collected_to = max(self.collected_to, point)  # a page copy's floor may not be durable
         while self.coalesced and self.coalesced[0][0] <= point:
             self.coalesced.popleft()
-        self._keep_records(lambda r: r.lsn > point)
+        for page in list(self.index) if pages is None else pages:
+            records = self.index.get(page, [])
+            del records[: bisect_right(records, point, key=_lsn)]
+            if not records:
+                self.index.pop(page, None)
+        self._forget_commits()
+
+    def _forget_commits(self) -> None:
+        """Of those at or below the floor the newest stays, for a recovery."""
+        del self.commits[: max(0, bisect_right(self.commits, self.floor, key=_lsn) - 1)]
 
     def raise_floor(self) -> None:
         """Serve nothing below `applied` any more; `collected_to` follows once that is durable."""
@@ -367,6 +401,7 @@ class Segment:
         self.coalesced = deque([(self.row.applied, None)])
         # The log below may be deleted from now on, so nobody must look for records there.
         self._keep_records(lambda r: r.lsn > self.row.floor)
+        self._forget_commits()
 
     def restart_at(self, as_of: LSN, commit: CommitMark) -> None:
         """After a page copy: everything up to `as_of` stands as page versions, nothing below."""
@@ -391,13 +426,26 @@ class Segment:
     # -- reading
 
     def records_upto(self, page: PageNo, upto: LSN) -> list[RecordAt]:
-        """The page's records at or below `upto`, from the newest full image among them on."""
+        """The page's records at or below `upto` that no version as of a coalescing point has yet, from
+        the newest full image among them on."""
         records = self.index.get(page, [])
-        end = bisect_right(records, upto, key=lambda r: r.lsn)
-        for at in range(end - 1, -1, -1):
+        end = bisect_right(records, upto, key=_lsn)
+        start = bisect_right(records, self._point_at(upto), hi=end, key=_lsn)
+        for at in range(end - 1, start - 1, -1):
             if records[at].full:
                 return records[at:end]
-        return records[:end]
+        return records[start:end]
+
+    def _point_at(self, lsn: LSN) -> LSN:
+        """The newest coalescing point at or below `lsn`, if any above the floor is known."""
+        for point, _ in reversed(self.coalesced):
+            if point <= lsn:
+                return point
+        return self.floor
+
+
+def _lsn(what: RecordAt | CommitMark) -> LSN:
+    return what.lsn
 
 
 def _runs(records: Sequence[RecordRef]) -> Iterator[Run]:

@@ -134,6 +134,7 @@ class VolumeWriter:
         self.on_grown: list[Callable[[Sequence[Membership]], None]] = []
         for membership in opened.memberships:
             self._add_group(membership, opened.tails.get(membership.pg, 0))
+        self.tails.forget_below(opened.vdl.lsn)
         for pg, node, scl in opened.scls:
             self._tracker.acked(pg, node, scl)
 

@@ -13,7 +13,7 @@ from cluster.cli import restore
 from cluster.cli.app import app
 from cluster.cli.archives import find
 from cluster.cli.errors import CommandFailed
-from cluster.cli.restore import RestoreOptions, parse_time, target_of
+from cluster.cli.restore import RestoreOptions, target_of
 from cluster.local import clusters
 from cluster.local.folder import Folder
 from cluster.local.layout import ClusterSpec, InstanceSpec, Layout, load, save
@@ -22,6 +22,7 @@ from cluster.local.store import make_store
 from engine.archive.catalogue import Target
 from engine.archive.restore import shown
 from engine.errors import ConfigError
+from engine.moments import parse_time
 from engine.net.objects import FolderStore
 from tests.archive.books import Book, book_of, ledger_of
 

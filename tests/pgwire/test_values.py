@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import SqlError
+from engine.moments import Moment
 from engine.pgwire import types as t
 from engine.pgwire.casts import without_casts
 from engine.pgwire.infer import infer
@@ -204,9 +205,31 @@ def test_read_consistency_is_a_setting_of_the_session() -> None:
     assert mine.show("sextet.read_consistency") == "eventual"
 
 
+def test_the_past_is_a_setting_of_the_session() -> None:
+    mine = settings()
+    mine.clock_us = lambda: 90_000_000
+    assert (mine.show("sextet.read_as_of"), mine.show("transaction_read_only")) == ("", "off")
+    answer("SET sextet.read_as_of = '1 minute ago'", mine)
+    assert mine.sql.read_as_of == Moment(time_us=30_000_000)
+    assert mine.show("sextet.read_as_of") == "1970-01-01T00:00:30+00:00"
+    assert mine.show("transaction_read_only") == "on"
+    answer("SET LOCAL sextet.read_as_of = 4711", mine)
+    assert mine.show("sextet.read_as_of") == "4711"
+    mine.end_transaction()
+    assert mine.sql.read_as_of == Moment(time_us=30_000_000)
+    answer("SET sextet.read_as_of = ''", mine)
+    assert mine.sql.read_as_of.newest
+    answer("SET sextet.read_as_of TO '4711'", mine)
+    answer("RESET sextet.read_as_of", mine)
+    assert mine.sql.read_as_of.newest
+
+
 @pytest.mark.parametrize(
     ("sql", "state"),
     [
+        ("SET sextet.read_as_of = 'yesterday'", "22023"),
+        ("SET sextet.read_as_of = '2026-11-30T14:32:06'", "22023"),
+        ("SET sextet.read_as_of = 0", "22023"),
         ("SET sextet.read_consistency = 'linear'", "22023"),
         ("SET sextet.wait_for = '-1'", "22023"),
         ("SET sextet.wait_for = '1e9'", "22023"),

@@ -238,6 +238,24 @@ class ForkVolumeRequest(_message.Message):
     at_time_us: int
     def __init__(self, cluster: _Optional[str] = ..., at_lsn: _Optional[int] = ..., at_time_us: _Optional[int] = ...) -> None: ...
 
+class CommitAtRequest(_message.Message):
+    __slots__ = ("cluster", "at_lsn", "at_time_us")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    AT_LSN_FIELD_NUMBER: _ClassVar[int]
+    AT_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    at_lsn: int
+    at_time_us: int
+    def __init__(self, cluster: _Optional[str] = ..., at_lsn: _Optional[int] = ..., at_time_us: _Optional[int] = ...) -> None: ...
+
+class CommitAtReply(_message.Message):
+    __slots__ = ("commit", "oldest")
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_FIELD_NUMBER: _ClassVar[int]
+    commit: _storage_pb2.CommitPoint
+    oldest: _storage_pb2.CommitPoint
+    def __init__(self, commit: _Optional[_Union[_storage_pb2.CommitPoint, _Mapping]] = ..., oldest: _Optional[_Union[_storage_pb2.CommitPoint, _Mapping]] = ...) -> None: ...
+
 class ForkVolumeReply(_message.Message):
     __slots__ = ("volume", "commit", "copy")
     VOLUME_FIELD_NUMBER: _ClassVar[int]

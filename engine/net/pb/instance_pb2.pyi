@@ -157,8 +157,10 @@ class ImportReply(_message.Message):
     def __init__(self, commit_lsn: _Optional[int] = ..., redo_bytes: _Optional[int] = ...) -> None: ...
 
 class ExportRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("as_of",)
+    AS_OF_FIELD_NUMBER: _ClassVar[int]
+    as_of: _storage_pb2.CommitPoint
+    def __init__(self, as_of: _Optional[_Union[_storage_pb2.CommitPoint, _Mapping]] = ...) -> None: ...
 
 class ExportChunk(_message.Message):
     __slots__ = ("page_count", "read_lsn", "pages")

@@ -339,26 +339,34 @@ class Fork(_message.Message):
     def __init__(self, ancestry: _Optional[_Iterable[_Union[Ancestor, _Mapping]]] = ..., tail: _Optional[int] = ..., commit: _Optional[_Union[CommitPoint, _Mapping]] = ...) -> None: ...
 
 class ForkPointRequest(_message.Message):
-    __slots__ = ("volume", "lsn")
+    __slots__ = ("volume", "lsn", "at_lsn", "at_time_us")
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     LSN_FIELD_NUMBER: _ClassVar[int]
+    AT_LSN_FIELD_NUMBER: _ClassVar[int]
+    AT_TIME_US_FIELD_NUMBER: _ClassVar[int]
     volume: int
     lsn: int
-    def __init__(self, volume: _Optional[int] = ..., lsn: _Optional[int] = ...) -> None: ...
+    at_lsn: int
+    at_time_us: int
+    def __init__(self, volume: _Optional[int] = ..., lsn: _Optional[int] = ..., at_lsn: _Optional[int] = ..., at_time_us: _Optional[int] = ...) -> None: ...
 
 class ForkGroup(_message.Message):
-    __slots__ = ("pg", "tail", "whole", "floor", "ancestry")
+    __slots__ = ("pg", "tail", "whole", "floor", "ancestry", "commit", "oldest")
     PG_FIELD_NUMBER: _ClassVar[int]
     TAIL_FIELD_NUMBER: _ClassVar[int]
     WHOLE_FIELD_NUMBER: _ClassVar[int]
     FLOOR_FIELD_NUMBER: _ClassVar[int]
     ANCESTRY_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_FIELD_NUMBER: _ClassVar[int]
     pg: int
     tail: int
     whole: bool
     floor: int
     ancestry: _containers.RepeatedCompositeFieldContainer[Ancestor]
-    def __init__(self, pg: _Optional[int] = ..., tail: _Optional[int] = ..., whole: _Optional[bool] = ..., floor: _Optional[int] = ..., ancestry: _Optional[_Iterable[_Union[Ancestor, _Mapping]]] = ...) -> None: ...
+    commit: CommitPoint
+    oldest: CommitPoint
+    def __init__(self, pg: _Optional[int] = ..., tail: _Optional[int] = ..., whole: _Optional[bool] = ..., floor: _Optional[int] = ..., ancestry: _Optional[_Iterable[_Union[Ancestor, _Mapping]]] = ..., commit: _Optional[_Union[CommitPoint, _Mapping]] = ..., oldest: _Optional[_Union[CommitPoint, _Mapping]] = ...) -> None: ...
 
 class ForkPointReply(_message.Message):
     __slots__ = ("node", "groups")

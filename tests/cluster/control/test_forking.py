@@ -15,6 +15,7 @@ from cluster.control import assign, forking, service
 from cluster.control.assign import Assigner
 from cluster.local.layout import ClusterState, address
 from cluster.local.ports import is_free
+from engine.config import InstanceConfig
 from engine.errors import ConfigError, Unavailable
 from engine.instance.node import Instance, InstanceIdentity
 from engine.net.methods import FORK_POINT, FORK_VOLUME, HOLD_READ_POINT, LIST_VOLUMES, OPEN_VOLUME
@@ -70,6 +71,7 @@ class Town(World):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.layout = make_layout(free_base())
+        self.instance_config = InstanceConfig()
         self.writers: dict[str, Writer] = {}
 
     def listens_at(self, name: str) -> str:
@@ -79,16 +81,19 @@ class Town(World):
         return address((storage | instances)[name])
 
     async def open_writer(self, cluster: str = "main") -> Writer:
-        name = f"{cluster}-1"
+        self.writers[cluster] = await self.open_instance(cluster, f"{cluster}-1")
+        return self.writers[cluster]
+
+    async def open_instance(self, cluster: str, name: str) -> Writer:
+        """Writer or replica, as the catalog says; the caller stops it."""
         runtime = real_runtime(self.root / f"{name}", stop_node=self.stopped.append)
         identity = InstanceIdentity(name, cluster, "az1", self.address)
-        instance = Instance(runtime, identity)
+        instance = Instance(runtime, identity, instance_config=self.instance_config)
         server = await runtime.transport.serve(self.listens_at(name), instance.handlers)
         await instance.start(server.address)
-        self.writers[cluster] = Writer(instance, server)
         async with asyncio.timeout(20):
             await instance.ready.wait()
-        return self.writers[cluster]
+        return Writer(instance, server)
 
     async def close_writer(self, cluster: str = "main") -> None:
         await self.writers.pop(cluster).stop()
