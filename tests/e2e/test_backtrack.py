@@ -23,7 +23,6 @@ from engine.archive.catalogue import Target
 from engine.errors import ConfigError
 from engine.steps import Step
 from tests.e2e.conftest import LocalCluster
-from tests.e2e.test_backup import refused
 
 pytestmark = pytest.mark.e2e
 
@@ -61,7 +60,7 @@ def until_cold(cluster: LocalCluster, moment: datetime) -> None:
 
 
 def test_a_dropped_table_is_back_and_forward_again(
-    new_cluster: Callable[..., LocalCluster], tmp_path: Path
+    new_cluster: Callable[..., LocalCluster], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster = new_cluster(
         "--readers", 1, "--backtrack-window", "24h", "--hot-window", 4, "--archive-every", 0.2
@@ -97,11 +96,13 @@ def test_a_dropped_table_is_back_and_forward_again(
     for reader in (False, True):
         assert cluster.query("SELECT name FROM sqlite_schema", reader=reader) == []
     until_cold(cluster, good)
-    cluster.sextet("backtrack", "main", "--to-time", good.isoformat(), "--yes")
+    to_good = BacktrackOptions(good.isoformat(), None, yes=True)
+    backtrack(cluster.folder, "main", to_good)
     for reader in (False, True):
         assert cluster.query("SELECT * FROM note", reader=reader) == ROWS
-    same = cluster.sextet("backtrack", "main", "--to-time", good.isoformat(), "--yes").stdout
-    assert ": nothing differs" in same
+    capsys.readouterr()
+    backtrack(cluster.folder, "main", to_good)
+    assert ": nothing differs" in capsys.readouterr().out
 
     # The archive has one history: before, between and after.
     newest = cluster.status()["volume"]["vdl"]
@@ -114,11 +115,14 @@ def test_a_dropped_table_is_back_and_forward_again(
 
     # A writer that dies on the way leaves it absent, and the same command does it.
     FaultKit(cluster.folder).crash_at("writer", Step.BACKTRACK)
-    said = refused(cluster, "backtrack", "main", "--to-lsn", lsn, "--yes")
-    assert f"The same again with `--to-lsn {lsn}` does it, or says that nothing differs" in said
+    to_lsn = BacktrackOptions(None, lsn, yes=True)
+    with pytest.raises(
+        CommandFailed, match=f"The same again with `--to-lsn {lsn}` does it, or says"
+    ):
+        backtrack(cluster.folder, "main", to_lsn)
     cluster.until_sql("SELECT * FROM note", ROWS)
     cluster.until(lambda: cluster.status()["state"] == "available", "somebody is writer")
-    cluster.sextet("backtrack", "main", "--to-lsn", lsn, "--yes")
+    backtrack(cluster.folder, "main", to_lsn)
     assert cluster.query("SELECT name FROM sqlite_schema") == []
 
     # What cannot be.
