@@ -19,7 +19,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 def parse_window(text: str) -> int:
     """Seconds of a window written "24h", "90m" or "30s". Raises ConfigError if that cannot be one."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([smh])", text.strip().lower())
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([smh])", text.strip().lower())
     if found is None:
         raise ConfigError(f"{text!r} is no backtrack window; write it like 24h or 90m")
     seconds = int(float(found[1]) * _UNITS[found[2]])
