@@ -13,7 +13,7 @@ import typer
 from cluster.cli import autoscale, backup, cluster, endpoint, instance, snapshot, volume
 from cluster.cli.errors import EXIT_FAILED, EXIT_NOT_RUNNING, NotRunning
 from cluster.cli.fault import fault_app
-from cluster.cli.options import DEFAULT_DATA, BacktrackWindow, Cluster, Data, Json, Retention
+from cluster.cli.options import DEFAULT_DATA, BacktrackWindow, Cluster, Data, Json, Past, Retention
 from cluster.local.folder import Folder
 from cluster.local.layout import DEFAULT_PORT, DEFAULT_READERS, READERS_MAX
 from engine.errors import SextetError
@@ -187,6 +187,8 @@ def restore(
     readers: Annotated[
         int, typer.Option(help="Read replicas of the new cluster.")
     ] = DEFAULT_READERS,
+    retention: Retention = None,
+    backtrack_window: BacktrackWindow = None,
 ) -> None:
     """Make a new cluster from an archive, as it was at some moment, or from a snapshot.
 
@@ -194,7 +196,8 @@ def restore(
     """
     from cluster.cli.restore import RestoreOptions, restore_cluster
 
-    options = RestoreOptions(to_time, to_lsn, latest, store, readers, from_snapshot)
+    past = Past(retention, backtrack_window)
+    options = RestoreOptions(to_time, to_lsn, latest, store, readers, from_snapshot, past)
     restore_cluster(Folder.at(data), source, name, options)
 
 
@@ -226,6 +229,8 @@ def clone(
             show_default=False,
         ),
     ] = None,
+    retention: Retention = None,
+    backtrack_window: BacktrackWindow = None,
 ) -> None:
     """Make a new cluster that shares a cluster's pages until one of the two writes them.
 
@@ -235,7 +240,8 @@ def clone(
     from cluster.cli.cloning import CloneOptions
     from cluster.cli.cloning import clone as clone_it
 
-    clone_it(Folder.at(data), source, name, CloneOptions(at, readers, port))
+    past = Past(retention, backtrack_window)
+    clone_it(Folder.at(data), source, name, CloneOptions(at, readers, port, past))
 
 
 @app.command()

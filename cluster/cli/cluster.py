@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.options import DEFAULT_DATA, BacktrackWindow, Data, Json, Retention
+from cluster.cli.options import DEFAULT_DATA, BacktrackWindow, Data, Json, Past, Retention
 from cluster.local.folder import Folder
-from cluster.local.layout import DEFAULT_READERS, DEFAULT_RETENTION_DAYS, READERS_MAX
+from cluster.local.layout import DEFAULT_READERS, READERS_MAX
 
 app = typer.Typer(
     help="Create, list, stop, start and delete clusters of a running installation.",
@@ -50,8 +50,7 @@ def create(
         readers=readers,
         port=port,
         max_storage=max_storage,
-        retention_days=DEFAULT_RETENTION_DAYS if retention is None else retention,
-        backtrack_window=backtrack_window,
+        past=Past(retention, backtrack_window),
     )
 
 
