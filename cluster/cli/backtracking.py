@@ -43,6 +43,9 @@ from engine.net.pb import instance_pb2 as pb
 from engine.net.pb.storage_pb2 import CommitPoint
 from engine.types import LSN, PAGE_SIZE, CommitMark
 
+SEND_S = 60.0
+"""The writer may have to fetch the pages it compares with from storage, which gives up before."""
+
 EVENT_S = 5.0
 COMMIT_AT_S = 20.0
 """The control plane gives up before."""
@@ -280,7 +283,8 @@ async def _send(
             with show, path.open("rb") as file:
                 task = show.add_task("comparing", total=total)
                 while chunk := file.read(CHUNK_PAGES * PAGE_SIZE):
-                    await stream.send(pb.BacktrackChunk(past=_point(commit), pages=chunk))
+                    async with asyncio.timeout(SEND_S):
+                        await stream.send(pb.BacktrackChunk(past=_point(commit), pages=chunk))
                     show.update(task, advance=len(chunk))
                 await stream.done_sending()
                 complete = True
@@ -289,7 +293,8 @@ async def _send(
                     return await channel.collect(BACKTRACK, stream)
         except (TimeoutError, Unavailable) as error:
             if not complete:
-                raise CommandFailed(f"nothing is changed: {error}") from error
+                why = str(error) or "the writer is silent"
+                raise CommandFailed(f"nothing is changed: {why}") from error
             raise CommandFailed(
                 f"the writer went away; whether {cluster} is put back is unknown. The same again with "
                 f"`--to-lsn {commit.lsn}` does it, or says that nothing differs"

@@ -73,10 +73,12 @@ async def backtrack_database(
         if not images:
             return reply
         steps.before(Step.BACKTRACK)
-        mark = await engine.commit_pages(images, past.pages)
-        steps.after(Step.BACKTRACK)
-        # Whoever came meanwhile has seen the state of before.
-        await dismiss(WHY)
+        try:
+            mark = await engine.commit_pages(images, past.pages)
+            steps.after(Step.BACKTRACK)
+        finally:  # also when the caller goes now: it is committed all the same
+            # Whoever came meanwhile has seen the state of before.
+            await dismiss(WHY)
     log.info("LSN %d puts the state of LSN %d back: %d pages", mark.lsn, past.lsn, len(images))
     reply.commit.CopyFrom(_point(mark))
     reply.changed_pages = len(images)

@@ -364,8 +364,8 @@ class Instance:
 
     async def _dismiss_elsewhere(self, after: LSN) -> list[str]:
         """The clients of all replicas, each once it shows the commit; who has not done so is named."""
-        view = self.view
-        replicas = [i for i in view.instances if i.role != "writer"] if view is not None else []
+        instances = self.view.instances if self.view is not None else ()
+        replicas = [i for i in instances if i.role != "writer" and i.address]
         request = pb.DismissClientsRequest(why=WHY, after_lsn=after)
 
         async def ask(address: str) -> bool:

@@ -314,6 +314,29 @@ async def test_a_caller_that_is_silent_or_gone_holds_nobody_up(
     assert [row[1] for row in await run(session, ROWS)] == ["goes on"]
 
 
+async def test_a_caller_that_goes_after_the_last_page_does_not_undo_it(cluster: Cluster) -> None:
+    writer = await cluster.start("main-1")
+    told = note_dismissals(writer)
+    session = writer.session()
+    await fill(session, 20)
+    past = await now(writer)
+    await run(session, "DELETE FROM t")
+    pool = writer.instance.pool
+    assert pool is not None
+    point = newest(writer)
+    await cluster.fleet.stop("storage-1", "storage-2", "storage-3")
+    sending = asyncio.create_task(go_to(writer, past))
+    await until(lambda: pool.tip.lsn > point.lsn)
+    assert told == [WHY]
+    sending.cancel()
+    await until(lambda: is_free(writer))
+    assert told == [WHY, WHY]
+    assert newest(writer) == point
+    await cluster.fleet.start("storage-1", "storage-2", "storage-3")
+    await until(lambda: newest(writer) == pool.tip)
+    assert await run(writer.session(), ROWS) == past.rows()
+
+
 class Died(BaseException):
     """As kill -9 does, nothing catches it."""
 
