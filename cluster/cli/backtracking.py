@@ -329,7 +329,8 @@ def _report(folder: Folder, cluster: str, commit: CommitMark, reply: pb.Backtrac
     then = f"LSN {commit.lsn}, committed {shown(commit.time_us)}, the last commit at or before then"
     if not reply.HasField("commit"):
         out.print(
-            f"cluster [bold]{cluster}[/bold] is as it was at {then}: nothing differs",
+            f"cluster [bold]{cluster}[/bold] is as it was at {then}: nothing differs. Connections "
+            "to its writer were closed to see that",
             soft_wrap=True,
         )
         return
