@@ -10,7 +10,7 @@ SOURCES := engine cluster tests tools examples benchmarks
 PYTEST := $(BIN)/python -m pytest -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test long sim nightly e2e check mutants lint fmt proto lock clean run-venv dev-venv
+.PHONY: help up down test long sim nightly e2e check bench mutants lint fmt proto lock clean run-venv dev-venv
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ e2e: dev-venv ## run only the tests that start real processes, the longest inclu
 	$(PYTEST) -m e2e $(ARGS)
 
 check: lint test ## what a change must pass: format, lint, types, layers, generated code, tests
+
+bench: dev-venv ## measure against PostgreSQL, about half an hour (ARGS="--rounds 1 --seconds 5 --only update")
+	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 mutants: dev-venv ## hunt planted bugs in the simulator (ARGS="three-of-six --jobs 1 --seeds 50")
 	$(BIN)/python -m tests.mutants.hunt $(ARGS)

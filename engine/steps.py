@@ -98,6 +98,7 @@ class Mark(StrEnum):
     SEGMENT_REPLACED = "a segment was replaced by another one"
     REPLACEMENT_CANCELLED = "a segment's replacement was given up"
     OUTCOME_UNKNOWN = "a client was told that its commit's outcome is unknown"
+    PAST_READ = "a client read the past"
     DISK_WAS_FULL = "a node refused for lack of room"
     NODE_FENCED_ITSELF = "a node ended itself after a failed disk"
     FAILED_OVER = "the control plane named another writer by itself"

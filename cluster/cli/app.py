@@ -571,6 +571,17 @@ def storage_verify(
     sys.exit(verify_storage(Folder.at(data), cluster, as_json=as_json))
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def bench(context: typer.Context) -> None:
+    """Measure Sextet against PostgreSQL with the same promise, as `make bench` does.
+
+    Options: --rounds N, --seconds S, --scale N, --only NAME, --out FOLDER.
+    """
+    from cluster.cli.bench import run
+
+    sys.exit(run(context.args))
+
+
 @app.command()
 def version() -> None:
     """Print the version."""

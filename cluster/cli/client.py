@@ -12,13 +12,15 @@ from cluster.local.adopt import adopt
 from cluster.local.folder import Folder
 from cluster.local.layout import Layout, load
 from cluster.local.state import running_state
-from engine.errors import Unavailable
+from engine.errors import SextetError, Unavailable
 from engine.net.grpc_transport import GrpcTransport
-from engine.net.methods import CLUSTER_STATUS
+from engine.net.methods import CLUSTER_STATUS, COMMIT_AT
 from engine.net.pb import control_pb2 as pb
 from engine.ports import Channel
+from engine.types import CommitMark
 
 STATUS_TIMEOUT_S = 5.0
+PAST_TIMEOUT_S = 2.0
 
 
 def running_layout(folder: Folder) -> Layout:
@@ -52,6 +54,19 @@ async def cluster_status(folder: Folder, layout: Layout, cluster: str) -> pb.Clu
         raise NotRunning(
             f"the control plane does not answer ({error}); look at {folder.log('control')}"
         ) from error
+
+
+async def oldest_readable(layout: Layout, cluster: str) -> CommitMark | None:
+    """Where the hot window begins; None if that cannot be told now."""
+    try:
+        async with channel_to(layout.control_address) as control:
+            reply = await control.call(
+                COMMIT_AT, pb.CommitAtRequest(cluster=cluster), timeout=PAST_TIMEOUT_S
+            )
+    except SextetError:
+        return None
+    oldest = reply.oldest
+    return CommitMark(oldest.lsn, oldest.time_us, oldest.pages) if oldest.lsn else None
 
 
 def adopt_layout(folder: Folder) -> bool:

@@ -14,7 +14,7 @@ from cluster.local.layout import ClusterSpec, ClusterState
 from cluster.local.state import SupervisorState
 from engine.net.pb import control_pb2 as pb
 from engine.net.pb import storage_pb2 as spb
-from engine.types import PAGE_SIZE
+from engine.types import PAGE_SIZE, CommitMark
 from engine.volume.fencing import membership_from_pb
 from engine.volume.quorum import read_quorum, write_quorum
 
@@ -31,10 +31,11 @@ def status_report(
     *,
     left: bool = True,
     archive: ArchiveState | None = None,
+    oldest: CommitMark | None = None,
     now_us: int = 0,
 ) -> dict[str, Any]:
     """Everything that is known about the cluster now. `left`: it has processes. `archive`: what its
-    archiver said last, `now_us`: Unix microseconds."""
+    archiver said last, `oldest`: where its hot window begins, `now_us`: Unix microseconds."""
     volume = status.cluster.volume
     storage = [_storage(report, volume, supervisor) for report in status.storage]
     groups = _groups(status)
@@ -45,6 +46,7 @@ def status_report(
         "endpoints": {"writer": spec.writer_url, "reader": spec.reader_url},
         "volume": _volume(status, len(groups)),
         "redo": _redo(status),
+        "past": None if oldest is None else {"lsn": oldest.lsn, "time_us": oldest.time_us},
         "archive": _archive(spec, supervisor, archive, now_us),
         "backtrack_window_s": spec.backtrack_window_s or None,
         "instances": [
@@ -83,6 +85,11 @@ def _writer(status: pb.ClusterStatusReply) -> pb.InstanceReport | None:
         if report.view.role == "writer" and report.status.epoch:
             return report
     return None
+
+
+def has_writer(status: pb.ClusterStatusReply) -> bool:
+    """Whether the volume is open."""
+    return _writer(status) is not None
 
 
 def _volume(status: pb.ClusterStatusReply, groups: int) -> dict[str, Any]:

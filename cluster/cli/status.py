@@ -11,16 +11,17 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from cluster.cli.client import cluster_status, running_layout
+from cluster.cli.client import cluster_status, oldest_readable, running_layout
 from cluster.cli.console import days, narrow_table, out, print_json, size
 from cluster.cli.errors import EXIT_NOT_RUNNING, NotRunning
-from cluster.cli.report import down_report, scl_against, scl_range, status_report
+from cluster.cli.report import down_report, has_writer, scl_against, scl_range, status_report
 from cluster.local.archiving import load_archive_state
 from cluster.local.backtracking import window_text
 from cluster.local.clusters import processes_of
 from cluster.local.folder import Folder
 from cluster.local.layout import ClusterState
 from cluster.local.state import running_state
+from engine.archive.restore import shown
 
 GROUPS_SHOWN = 12
 """More protection groups than that are summed up, unless all are asked for."""
@@ -65,6 +66,7 @@ async def gather(folder: Folder, cluster: str) -> dict[str, Any]:
         running_state(folder),
         left=left,
         archive=load_archive_state(folder, cluster),
+        oldest=await oldest_readable(layout, cluster) if has_writer(status) else None,
         now_us=time.time_ns() // 1000,
     )
 
@@ -86,7 +88,9 @@ def _print_head(report: Row) -> None:
             f"{size(redo['redo_bytes'])} shipped for {size(redo['dirty_page_bytes'])} of dirty pages",
             soft_wrap=True,
         )
-
+    if report["past"] is not None:
+        past = report["past"]
+        out.print(f"  past    readable from {shown(past['time_us'])} on, LSN {past['lsn']}")
     _print_archive(report["archive"])
     if report["backtrack_window_s"]:
         window = window_text(report["backtrack_window_s"])

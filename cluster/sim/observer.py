@@ -58,6 +58,8 @@ class Observer:
         self.truncations: tuple[Truncation, ...] = ()
         """As the newest recovery left them."""
         self.commits = 0
+        self.durable: list[CommitMark] = []
+        """Commits that a writer's VDL was at, in the order of time."""
         self._world = world
         self._left: dict[str, int] = {}  # how often a node kept nothing of the volume any more
         world.on_writer.append(self._opened)
@@ -108,6 +110,8 @@ class Observer:
         return tuple(sorted(found))
 
     def _tell_vdl(self, process: SimProcess, mark: CommitMark, epoch: Epoch) -> None:
+        if mark.lsn:
+            self.durable.append(mark)
         self._world.trace.emit("vdl", process.name, lsn=mark.lsn, epoch=epoch)
 
     def _stepped(self, when: str, step: Step, process: SimProcess) -> None:

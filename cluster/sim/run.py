@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from cluster.endpoint.balance import Kind
 from cluster.faults.catalogue import Fault
@@ -37,9 +37,12 @@ from cluster.sim.loop import Stalled
 from cluster.sim.observer import Observer, quiet
 from cluster.sim.points import Points
 from cluster.sim.sqlwire import Failed
+from cluster.sim.traveller import Traveller
 from cluster.sim.workload import ACCOUNTS, BALANCE, Mix, Workload
 from cluster.sim.world import CLUSTER, Shape, World
 from engine.steps import Mark, Step
+
+T = TypeVar("T")
 
 SETUP_S = 60.0
 OBSERVATIONS_MAX = 25
@@ -145,6 +148,11 @@ class Story:
         self.observer = Observer(world)
         self.invariants = Invariants(world)
         self.workload = Workload(world, plan.mix)
+        self.traveller = (
+            Traveller(world, self.observer, self.workload.stop)
+            if plan.shape.instance.hot_window_s
+            else None
+        )
         self.injector = Injector(world, plan.schedule)
         self.healed_at: float | None = None
         self.final: list[Observation] = []
@@ -174,6 +182,8 @@ class Story:
         self._phase("safety")
         self.injector.start()
         self._clients = self.workload.start()
+        if self.traveller is not None:
+            self._clients.append(self.traveller.start())
         return True
 
     async def finish(self) -> None:
@@ -274,6 +284,10 @@ class Story:
         )
         found += self._count("bank", money, bank.looked_at(history))
         seen = [*self._observations(), *self.final]
+        if self.traveller is not None:
+            visits = self.traveller.visits
+            found += self._count("past", self.traveller.check(log.commits), len(visits))
+            seen += [visit.seen for visit in _some(visits)]
         found += self._count("oracle", oracle.check(Oracle(log), seen), len(seen))
         if self.world.bucket is not None:
             points = restores.points(log.commits, self.world.rng("restore points"))
@@ -287,7 +301,7 @@ class Story:
         self.checks[checker] = things
         return violations
 
-    def _observations(self) -> list[Observation]:
+    def _observations(self) -> Sequence[Observation]:
         known = [
             Observation(
                 t.read_lsn,
@@ -299,14 +313,17 @@ class Story:
             for op in t.ops
             if isinstance(op, BankRead) and t.read_lsn
         ]
-        step = max(1, len(known) // OBSERVATIONS_MAX)
-        return known[::step]
+        return _some(known)
 
     def outcomes(self) -> dict[str, int]:
         counts: dict[str, int] = {}
         for transaction in self.workload.history:
             counts[transaction.outcome.value] = counts.get(transaction.outcome.value, 0) + 1
         return dict(sorted(counts.items()))
+
+
+def _some(found: Sequence[T]) -> Sequence[T]:
+    return found[:: max(1, len(found) // OBSERVATIONS_MAX)]
 
 
 def without(plan: Plan, kept: Sequence[Fault]) -> Plan:

@@ -22,6 +22,7 @@ from cluster.local.layout import AZS
 from cluster.sim import archives
 from cluster.sim.plots import plots
 from cluster.sim.run import Plan
+from cluster.sim.traveller import hot_window_s
 from cluster.sim.workload import Mix
 from cluster.sim.world import Shape
 from engine.config import InstanceConfig, VolumeConfig
@@ -204,7 +205,8 @@ def draw(seed: int, *, safety_s: float | None = None) -> Plan:
         shape, mix = _crowd(shape)
     if sparse:
         shape, mix = _sparse(shape)
-    shape = replace(shape, **fleet, **archive, sql=_sql(seed))
+    instance = replace(shape.instance, hot_window_s=hot_window_s(seed))
+    shape = replace(shape, **fleet, **archive, sql=_sql(seed), instance=instance)
     mix = replace(mix, strong_share=random.Random(f"{seed}/strong").choice((0.0, 0.0, 0.0, 0.3)))
     return Plan(
         seed=seed,

@@ -1,0 +1,138 @@
+"""PostgreSQL with Sextet's promise: one primary and five standbys.
+
+A commit waits until three of them have it on disk, so there are six copies and it is acknowledged at four.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+
+from cluster.local.ports import free_ports
+
+PROGRAMS = Path("/usr/lib/postgresql")
+"""Where Debian keeps the server's, by version; elsewhere they are on the PATH."""
+
+STANDBYS = 5
+SETTINGS = {
+    "synchronous_standby_names": "ANY 3 (s1, s2, s3, s4, s5)",
+    "synchronous_commit": "on",
+    "fsync": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "256MB",
+    "max_connections": "200",
+    "max_wal_senders": "10",
+    "wal_keep_size": "512MB",
+}
+
+
+def programs() -> Path | None:
+    """The folder of the newest server's programs, or None."""
+    found = sorted(PROGRAMS.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    there = shutil.which("initdb")
+    return Path(there).resolve().parent if there else None
+
+
+def server_user() -> str | None:
+    """Whom the server is to run as: it refuses to as root. None: there is nobody."""
+    if os.geteuid() != 0:
+        return getpass.getuser()
+    known = subprocess.run(["id", "postgres"], capture_output=True, check=False).returncode == 0
+    return "postgres" if known and shutil.which("runuser") else None
+
+
+@dataclass
+class Postgres:
+    """Six servers in `folder`. `make` once, then `start` and `stop` as often as need be."""
+
+    folder: Path
+    bin: Path
+    user: str
+    ports: list[int] = field(default_factory=list)
+    name: str = "PostgreSQL"
+
+    def _run(self, *command: object) -> None:
+        as_user = ["runuser", "-u", self.user, "--"] if os.geteuid() == 0 else []
+        done = subprocess.run(
+            [*as_user, *map(str, command)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise SystemExit(f"{' '.join(map(str, command))}: {done.stdout}{done.stderr}")
+
+    def url(self, server: int = 0) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.ports[server]}/postgres"
+
+    @property
+    def writer_url(self) -> str:
+        return self.url()
+
+    @property
+    def read_urls(self) -> Sequence[str]:
+        """The primary and two standbys."""
+        return [self.url(n) for n in range(3)]
+
+    def make(self) -> None:
+        shutil.chown(self.folder, self.user)
+        found = free_ports(29_000, taken=())
+        self.ports = [next(found) for _ in range(STANDBYS + 1)]
+        self._run(self.bin / "initdb", "-D", self.folder / "s0", "-U", "postgres", "-A", "trust")
+        self._start(0, standbys=False)
+        for number in range(1, STANDBYS + 1):
+            data = self.folder / f"s{number}"
+            source = f"{self.url()}?application_name=s{number}"
+            self._run(
+                *(self.bin / "pg_basebackup", "-d", source, "-D", data),
+                *("-R", "-X", "stream", "-c", "fast"),
+            )
+        self._stop(0)
+
+    def start(self) -> None:
+        self._start(0)
+        for number in range(1, STANDBYS + 1):
+            self._start(number)
+        with psycopg.connect(self.writer_url, autocommit=True) as client:
+            client.execute(
+                "SELECT txid_current()"
+            )  # once that is committed three standbys are there
+
+    def stop(self) -> None:
+        for number in reversed(range(STANDBYS + 1)):
+            self._stop(number)
+
+    def _start(self, number: int, *, standbys: bool = True) -> None:
+        settings = dict(SETTINGS)
+        if number or not standbys:
+            del settings["synchronous_standby_names"]
+        options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
+        data = self.folder / f"s{number}"
+        options += f" -p {self.ports[number]} -k {self.folder} -c listen_addresses=127.0.0.1"
+        self._run(
+            self.bin / "pg_ctl", "-D", data, "-w", "-o", options, "-l", f"{data}.log", "start"
+        )
+
+    def _stop(self, number: int) -> None:
+        data = self.folder / f"s{number}"
+        if (data / "postmaster.pid").exists():
+            self._run(self.bin / "pg_ctl", "-D", data, "-m", "fast", "-w", "stop")
+
+    def log_bytes(self) -> int:
+        """WAL written so far."""
+        with psycopg.connect(self.writer_url, autocommit=True) as client:
+            row = client.execute("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def settings(self) -> dict[str, str]:
+        version = subprocess.run(
+            [self.bin / "postgres", "--version"], capture_output=True, text=True, check=True
+        )
+        return {"version": version.stdout.strip(), "servers": str(STANDBYS + 1), **SETTINGS}

@@ -1,0 +1,65 @@
+"""A throw-away Sextet cluster, as anybody gets it from `sextet up`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.local import Cluster
+from cluster.local.ports import free_ports
+
+READERS = 2
+
+
+@dataclass
+class Sextet:
+    """`start` and `stop` as often as need be; the data stays."""
+
+    folder: Path
+    port: int = 0
+    name: str = "Sextet"
+    _instances: list[str] = field(default_factory=list)
+
+    @property
+    def _cluster(self) -> Cluster:
+        return Cluster(self.folder / "data")
+
+    @property
+    def writer_url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/main"
+
+    @property
+    def read_urls(self) -> Sequence[str]:
+        """The writer endpoint, and the reader endpoint twice, which spreads clients over two replicas."""
+        reader = f"postgresql://postgres@127.0.0.1:{self.port + 1}/main"
+        return [self.writer_url, reader, reader]
+
+    def make(self) -> None:
+        self.port = next(free_ports(28_000, taken=()))
+
+    def start(self) -> None:
+        made = (self.folder / "data").exists()
+        arguments = [] if made else ["--port", self.port, "--readers", READERS]
+        self._cluster.sextet("up", *arguments)
+
+    def stop(self) -> None:
+        if (self.folder / "data").exists():
+            self._cluster.sextet("down")
+
+    def log_bytes(self) -> int:
+        """Redo shipped to each storage node since the writer opened the volume."""
+        return int(self.status()["redo"]["redo_bytes"])
+
+    def status(self) -> dict[str, Any]:
+        return self._cluster.status()
+
+    def settings(self) -> dict[str, str]:
+        return {
+            "version": self._cluster.sextet("version").strip(),
+            "storage nodes": "6, commits at 4",
+            "instances": f"a writer and {READERS} replicas",
+            "buffer pool": "256 MiB each",
+            "archive, hot window": "on, as by default",
+        }
