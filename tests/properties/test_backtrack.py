@@ -156,9 +156,8 @@ class World:
         pages; whoever has looked in between must notice."""
         there = {row[1] for row in await rows(self.busy, EVERYTHING)}
         if self.below(2) or "a" not in there:
-            table = "a" if "a" not in there else f"t{len(self.history)}"
             sql = [
-                f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, {column} TEXT)"
+                f"CREATE TABLE t{len(self.history)} (id INTEGER PRIMARY KEY, {column} TEXT)"
                 for column in ("one", "two")
             ]
         else:
