@@ -10,7 +10,7 @@ SOURCES := engine cluster tests tools examples benchmarks
 PYTEST := $(BIN)/python -m pytest -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test long sim nightly e2e check bench mutants lint fmt proto lock clean run-venv dev-venv
+.PHONY: help up down test long sim nightly e2e check bench profile mutants lint fmt proto lock clean run-venv dev-venv
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ check: lint test ## what a change must pass: format, lint, types, layers, genera
 
 bench: dev-venv ## measure against PostgreSQL, about half an hour (ARGS="--rounds 1 --seconds 5 --only update")
 	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+profile: dev-venv ## where a commit's CPU goes, process by process (ARGS="--script simple-update --only writer")
+	$(BIN)/python -m benchmarks.profile $(ARGS)
 
 mutants: dev-venv ## hunt planted bugs in the simulator (ARGS="three-of-six --jobs 1 --seeds 50")
 	$(BIN)/python -m tests.mutants.hunt $(ARGS)

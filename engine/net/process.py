@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from engine.errors import ConfigError, SextetError
+from engine.net.profiling import profile_on_signal
 from engine.pulse import Pulse
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ async def _run(main: Main, name: str, pulse: Pulse) -> NoReturn:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _begin_stop, stop)
+    profile_on_signal(loop, name)
     log.info("%s starts, pid %d", name, os.getpid())
     work = asyncio.ensure_future(main(stop))
     beating = asyncio.ensure_future(pulse.beat())

@@ -15,7 +15,8 @@ Invariants
 - What of P's state at F is no page version yet becomes one before C's row is there: P is coalesced to
   T exactly, or, where it has been coalesced past F, C gets versions of its own. So a clone pins nothing
   of P's log, and its parent may be deleted the moment after.
-- The row and those versions are one transaction: after a crash the segment is absent or whole.
+- The row and those versions are one transaction: after a crash the segment is absent or whole. Segments
+  that need no versions of their own share one.
 - From then on `engine.storage.ancestry` says what is needed of P. Garbage collection asks it under the
   same lock (`NodeState.rows`) under which the row is written; before that F is pinned.
 - A node that has no segment of P (wiped, moved, P is deleted) or has collected what F needs (it was away
@@ -29,6 +30,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from engine.errors import Corrupt, ProtocolError, SextetError
@@ -37,7 +40,7 @@ from engine.net.pb import storage_pb2 as pb
 from engine.steps import Step
 from engine.storage.ancestry import inherit
 from engine.storage.coalesce import Coalescer
-from engine.storage.creating import create_segment
+from engine.storage.creating import Newborn, create_segments
 from engine.storage.pagestore import PageVersion, SegmentRow
 from engine.storage.reading import page_images
 from engine.storage.segment import Segment
@@ -115,45 +118,77 @@ def _commit_pb(commit: CommitMark) -> pb.CommitPoint:
     return pb.CommitPoint(lsn=commit.lsn, time_us=commit.time_us, pages=commit.pages)
 
 
-async def create_fork(
-    state: NodeState,
-    coalescer: Coalescer,
-    volume_id: VolumeId,
-    membership: Membership,
-    fork: Fork,
-) -> bool:
-    """Make a clone's segment, durably; False if this node cannot, yet or any more: the log says why.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A clone's segment that this node is to make."""
+
+    volume: VolumeId
+    membership: Membership
+    fork: Fork
+
+
+class _Cannot(Exception):
+    """This node cannot make the segment, yet or any more."""
+
+
+async def create_forks(
+    state: NodeState, coalescer: Coalescer, wanted: Sequence[Wanted]
+) -> list[bool]:
+    """Make clones' segments, durably; False of one that this node cannot make: the log says why.
 
     Raises DiskFull, ProtocolError for a volume that is to be its own parent.
     """
-    if fork.parent == volume_id:
-        raise ProtocolError(f"volume {volume_id} cannot be its own clone")
+    reasons: dict[int, str] = {}
+    newborn: dict[int, Newborn] = {}
+    with ExitStack() as pins:
+        for number, one in enumerate(wanted):
+            try:
+                newborn[number] = await _prepared(state, coalescer, one, pins)
+            except _Cannot as error:
+                reasons[number] = str(error)
+        made = await create_segments(state, list(newborn.values()), step=Step.FORK)
+        reasons |= dict(zip(newborn, made, strict=True))
+    for number, reason in reasons.items():
+        if reason:
+            one = wanted[number]
+            log.info(
+                "no clone of volume %d, group %d here: %s",
+                one.fork.parent,
+                one.membership.pg,
+                reason,
+            )
+    return [not reasons[number] for number in range(len(wanted))]
+
+
+async def _prepared(
+    state: NodeState, coalescer: Coalescer, wanted: Wanted, pins: ExitStack
+) -> Newborn:
+    """What is to be written of it; the pins hold what it needs of its parent. Raises _Cannot."""
+    fork = wanted.fork
+    if fork.parent == wanted.volume:
+        raise ProtocolError(f"volume {wanted.volume} cannot be its own clone")
     row = SegmentRow(
-        SegmentId(volume_id, membership.pg),
+        SegmentId(wanted.volume, wanted.membership.pg),
         state.incarnation,
-        membership,
+        wanted.membership,
         known_vdl=fork.commit.lsn,
         commit=fork.commit,
     )
     parents = state.volumes.get(fork.parent)
-    parent = parents.segments.get(membership.pg) if parents is not None else None
+    parent = parents.segments.get(wanted.membership.pg) if parents is not None else None
     if parents is None or parent is None:
-        reason = await _copied(state, row, "its parent is not here")
-    elif parent.floor > fork.commit.lsn:
-        reason = await _copied(state, row, f"nothing below {parent.floor} is kept any more")
-    else:
-        reason = await _inheriting(state, coalescer, parents, parent, row, fork)
-    if reason:
-        log.info("no clone of volume %d, group %d here: %s", fork.parent, row.id.pg, reason)
-    return not reason
+        return await _copied(state, row, "its parent is not here")
+    if parent.floor > fork.commit.lsn:
+        return await _copied(state, row, f"nothing below {parent.floor} is kept any more")
+    return await _inheriting(state, coalescer, parents, parent, row, fork, pins)
 
 
-async def _copied(state: NodeState, row: SegmentRow, cause: str) -> str:
-    """Make the segment empty, to be filled by others; why not, if not."""
+async def _copied(state: NodeState, row: SegmentRow, cause: str) -> Newborn:
+    """An empty segment, to be filled by others. Raises _Cannot."""
     if not write_quorum(row.membership).satisfied(await _who_has_it(state, row)):
-        return f"{cause}, and no write quorum of others has the clone whole"
+        raise _Cannot(f"{cause}, and no write quorum of others has the clone whole")
     log.warning("group %d of volume %d is copied from others: %s", row.id.pg, row.id.volume, cause)
-    return await create_segment(state, replace(row, damaged=True), step=Step.FORK)
+    return Newborn(replace(row, damaged=True))
 
 
 async def _who_has_it(state: NodeState, row: SegmentRow) -> list[str]:
@@ -186,14 +221,15 @@ async def _inheriting(
     parent: Segment,
     row: SegmentRow,
     fork: Fork,
-) -> str:
-    """Make the segment over its parent's; why not, if not."""
+    pins: ExitStack,
+) -> Newborn:
+    """A segment over its parent's. Raises _Cannot."""
 
     def why_not() -> str:
         return _why_not(parent, fork)
 
     if reason := why_not():
-        return reason
+        raise _Cannot(reason)
     row = replace(
         row,
         applied=fork.tail,
@@ -201,14 +237,13 @@ async def _inheriting(
         floor=fork.tail,
         ancestry=(Ancestor(parents.id, fork.commit.lsn), *parent.row.ancestry),
     )
-    with state.pinned(parent, fork.commit.lsn):
-        try:
-            if parent.applied < fork.tail:
-                await coalescer.coalesce(parents, parent, limit=fork.tail)
-            versions = await _not_shared(state, parent, row.id, fork)
-        except Corrupt as error:
-            return str(error)
-        return await create_segment(state, row, step=Step.FORK, versions=versions, why_not=why_not)
+    pins.enter_context(state.pinned(parent, fork.commit.lsn))
+    try:
+        if parent.applied < fork.tail:
+            await coalescer.coalesce(parents, parent, limit=fork.tail)
+        return Newborn(row, await _not_shared(state, parent, row.id, fork), why_not)
+    except Corrupt as error:
+        raise _Cannot(str(error)) from error
 
 
 def _why_not(parent: Segment, fork: Fork) -> str:

@@ -40,7 +40,7 @@ from engine.storage import appending, fencing, forks, gossip, reading, serving
 from engine.storage.ancestry import needed_at, released_by
 from engine.storage.coalesce import Coalescer
 from engine.storage.config import StorageConfig
-from engine.storage.creating import create_segment
+from engine.storage.creating import Newborn, create_segments
 from engine.storage.gc import Collector
 from engine.storage.pagestore import PageStore, SegmentRow
 from engine.storage.scrub import Scrubber
@@ -169,7 +169,30 @@ class StorageNode:
 
         Raises ProtocolError, DiskFull.
         """
-        return [a for a in assignments if not await self._assign(a)]
+        wanted = {n: one for n, a in enumerate(assignments) if (one := self._fork_wanted(a))}
+        made = await forks.create_forks(self.state, self.coalescer, list(wanted.values()))
+        kept = dict(zip(wanted, made, strict=True))
+        for number, assignment in enumerate(assignments):
+            if number not in kept:
+                kept[number] = await self._assign(assignment)
+        return [a for number, a in enumerate(assignments) if not kept[number]]
+
+    def _fork_wanted(self, assignment: pb.SegmentAssignment) -> forks.Wanted | None:
+        """The clone's segment that this node is told to make now, if it is told that."""
+        state, membership = self.state, membership_from_pb(assignment.membership)
+        volume = state.volumes.get(assignment.volume)
+        if (
+            (volume is not None and membership.pg in volume.segments)
+            or not (assignment.create and assignment.HasField("fork"))
+            or assignment.drop
+            or assignment.incarnation != state.incarnation
+            or is_joining(membership, state.name)
+        ):
+            return None
+        numbers = {"volume": assignment.volume, "epoch": membership.epoch}
+        check_numbers("assignment", numbers)
+        fork = forks.fork_from_pb(assignment.fork)
+        return forks.Wanted(assignment.volume, membership, fork)
 
     async def _assign(self, assignment: pb.SegmentAssignment) -> bool:
         state = self.state
@@ -185,16 +208,10 @@ class StorageNode:
         if segment is None or volume is None:
             if not assignment.create or assignment.incarnation != state.incarnation:
                 return False
-            joining = is_joining(membership, state.name)
-            if assignment.HasField("fork") and not joining:
-                fork = forks.fork_from_pb(assignment.fork)
-                return await forks.create_fork(
-                    state, self.coalescer, assignment.volume, membership, fork
-                )
             key = SegmentId(assignment.volume, membership.pg)
-            await create_segment(
-                state, SegmentRow(key, state.incarnation, membership, damaged=joining)
-            )
+            joining = is_joining(membership, state.name)
+            row = SegmentRow(key, state.incarnation, membership, damaged=joining)
+            await create_segments(state, [Newborn(row)])
             return True
         if segment.row.incarnation != assignment.incarnation:
             return False

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from engine.errors import ProtocolError, SnapshotTooOld, UnknownSegment
+from engine.net.methods import ASSIGN_SEGMENTS
 from engine.net.pb import storage_pb2 as pb
 from engine.storage.pagestore import SegmentRow
 from engine.types import LAL, MAX_ANCESTRY, Ancestor, SegmentId
@@ -561,3 +562,39 @@ async def test_reading_what_is_no_clone_asks_the_store_once(node: Node) -> None:
     asked.clear()
     await node.read(SPAN, made.last, volume=CLONE)
     assert asked == [SegmentId(CLONE, 0), SegmentId(VOLUME, 0)]
+
+
+async def test_segments_that_are_asked_for_together_are_one_transaction(node: Node) -> None:
+    """One of four is refused, one is asked for twice; the rest is made with one write."""
+    log = Log()
+    at = await grown(node, log)
+    await node.coalesce()
+    await node.assign(pgs=(1, 2))
+    request = pb.AssignSegmentsRequest()
+    for pg in (0, 1, 9, 1):  # nobody has group 9 of the parent
+        membership = pb.PgMembership(pg=pg, epoch=1)
+        for name in MEMBERS:
+            own = node.state.incarnation if name == node.name else "elsewhere"
+            membership.members.add(node=name, az="az1", address="127.0.0.1:1", incarnation=own)
+        request.segments.add(
+            volume=CLONE,
+            membership=membership,
+            incarnation=node.state.incarnation,
+            create=True,
+            fork=fork_of(log, at, pg=pg),
+        )
+    writes: list[list[int]] = []
+
+    def looked_at(rows: Sequence[SegmentRow], *_: object) -> bool:
+        writes.append([row.id.pg for row in rows])
+        return False
+
+    store = GatedStore(node.state.store)
+    node.state.store = store
+    store.hold("put_segments", looked_at)
+    reply = await node.call(ASSIGN_SEGMENTS, request)
+    assert [refused.membership.pg for refused in reply.refused] == [9]
+    assert writes == [[0, 1]]
+    assert sorted(node.state.volumes[CLONE].segments) == [0, 1]
+    await node.fence(1, volume=CLONE)
+    await shows(node, log.cloned(at, CLONE), at)
