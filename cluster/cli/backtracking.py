@@ -25,7 +25,7 @@ from cluster.cli.archives import find, opened
 from cluster.cli.client import channel_to, cluster_status, running_layout, writer_of
 from cluster.cli.console import err, out
 from cluster.cli.errors import CommandFailed
-from cluster.cli.exporting import receive_from, sources
+from cluster.cli.exporting import receive_from
 from cluster.cli.importing import CHUNK_PAGES, patience
 from cluster.cli.progress import counting
 from cluster.cli.sqlitefile import check_integrity, open_read_only
@@ -164,8 +164,9 @@ class HotWindow:
         return CommitMark(commit.lsn, commit.time_us, commit.pages)
 
     async def fetch(self, commit: CommitMark, path: Path) -> None:
-        status = await cluster_status(self._folder, self._layout, self._cluster)
-        await receive_from(sources(status)[0].view.address, path, as_of=_point(commit))
+        # From the writer: it has most of these pages cached, and compares them afterwards.
+        writer = writer_of(await cluster_status(self._folder, self._layout, self._cluster))
+        await receive_from(writer.view.address, path, as_of=_point(commit))
 
 
 class InArchive:

@@ -86,7 +86,7 @@ def _put_in_place(temporary: Path, path: Path, *, force: bool) -> None:
     sync_folder(path.absolute().parent)
 
 
-def sources(status: cpb.ClusterStatusReply) -> list[cpb.InstanceReport]:
+def _sources(status: cpb.ClusterStatusReply) -> list[cpb.InstanceReport]:
     """Whom to ask, in order: the replica that is furthest, other replicas, the writer."""
     able = [r for r in status.instances if r.status.state == "available"]
     if not able:
@@ -98,7 +98,7 @@ async def _receive(
     folder: Folder, layout: Layout, cluster: str, temporary: Path
 ) -> tuple[str, LSN, int]:
     """All pages into `temporary`. Returns (instance, read point, pages)."""
-    able = sources(await cluster_status(folder, layout, cluster))
+    able = _sources(await cluster_status(folder, layout, cluster))
     for number, report in enumerate(able, start=1):
         try:
             read_lsn, pages = await receive_from(report.view.address, temporary)
