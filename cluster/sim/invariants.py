@@ -30,7 +30,8 @@ Kinds
   group's six had answered its fence without calling themselves damaged: four others may have held it.
 - coalesced-above-vdl (G2): page versions hold what was never durable.
 - shown-above-vdl (G5): an instance shows its readers a state that is not durable.
-- collected-too-far (G5): a segment refuses a read point that the writer or a replica of it holds.
+- collected-too-far (G5): a segment refuses a read point that the writer or a replica of it holds, unless it
+  was chosen in the past: nobody has promised that one.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ from cluster.sim.transport import Data, Opening, Status
 from cluster.sim.world import SimProcess, World
 from engine.instance.node import Instance
 from engine.instance.writer import Writer
-from engine.net.methods import APPEND, FENCE, GOSSIP, TRUNCATE
+from engine.net.methods import APPEND, COMMIT_AT, FENCE, GOSSIP, TRUNCATE
+from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import storage_pb2 as pb
 from engine.steps import Step
 from engine.storage.node import StorageNode
@@ -75,6 +77,7 @@ class Invariants:
         self._joined: dict[str, LSN] = {}  # where a replica last joined a writer
         self._healed: set[Key] = set()  # was damaged and called itself whole
         self._floor_moved: set[Key] = set()  # by damage or a page copy, in any life so far
+        self._past: set[LSN] = set()  # what clients that read the past were given
         self._vdl: LSN = 0
         self._stands: dict[PgNo, LSN] = {}  # what a quorum has acknowledged, by group
         self._stood_once: dict[PgNo, LSN] = {}  # likewise, before somebody said that it has less
@@ -116,6 +119,8 @@ class Invariants:
             self._heard_less(number + 1)
         if not isinstance(item, Data) or not method:
             return
+        if method == COMMIT_AT.path and kind == "send":
+            self._past.add(cpb.CommitAtReply.FromString(item.body).commit.lsn)
         process = self._world.processes.get(event["host"])
         if process is None or process.kind != "storage" or process.node is None:
             return
@@ -547,6 +552,8 @@ class Invariants:
             if (process.name, segment.row.incarnation) in self._floor_moved:
                 continue  # others serve those readers
             for who, lsn in held.items():
+                if lsn in self._past:
+                    continue  # it may have been let go of already when it was pinned
                 if volume.epoch == writer.volume.epoch and segment.floor > lsn:
                     message = f"refuses reads below {segment.floor}, {who} holds {lsn}"
                     self._add("collected-too-far", process.name, message, segment.floor, lsn)
