@@ -45,6 +45,7 @@ class Step(StrEnum):
     REHARDENED = "rehardened"  # everything below VDL stands on a write quorum
     PROMOTE = "promote"  # an instance becomes the open writer
     GROW = "grow"  # a protection group is added to the volume
+    BACKTRACK = "backtrack"  # an earlier state is committed on top of the newest one
     # a replica
     JOIN = "join"  # it takes over a base from the writer
     APPLY = "apply"  # redo up to a VDL becomes visible

@@ -13,7 +13,7 @@ import typer
 from cluster.cli import autoscale, backup, cluster, endpoint, instance, snapshot, volume
 from cluster.cli.errors import EXIT_FAILED, EXIT_NOT_RUNNING, NotRunning
 from cluster.cli.fault import fault_app
-from cluster.cli.options import DEFAULT_DATA, Cluster, Data, Json, Retention
+from cluster.cli.options import DEFAULT_DATA, BacktrackWindow, Cluster, Data, Json, Past, Retention
 from cluster.local.folder import Folder
 from cluster.local.layout import DEFAULT_PORT, DEFAULT_READERS, READERS_MAX
 from engine.errors import SextetError
@@ -101,6 +101,7 @@ def up(
         ),
     ] = None,
     retention: Retention = None,
+    backtrack_window: BacktrackWindow = None,
 ) -> None:
     """Start everything and return once it answers SQL. What was in the folder before is there.
 
@@ -118,6 +119,7 @@ def up(
         archive_every_s=archive_every,
         hot_window_s=hot_window,
         retention_days=retention,
+        backtrack_window=backtrack_window,
     )
     bring_up(Folder.at(data), options)
 
@@ -185,6 +187,8 @@ def restore(
     readers: Annotated[
         int, typer.Option(help="Read replicas of the new cluster.")
     ] = DEFAULT_READERS,
+    retention: Retention = None,
+    backtrack_window: BacktrackWindow = None,
 ) -> None:
     """Make a new cluster from an archive, as it was at some moment, or from a snapshot.
 
@@ -192,7 +196,8 @@ def restore(
     """
     from cluster.cli.restore import RestoreOptions, restore_cluster
 
-    options = RestoreOptions(to_time, to_lsn, latest, store, readers, from_snapshot)
+    past = Past(retention, backtrack_window)
+    options = RestoreOptions(to_time, to_lsn, latest, store, readers, from_snapshot, past)
     restore_cluster(Folder.at(data), source, name, options)
 
 
@@ -224,6 +229,8 @@ def clone(
             show_default=False,
         ),
     ] = None,
+    retention: Retention = None,
+    backtrack_window: BacktrackWindow = None,
 ) -> None:
     """Make a new cluster that shares a cluster's pages until one of the two writes them.
 
@@ -233,7 +240,39 @@ def clone(
     from cluster.cli.cloning import CloneOptions
     from cluster.cli.cloning import clone as clone_it
 
-    clone_it(Folder.at(data), source, name, CloneOptions(at, readers, port))
+    past = Past(retention, backtrack_window)
+    clone_it(Folder.at(data), source, name, CloneOptions(at, readers, port, past))
+
+
+@app.command()
+def backtrack(
+    cluster: Annotated[
+        str, typer.Argument(metavar="CLUSTER", help="A cluster here.", show_default=False)
+    ],
+    data: Data = DEFAULT_DATA,
+    to_time: Annotated[
+        str | None,
+        typer.Option(
+            "--to-time",
+            metavar="TIME",
+            help="The state then: 2026-11-30T14:32:06Z, or '5 minutes ago'.",
+            show_default=False,
+        ),
+    ] = None,
+    to_lsn: Annotated[
+        int | None,
+        typer.Option("--to-lsn", metavar="LSN", help="The state at that LSN.", show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Put a cluster back, in place, to a moment within its backtrack window; or forward again.
+
+    Every client's connection is closed. The nearest commit before that moment is taken.
+    """
+    from cluster.cli.backtracking import BacktrackOptions
+    from cluster.cli.backtracking import backtrack as backtrack_it
+
+    backtrack_it(Folder.at(data), cluster, BacktrackOptions(to_time, to_lsn, yes))
 
 
 @app.command()

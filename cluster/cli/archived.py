@@ -1,18 +1,19 @@
-"""Waiting until all that a running cluster has committed by now is in its archive."""
+"""Waiting until what a running cluster has committed is in its archive."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from cluster.cli.client import cluster_status
 from cluster.cli.console import err
 from cluster.cli.errors import CommandFailed
 from cluster.cli.report import OPEN
-from cluster.local.archiving import load_archive_state
+from cluster.local.archiving import ArchiveState, load_archive_state
 from cluster.local.folder import Folder
 from cluster.local.layout import ClusterSpec, Layout
-from engine.archive.catalogue import generations
+from engine.archive.catalogue import Target, generations
 from engine.types import LSN
 
 PATIENCE_S = 60.0
@@ -26,22 +27,59 @@ async def wait_archived(folder: Folder, layout: Layout, cluster: ClusterSpec) ->
 
     Raises CommandFailed if that takes too long, saying why; NotRunning.
     """
-    deadline = time.monotonic() + PATIENCE_S + 2 * layout.archive_every_s
+    deadline = _deadline(layout)
     with err.status(f"waiting until the archive has all that is in {cluster.name} now"):
         wanted = await _newest_commit(folder, layout, cluster.name, deadline)
-        while True:
-            said = load_archive_state(folder, cluster.name)
-            ours = said is not None and bool(generations(cluster.archive, [f"{said.archive}/"]))
-            if said is not None and ours and said.upto >= wanted:
-                return wanted
-            if time.monotonic() > deadline:
-                upto = said.upto if said is not None and ours else 0
-                why = f": {said.why}" if said is not None and said.why else ""
-                raise CommandFailed(
-                    f"the newest commit of {cluster.name} is {wanted}, and its archive ends at LSN "
-                    f"{upto}{why}; `--to-lsn {upto}` takes what is there"
-                )
-            await asyncio.sleep(POLL_S)
+        late = await _until(folder, cluster, deadline, lambda said: said.upto >= wanted)
+    if late is not None:
+        upto, why = late
+        raise CommandFailed(
+            f"the newest commit of {cluster.name} is {wanted}, and its archive ends at LSN "
+            f"{upto}{why}; `--to-lsn {upto}` takes what is there"
+        )
+    return wanted
+
+
+async def wait_for_moment(
+    folder: Folder, layout: Layout, cluster: ClusterSpec, target: Target
+) -> None:
+    """Until the archiver has said that all that was committed by `target`, a moment that is past, is in the
+    archive.
+
+    Raises CommandFailed if that takes too long, saying why.
+    """
+
+    def reached(said: ArchiveState) -> bool:
+        if target.lsn is not None:
+            return said.upto >= target.lsn
+        return said.known_us >= (target.time_us or 0)
+
+    with err.status(f"waiting until the archive of {cluster.name} reaches to then"):
+        late = await _until(folder, cluster, _deadline(layout), reached)
+    if late is not None:
+        upto, why = late
+        raise CommandFailed(
+            f"the archive of {cluster.name} does not reach to then yet; it ends at LSN {upto}{why}"
+        )
+
+
+def _deadline(layout: Layout) -> float:
+    return time.monotonic() + PATIENCE_S + 2 * layout.archive_every_s
+
+
+async def _until(
+    folder: Folder, cluster: ClusterSpec, deadline: float, reached: Callable[[ArchiveState], bool]
+) -> tuple[LSN, str] | None:
+    """None once the cluster's archiver has said so; else up to where the archive goes, and ": why"."""
+    while True:
+        said = load_archive_state(folder, cluster.name)
+        ours = said is not None and bool(generations(cluster.archive, [f"{said.archive}/"]))
+        if said is not None and ours and reached(said):
+            return None
+        if time.monotonic() > deadline:
+            upto = said.upto if said is not None and ours else 0
+            return upto, f": {said.why}" if said is not None and said.why else ""
+        await asyncio.sleep(POLL_S)
 
 
 async def _newest_commit(folder: Folder, layout: Layout, cluster: str, deadline: float) -> LSN:

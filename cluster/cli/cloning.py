@@ -18,6 +18,7 @@ from cluster.cli.console import err, out
 from cluster.cli.errors import CommandFailed
 from cluster.cli.exporting import export_file
 from cluster.cli.importing import import_file
+from cluster.cli.options import DEFAULT_PAST, Past
 from cluster.local.cloning import Cloned, FullCopy, clone_cluster, is_begun
 from cluster.local.folder import Folder
 from cluster.local.layout import ForkSpec
@@ -34,6 +35,7 @@ class CloneOptions:
     at: str | None
     readers: int
     port: int | None
+    past: Past = DEFAULT_PAST
 
 
 def fork_of(source: str, at: str | None, *, now: datetime) -> ForkSpec:
@@ -59,6 +61,8 @@ def clone(folder: Folder, source: str, name: str, options: CloneOptions) -> None
             full_copy=_full_copy(folder, fork, name),
             readers=options.readers,
             port=options.port,
+            retention_days=options.past.retention_days,
+            backtrack_window_s=options.past.window_s,
         )
     except Readiness as error:
         advice = f"the same command again, or `sextet cluster delete {name}`"

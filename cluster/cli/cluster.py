@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.options import DEFAULT_DATA, Data, Json, Retention
+from cluster.cli.options import DEFAULT_DATA, BacktrackWindow, Data, Json, Past, Retention
 from cluster.local.folder import Folder
-from cluster.local.layout import DEFAULT_READERS, DEFAULT_RETENTION_DAYS, READERS_MAX
+from cluster.local.layout import DEFAULT_READERS, READERS_MAX
 
 app = typer.Typer(
     help="Create, list, stop, start and delete clusters of a running installation.",
@@ -39,6 +39,7 @@ def create(
         typer.Option(metavar="SIZE", help="Largest size of its database, e.g. 512M."),
     ] = "10G",
     retention: Retention = None,
+    backtrack_window: BacktrackWindow = None,
 ) -> None:
     """Create an empty cluster with a volume of its own, and return once it answers SQL."""
     from cluster.cli.clusters import create as create_it
@@ -49,7 +50,7 @@ def create(
         readers=readers,
         port=port,
         max_storage=max_storage,
-        retention_days=DEFAULT_RETENTION_DAYS if retention is None else retention,
+        past=Past(retention, backtrack_window),
     )
 
 

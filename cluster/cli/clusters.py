@@ -14,6 +14,7 @@ from rich.markup import escape
 from cluster.cli.client import cluster_status, running_layout, say_control_is_away
 from cluster.cli.console import err, narrow_table, out, print_json, size
 from cluster.cli.errors import CommandFailed
+from cluster.cli.options import Past
 from cluster.cli.report import cluster_state, status_report
 from cluster.local import clusters
 from cluster.local.files import tail_of
@@ -39,7 +40,7 @@ def create(
     readers: int,
     port: int | None,
     max_storage: str,
-    retention_days: int,
+    past: Past,
 ) -> None:
     """Raises NotRunning, ConfigError, CommandFailed."""
     layout = running_layout(folder)
@@ -53,7 +54,8 @@ def create(
             readers=readers,
             port=port,
             max_storage_bytes=parse_size(max_storage),
-            retention_days=retention_days,
+            retention_days=past.retention_days,
+            backtrack_window_s=past.window_s,
         )
     except Readiness as error:
         advice = f"the same command again, or `sextet cluster delete {name}`"

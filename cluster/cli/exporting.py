@@ -25,6 +25,7 @@ from engine.errors import SextetError
 from engine.net.methods import EXPORT
 from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import instance_pb2 as pb
+from engine.net.pb.storage_pb2 import CommitPoint
 from engine.types import LSN, PAGE_SIZE
 
 SILENCE_S = 60.0
@@ -97,25 +98,31 @@ async def _receive(
     folder: Folder, layout: Layout, cluster: str, temporary: Path
 ) -> tuple[str, LSN, int]:
     """All pages into `temporary`. Returns (instance, read point, pages)."""
-    sources = _sources(await cluster_status(folder, layout, cluster))
-    for number, report in enumerate(sources, start=1):
+    able = _sources(await cluster_status(folder, layout, cluster))
+    for number, report in enumerate(able, start=1):
         try:
-            read_lsn, pages = await _receive_from(report.view.address, temporary)
+            read_lsn, pages = await receive_from(report.view.address, temporary)
         except (SextetError, TimeoutError) as error:
             reason = str(error) or "it fell silent"
             err.print(f"{report.view.name}: {reason}", style="dim", markup=False, soft_wrap=True)
-            if number == len(sources):
+            if number == len(able):
                 raise CommandFailed(f"nothing was exported: {reason}") from error
         else:
             return report.view.name, read_lsn, pages
     raise AssertionError("there is at least one source")
 
 
-async def _receive_from(address: str, temporary: Path) -> tuple[LSN, int]:
+async def receive_from(
+    address: str, temporary: Path, as_of: CommitPoint | None = None
+) -> tuple[LSN, int]:
+    """All pages of the newest state, or as of an earlier commit, into `temporary`, which is replaced.
+
+    Returns (read point, pages). Raises CommandFailed, TimeoutError, and what the instance raises.
+    """
     columns = (TextColumn("receiving"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     show = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
     async with channel_to(address) as channel:
-        stream = channel.stream(EXPORT, pb.ExportRequest())
+        stream = channel.stream(EXPORT, pb.ExportRequest(as_of=as_of))
         try:
             with show, temporary.open("wb") as file:
                 first = await asyncio.wait_for(stream.recv(), SILENCE_S)

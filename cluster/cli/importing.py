@@ -55,7 +55,8 @@ def import_file(folder: Folder, cluster: str, path: Path) -> None:
         _check_endpoint(folder, cluster, total, reader=reader)
 
 
-def _patience(total: int) -> float:
+def patience(total: int) -> float:
+    """Seconds that something with so many bytes may take."""
     return PATIENCE_S + total * PATIENCE_S_PER_BYTE
 
 
@@ -84,7 +85,7 @@ async def _send(
                 await stream.done_sending()
                 complete = True
                 show.update(task, description="making durable")
-                async with asyncio.timeout(_patience(total)):
+                async with asyncio.timeout(patience(total)):
                     return await channel.collect(IMPORT, stream)
         except (TimeoutError, Unavailable) as error:
             if not complete:
@@ -125,7 +126,7 @@ def _check_endpoint(folder: Folder, cluster: str, total: int, *, reader: bool) -
     try:
         with err.status(f"integrity check at {url}"), connect(url) as connection:
             # A replica reads every page from storage for it, which may take longer than a default.
-            connection.execute(f"SET statement_timeout = {_patience(total) * 1000:.0f}")
+            connection.execute(f"SET statement_timeout = {patience(total) * 1000:.0f}")
             rows = connection.execute("PRAGMA integrity_check").fetchall()
     except psycopg.Error as error:
         raise CommandFailed(f"imported, but not checked at {url}: {describe(error)}") from error

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from cluster.local.backtracking import parse_window
+from cluster.local.layout import DEFAULT_RETENTION_DAYS
 
 Data = Annotated[
     Path,
@@ -28,5 +32,35 @@ Retention = Annotated[
         show_default=False,
     ),
 ]
+BacktrackWindow = Annotated[
+    str | None,
+    typer.Option(
+        "--backtrack-window",
+        metavar="TIME",
+        help="To any moment of so long ago it may be backtracked in place, e.g. 24h or 90m, at most 72h; "
+        "not at all by default.",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """For how long a new cluster's past is kept, as given; None where the user did not say."""
+
+    retention: int | None = None
+    backtrack_window: str | None = None
+
+    @property
+    def retention_days(self) -> int:
+        return DEFAULT_RETENTION_DAYS if self.retention is None else self.retention
+
+    @property
+    def window_s(self) -> int:
+        """Raises ConfigError."""
+        return 0 if self.backtrack_window is None else parse_window(self.backtrack_window)
+
+
+DEFAULT_PAST = Past()
 
 DEFAULT_DATA = Path(".sextet")

@@ -48,6 +48,7 @@ def status_report(
         "redo": _redo(status),
         "past": None if oldest is None else {"lsn": oldest.lsn, "time_us": oldest.time_us},
         "archive": _archive(spec, supervisor, archive, now_us),
+        "backtrack_window_s": spec.backtrack_window_s or None,
         "instances": [
             _instance(report, supervisor, stopped=not (spec.runs or left))
             for report in status.instances

@@ -21,6 +21,7 @@ from cluster.cli.clusters import announce
 from cluster.cli.console import err, out
 from cluster.cli.errors import CommandFailed
 from cluster.cli.importing import import_file
+from cluster.cli.options import DEFAULT_PAST, Past
 from cluster.cli.progress import counting
 from cluster.local import clusters
 from cluster.local.create import with_new_cluster
@@ -46,6 +47,7 @@ class RestoreOptions:
     store: str | None
     readers: int
     snapshot: str | None = None
+    past: Past = DEFAULT_PAST
 
 
 def target_of(options: RestoreOptions, *, now: datetime) -> Target:
@@ -73,6 +75,7 @@ def restore_cluster(folder: Folder, source: str, name: str, options: RestoreOpti
             store=options.store,
             readers=options.readers,
             source=source,
+            past=options.past,
         )
         return
     target = target_of(options, now=datetime.now(UTC))
@@ -83,7 +86,7 @@ def restore_cluster(folder: Folder, source: str, name: str, options: RestoreOpti
             raise CommandFailed(f"at that time nothing was in {source} yet; nothing is restored")
         return f"{plan.archive} as of LSN {plan.commit.lsn}, committed {shown(plan.commit.time_us)}"
 
-    _new_cluster(folder, name, make, readers=options.readers)
+    _new_cluster(folder, name, make, options.readers, options.past)
 
 
 def restore_snapshot(
@@ -94,6 +97,7 @@ def restore_snapshot(
     store: str | None,
     readers: int,
     source: str | None = None,
+    past: Past = DEFAULT_PAST,
 ) -> None:
     """Raises as `restore_cluster` does, and ConfigError if the snapshot is not of `source`, a cluster or an
     archive."""
@@ -106,7 +110,7 @@ def restore_snapshot(
             f"{shown(made.commit.time_us)}"
         )
 
-    _new_cluster(folder, name, make, readers=readers)
+    _new_cluster(folder, name, make, readers, past)
 
 
 async def snapshot_file(
@@ -122,17 +126,27 @@ async def snapshot_file(
     return snapshot
 
 
-def _new_cluster(folder: Folder, name: str, make: Callable[[Path], str], *, readers: int) -> None:
+def _new_cluster(
+    folder: Folder, name: str, make: Callable[[Path], str], readers: int, past: Past
+) -> None:
     """Of the file that `make` writes; it says what is in it."""
-    with_new_cluster(running_layout(folder), name, readers=readers)  # raises if it cannot be
+    with_new_cluster(  # raises if it cannot be
+        running_layout(folder),
+        name,
+        readers=readers,
+        retention_days=past.retention_days,
+        backtrack_window_s=past.window_s,
+    )
     with TemporaryDirectory(prefix="restore-", dir=folder.run) as room:
         path = Path(room) / f"{name}.db"
         out.print(make(path))
-        spec = _cluster_of(folder, name, path, readers=readers)
+        spec = _cluster_of(folder, name, path, readers=readers, past=past)
     announce(spec, "is restored")
 
 
-def _cluster_of(folder: Folder, name: str, path: Path, *, readers: int) -> ClusterSpec:
+def _cluster_of(
+    folder: Folder, name: str, path: Path, *, readers: int, past: Past = DEFAULT_PAST
+) -> ClusterSpec:
     """A new cluster with the contents of `path`. Raises ConfigError, CommandFailed; then there is none."""
     try:
         spec = clusters.create_cluster(
@@ -140,6 +154,8 @@ def _cluster_of(folder: Folder, name: str, path: Path, *, readers: int) -> Clust
             name,
             readers=readers,
             max_storage_bytes=max(DEFAULT_MAX_STORAGE, 2 * path.stat().st_size),
+            retention_days=past.retention_days,
+            backtrack_window_s=past.window_s,
         )
     except Readiness as error:
         _take_back(folder, name)

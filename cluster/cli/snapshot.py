@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cluster.cli.backup import Store
-from cluster.cli.options import DEFAULT_DATA, Data, Json
+from cluster.cli.options import DEFAULT_DATA, BacktrackWindow, Data, Json, Past, Retention
 from cluster.local.folder import Folder
 from cluster.local.layout import DEFAULT_READERS
 
@@ -118,11 +118,14 @@ def restore(
     readers: Annotated[
         int, typer.Option(help="Read replicas of the new cluster.")
     ] = DEFAULT_READERS,
+    retention: Retention = None,
+    backtrack_window: BacktrackWindow = None,
 ) -> None:
     """Make a new cluster from a snapshot. Nothing of the old one is needed, nor of its archive."""
     from cluster.cli.restore import restore_snapshot
 
-    restore_snapshot(Folder.at(data), name, new, store=store, readers=readers)
+    past = Past(retention, backtrack_window)
+    restore_snapshot(Folder.at(data), name, new, store=store, readers=readers, past=past)
 
 
 @app.command()

@@ -10,9 +10,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cluster.cli.errors import CommandFailed
+from engine.sql.header import MAGIC
 from engine.types import PAGE_SIZE
 
-MAGIC = b"SQLite format 3\0"
 _WAL_VERSION = 2  # at offsets 18 and 19 of the header; 1 is a rollback journal
 PROBLEMS_SHOWN = 3
 

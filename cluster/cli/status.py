@@ -16,6 +16,7 @@ from cluster.cli.console import days, narrow_table, out, print_json, size
 from cluster.cli.errors import EXIT_NOT_RUNNING, NotRunning
 from cluster.cli.report import down_report, has_writer, scl_against, scl_range, status_report
 from cluster.local.archiving import load_archive_state
+from cluster.local.backtracking import window_text
 from cluster.local.clusters import processes_of
 from cluster.local.folder import Folder
 from cluster.local.layout import ClusterState
@@ -91,6 +92,9 @@ def _print_head(report: Row) -> None:
         past = report["past"]
         out.print(f"  past    readable from {shown(past['time_us'])} on, LSN {past['lsn']}")
     _print_archive(report["archive"])
+    if report["backtrack_window_s"]:
+        window = window_text(report["backtrack_window_s"])
+        out.print(f"  backtrack to any moment of the last {window}", soft_wrap=True)
 
 
 def _print_archive(archive: Row) -> None:

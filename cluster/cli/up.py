@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from cluster.cli.console import days, err, out, size
 from cluster.cli.errors import CommandFailed
 from cluster.faults.directory import prepare
+from cluster.local.backtracking import parse_window, window_text
 from cluster.local.create import move_endpoints, new_layout, with_free_ports
 from cluster.local.files import in_turn, tail_of
 from cluster.local.folder import Folder
@@ -62,6 +63,7 @@ class UpOptions:
     archive_every_s: float | None = None
     hot_window_s: float | None = None
     retention_days: int | None = None
+    backtrack_window: str | None = None
 
 
 def bring_up(folder: Folder, options: UpOptions) -> None:
@@ -149,11 +151,16 @@ def _layout_to_start(folder: Folder, options: UpOptions) -> Layout:
             retention_days=(
                 DEFAULT_RETENTION_DAYS if options.retention_days is None else options.retention_days
             ),
+            backtrack_window_s=_window_s(options) or 0,
         )
     _refuse_changes(old, options)
     if options.port is not None:
         old = move_endpoints(old, old.clusters[0].name, options.port)
     return with_free_ports(old)
+
+
+def _window_s(options: UpOptions) -> int | None:
+    return None if options.backtrack_window is None else parse_window(options.backtrack_window)
 
 
 def _refuse_other_faults(folder: Folder, options: UpOptions) -> None:
@@ -183,6 +190,12 @@ def _refuse_changes(layout: Layout, options: UpOptions) -> None:
         raise CommandFailed(
             f"this cluster's retention is {days(first.retention_days)}; --retention counts only when a "
             f"cluster is made; `sextet backup retention {first.name} DAYS` changes it"
+        )
+    if _window_s(options) not in (None, first.backtrack_window_s):
+        window = first.backtrack_window_s
+        kept = f"a backtrack window of {window_text(window)}" if window else "no backtrack window"
+        raise CommandFailed(
+            f"this cluster has {kept}; --backtrack-window counts only when a cluster is made"
         )
 
 
@@ -240,7 +253,7 @@ def _announce(folder: Folder, layout: Layout, how: str) -> None:
     for spec in layout.running[:1]:
         out.print(f"  psql {spec.writer_url}", soft_wrap=True)
     for command in _to_try(layout):
-        out.print(f"  {_command_line(folder, command)}", markup=False, soft_wrap=True)
+        out.print(f"  {command_line(folder, command)}", markup=False, soft_wrap=True)
 
 
 _AT_REST = {
@@ -258,7 +271,7 @@ def _to_try(layout: Layout) -> tuple[str, ...]:
     return (f"status{option}", f"sql{option}", "down")
 
 
-def _command_line(folder: Folder, command: str) -> str:
+def command_line(folder: Folder, command: str) -> str:
     """`sextet COMMAND` for this folder, as it works when it is typed where we were called."""
     program = "sextet"
     if shutil.which(program) is None:  # after `make up` nobody has put .venv/bin on the path

@@ -111,7 +111,7 @@ STEPS: Mapping[str, frozenset[Step]] = {
     "instance": frozenset(
         {
             *(Step.SEND, Step.DURABLE, Step.FENCED, Step.TRUNCATED, Step.REHARDENED),
-            *(Step.PROMOTE, Step.GROW, Step.JOIN, Step.APPLY),
+            *(Step.PROMOTE, Step.GROW, Step.BACKTRACK, Step.JOIN, Step.APPLY),
         }
     ),
     "control": frozenset(
@@ -130,8 +130,9 @@ STEPS: Mapping[str, frozenset[Step]] = {
 """Which kind of process takes a step; endpoints take none. Real archivers are not among those that
 `sextet fault` reaches."""
 
-UNSIMULATED = frozenset({Step.FORK})
-"""Steps that no simulated cluster takes, as it makes no clones. tests/properties/test_clones.py does."""
+UNSIMULATED = frozenset({Step.FORK, Step.BACKTRACK})
+"""Steps that no simulated cluster takes, as it makes no clones and is not backtracked.
+tests/properties/test_clones.py and tests/instance/test_backtrack.py do."""
 
 ROLES = ("writer", "replica", "control", "all")
 """Targets that are looked up when the fault begins, besides names of nodes and zones."""

@@ -29,6 +29,7 @@ from cluster.local.create import with_new_cluster
 from cluster.local.folder import Folder
 from cluster.local.layout import (
     DEFAULT_READERS,
+    DEFAULT_RETENTION_DAYS,
     ClusterSpec,
     ClusterState,
     ForkSpec,
@@ -73,6 +74,8 @@ def clone_cluster(
     full_copy: FullCopy,
     readers: int = DEFAULT_READERS,
     port: int | None = None,
+    retention_days: int = DEFAULT_RETENTION_DAYS,
+    backtrack_window_s: int = 0,
     wait_s: float = LOCK_WAIT_S,
     ready_s: float = READY_S,
 ) -> Cloned:
@@ -89,7 +92,15 @@ def clone_cluster(
         if is_begun(old, fork.source, name):
             fresh = False
             return old
-        return with_clone(old, fork, name, readers=readers, port=port)
+        return with_clone(
+            old,
+            fork,
+            name,
+            readers=readers,
+            port=port,
+            retention_days=retention_days,
+            backtrack_window_s=backtrack_window_s,
+        )
 
     with layout_turn(folder, wait_s):
         check_running(folder)
@@ -113,7 +124,14 @@ def clone_cluster(
 
 
 def with_clone(
-    layout: Layout, fork: ForkSpec, name: str, *, readers: int, port: int | None
+    layout: Layout,
+    fork: ForkSpec,
+    name: str,
+    *,
+    readers: int,
+    port: int | None,
+    retention_days: int = DEFAULT_RETENTION_DAYS,
+    backtrack_window_s: int = 0,
 ) -> Layout:
     """With one more cluster, which is being cloned. Raises ConfigError if it cannot be."""
     source = layout.cluster(fork.source)
@@ -126,6 +144,8 @@ def with_clone(
         readers=readers,
         port=port,
         max_storage_bytes=source.max_storage_bytes,
+        retention_days=retention_days,
+        backtrack_window_s=backtrack_window_s,
         fork=fork,
     )
 

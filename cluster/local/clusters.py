@@ -50,6 +50,7 @@ def create_cluster(
     port: int | None = None,
     max_storage_bytes: int = DEFAULT_MAX_STORAGE,
     retention_days: int = DEFAULT_RETENTION_DAYS,
+    backtrack_window_s: int = 0,
     wait_s: float = LOCK_WAIT_S,
     ready_s: float = READY_S,
 ) -> ClusterSpec:
@@ -70,6 +71,7 @@ def create_cluster(
             port=port,
             max_storage_bytes=max_storage_bytes,
             retention_days=retention_days,
+            backtrack_window_s=backtrack_window_s,
         )
 
     with layout_turn(folder, wait_s):

@@ -33,6 +33,7 @@ def new_layout(
     readers: int = DEFAULT_READERS,
     max_storage_bytes: int = DEFAULT_MAX_STORAGE,
     retention_days: int = DEFAULT_RETENTION_DAYS,
+    backtrack_window_s: int = 0,
 ) -> Layout:
     """Cluster "main" and its fleet: endpoints on `port` and `port` + 1, the rest on free ports above.
 
@@ -48,7 +49,13 @@ def new_layout(
         StorageSpec(f"storage-{number}", az, next(ports)) for number, az in enumerate(azs, start=1)
     )
     main = ClusterSpec(
-        MAIN, port, port + 1, max_storage_bytes, instances, retention_days=retention_days
+        MAIN,
+        port,
+        port + 1,
+        max_storage_bytes,
+        instances,
+        retention_days=retention_days,
+        backtrack_window_s=backtrack_window_s,
     )
     return Layout(control_port, storage, (main,))
 
@@ -71,6 +78,7 @@ def with_new_cluster(
     port: int | None = None,
     max_storage_bytes: int = DEFAULT_MAX_STORAGE,
     retention_days: int = DEFAULT_RETENTION_DAYS,
+    backtrack_window_s: int = 0,
     fork: ForkSpec | None = None,
 ) -> Layout:
     """With one more cluster, which is being created, or cloned if `fork` says of what.
@@ -78,7 +86,8 @@ def with_new_cluster(
     Its endpoints are on `port` and the next one, or else on the first free pair above all endpoints; its
     instances on free ports above everybody's.
 
-    Raises ConfigError if the name, the number of readers, the port or the retention cannot be.
+    Raises ConfigError if the name, the number of readers, the port, the retention or the backtrack window
+    cannot be.
     """
     if any(cluster.name == name for cluster in layout.clusters):
         raise ConfigError(f"there is a cluster {name} already; see `sextet cluster list`")
@@ -99,6 +108,7 @@ def with_new_cluster(
         state=ClusterState.CREATING if fork is None else ClusterState.CLONING,
         archive=new_archive_name(name),
         retention_days=retention_days,
+        backtrack_window_s=backtrack_window_s,
         fork=fork,
     )
     return layout.with_cluster(spec)

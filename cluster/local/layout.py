@@ -22,6 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from cluster.local.backtracking import check_window
 from cluster.local.files import read_json, write_json
 from cluster.local.names import check_instance_name, is_name
 from cluster.local.policy import REPLICAS_MAX, AutoscalePolicy
@@ -156,9 +157,13 @@ class ClusterSpec:
     """To any moment of so many days it can be restored."""
     fork: ForkSpec | None = None
     """Until somebody has seen that it takes SQL: what it is a clone of."""
+    backtrack_window_s: int = 0
+    """To any moment of so many seconds it may be put back in place; 0: to none. Files of before there was
+    such a thing have none."""
 
     def __post_init__(self) -> None:
         check_retention(self.retention_days)
+        check_window(self.name, self.backtrack_window_s, self.retention_days)
 
     @property
     def runs(self) -> bool:

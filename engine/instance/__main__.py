@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from functools import partial
 from pathlib import Path
 
 from engine.config import DEFAULT_SIZE, SIZES, InstanceConfig, size_class
@@ -78,7 +77,7 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event, pulse: Pulse
     instance.busy.on_announce = pulse.say
     on_isolation(runtime, server.hold_clients)
     instance.connections = lambda: server.connections
-    instance.dismiss_clients = partial(server.dismiss, "this replica becomes the writer")
+    instance.dismiss_clients = server.dismiss
     rpc = await runtime.transport.serve(arguments.listen, instance.handlers)
     await instance.start(rpc.address)
     ready = asyncio.ensure_future(instance.ready.wait())

@@ -11,6 +11,7 @@ as a replica: nobody waits for that, and nothing of what it believed can be left
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -18,13 +19,16 @@ from typing import Any
 
 from engine.config import InstanceConfig, VolumeConfig
 from engine.errors import SextetError, Unavailable
+from engine.instance.backtrack import WHY, ChunkStream, backtrack_database
 from engine.instance.busy import Busy
 from engine.instance.past import commit_at
 from engine.instance.replica import Replica
 from engine.instance.transfer import export_database, hold_read_point, import_database
 from engine.instance.writer import Writer
 from engine.net.methods import (
+    BACKTRACK,
     CONFIRMED_COMMIT,
+    DISMISS_CLIENTS,
     EXPORT,
     FOLLOW,
     HOLD_READ_POINT,
@@ -42,7 +46,7 @@ from engine.sql.pool import BufferPool
 from engine.sql.settings import SqlSettings
 from engine.steps import Step
 from engine.tasks import Background, backoff, unless_late
-from engine.types import CommitMark
+from engine.types import LSN, CommitMark
 from engine.volume.channels import Channels
 from engine.volume.fencing import membership_from_pb
 
@@ -51,6 +55,9 @@ log = logging.getLogger(__name__)
 VIEW_S = 15.0
 """The stream of views is opened anew after this long without a change: it may hang without being
 broken, and then a new writer would never be heard of."""
+
+SHOWN_S = 5.0
+"""How long a replica may take to show a commit before its clients are dismissed all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +84,9 @@ class Instance:
         self.identity = identity
         self.ready = asyncio.Event()
         self.connections: Callable[[], int] = lambda: 0
-        self.dismiss_clients: Callable[[], Awaitable[None]] | None = None
-        """Ends all clients' connections. Called when a replica has become the writer-to-be."""
+        self.dismiss_clients: Callable[[str], Awaitable[None]] | None = None
+        """Ends all clients' connections, telling them why: this replica becomes the writer, or everybody
+        has seen a state that is being undone."""
         self.role = ""
         self.view: cpb.ClusterView | None = None
         self.writer: Writer | None = None
@@ -229,10 +237,13 @@ class Instance:
     async def _retire(self, replica: Replica) -> None:
         """Nobody waits for this: its clients are gone with it, and a client that hangs may take long."""
         try:
-            if self.dismiss_clients is not None:
-                await self.dismiss_clients()
+            await self._dismiss("this replica becomes the writer")
         finally:
             await replica.close()
+
+    async def _dismiss(self, why: str) -> None:
+        if self.dismiss_clients is not None:
+            await self.dismiss_clients(why)
 
     async def _write(self) -> None:
         self._runtime.steps.before(Step.PROMOTE)
@@ -291,6 +302,8 @@ class Instance:
             IMPORT: self._import,
             EXPORT: self._export,
             HOLD_READ_POINT: self._hold_read_point,
+            BACKTRACK: self._backtrack,
+            DISMISS_CLIENTS: self._dismiss_clients,
         }
 
     async def _follow(self, stream: Stream[pb.FeedItem, pb.FollowReport]) -> None:
@@ -334,6 +347,47 @@ class Instance:
         if self.writer is None:
             raise Unavailable(f"{self.identity.name} is no open writer now")
         await hold_read_point(self.writer, stream)
+
+    async def _backtrack(self, stream: ChunkStream) -> pb.BacktrackReply:
+        if self.writer is None:
+            raise Unavailable(f"{self.identity.name} is no open writer now")
+        reply = await backtrack_database(
+            self.writer.engine,
+            stream,
+            bytes_max=self._config.import_bytes_max,
+            dismiss=self._dismiss,
+            steps=self._runtime.steps,
+        )
+        if reply.HasField("commit"):
+            reply.unclosed.extend(await self._dismiss_elsewhere(reply.commit.lsn))
+        return reply
+
+    async def _dismiss_elsewhere(self, after: LSN) -> list[str]:
+        """The clients of all replicas, each once it shows the commit; who has not done so is named."""
+        instances = self.view.instances if self.view is not None else ()
+        replicas = [i for i in instances if i.role != "writer" and i.address]
+        request = pb.DismissClientsRequest(why=WHY, after_lsn=after)
+
+        async def ask(address: str) -> bool:
+            try:
+                channel = self._channels.to(address)
+                reply = await channel.call(DISMISS_CLIENTS, request, timeout=2 * SHOWN_S)
+            except SextetError as error:
+                log.warning("%s does not dismiss its clients: %s", address, error)
+                return False
+            return reply.read_lsn >= after
+
+        done = await asyncio.gather(*(ask(replica.address) for replica in replicas))
+        return [replica.name for replica, closed in zip(replicas, done, strict=True) if not closed]
+
+    async def _dismiss_clients(self, request: pb.DismissClientsRequest) -> pb.DismissClientsReply:
+        if self.pool is None:
+            raise Unavailable(f"{self.identity.name} is {self._state}")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SHOWN_S):
+                await self.pool.wait_visible(request.after_lsn)
+        await self._dismiss(request.why)
+        return pb.DismissClientsReply(read_lsn=self.pool.visible.lsn if self.pool else 0)
 
     async def _status(self, _request: pb.InstanceStatusRequest) -> pb.InstanceStatusReply:
         reply = pb.InstanceStatusReply(

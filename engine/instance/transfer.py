@@ -15,6 +15,7 @@ from engine.errors import ConfigError, ProtocolError
 from engine.instance.writer import Writer
 from engine.net.pb import instance_pb2 as pb
 from engine.ports import Stream
+from engine.sql.header import MAGIC
 from engine.sql.pool import BufferPool
 from engine.types import PAGE_SIZE, CommitMark
 
@@ -33,7 +34,7 @@ async def import_database(
     before = writer.volume.counters["redo_bytes"]
     async with writer.engine.exclusive():
         _refuse_unless_empty(writer)  # again: somebody may have written while the file came in
-        mark = await writer.import_pages(pages)
+        mark = await writer.engine.commit_pages(dict(enumerate(pages)), len(pages))
     redo = writer.volume.counters["redo_bytes"] - before
     return pb.ImportReply(commit_lsn=mark.lsn, redo_bytes=redo)
 
@@ -61,7 +62,7 @@ async def _receive(stream: Stream[pb.ImportReply, pb.ImportChunk], bytes_max: in
         raise ProtocolError(
             f"{len(pages)} pages came, {expected} were announced; nothing is changed"
         )
-    if not pages[0].startswith(b"SQLite format 3\0"):
+    if not pages[0].startswith(MAGIC):
         raise ConfigError("that is not a SQLite database: its first page has no SQLite header")
     return pages
 

@@ -11,7 +11,6 @@ from engine.errors import SextetError
 from engine.instance.commitpoint import CommitPoint
 from engine.instance.feed import Feed
 from engine.instance.past import commit_at
-from engine.log.record import PageChange
 from engine.net.methods import GROW_VOLUME, OPEN_VOLUME
 from engine.net.pb import control_pb2 as cpb
 from engine.ports import Channel, Runtime
@@ -19,7 +18,7 @@ from engine.sql.engine import SqlEngine
 from engine.sql.pool import BufferPool
 from engine.sql.settings import SqlSettings
 from engine.tasks import Background, backoff
-from engine.types import LSN, CommitMark, Membership, PageNo, PgNo
+from engine.types import LSN, Membership, PgNo
 from engine.volume.channels import Channels
 from engine.volume.fencing import membership_from_pb, open_volume
 from engine.volume.leadership import confirm_epoch
@@ -172,22 +171,6 @@ class Writer:
 
     def counters(self) -> Mapping[str, int]:
         return {**self.volume.counters, **self.reader.counters}
-
-    async def import_pages(self, pages: Sequence[bytes]) -> CommitMark:
-        """A whole database into an empty volume, as one MTR; returns once it is durable.
-
-        The caller has the write lock and has seen that the volume is empty.
-        """
-        await self.volume.reserve(len(pages))
-        changes = [PageChange(page, None, image) for page, image in enumerate(pages)]
-        await self.volume.prepare()
-        mark, lsns = self.volume.commit(changes, len(pages))
-        installed: dict[PageNo, tuple[LSN, bytes]] = {
-            change.page: (lsns[change.page], change.after) for change in changes
-        }
-        self.pool.install(mark, installed)
-        await self.volume.wait_durable(mark.lsn)
-        return mark
 
 
 async def _open_in_catalog(

@@ -59,6 +59,10 @@ INSTANCE_STATUS = _method(
 IMPORT = _method(_I.DESCRIPTOR, "Import", _I.ImportChunk, _I.ImportReply)
 EXPORT = _method(_I.DESCRIPTOR, "Export", _I.ExportRequest, _I.ExportChunk)
 HOLD_READ_POINT = _method(_I.DESCRIPTOR, "HoldReadPoint", _I.HoldRequest, _I.HeldReadPoint)
+BACKTRACK = _method(_I.DESCRIPTOR, "Backtrack", _I.BacktrackChunk, _I.BacktrackReply)
+DISMISS_CLIENTS = _method(
+    _I.DESCRIPTOR, "DismissClients", _I.DismissClientsRequest, _I.DismissClientsReply
+)
 
 _C = control_pb2
 REGISTER = _method(_C.DESCRIPTOR, "Register", _C.RegisterRequest, _C.RegisterReply)

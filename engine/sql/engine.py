@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
+from engine.log.record import PageChange
 from engine.moments import Moment
 from engine.ports import Clock
 from engine.sql.chance import seed_sqlite
@@ -15,9 +16,9 @@ from engine.sql.lock import WriteLock
 from engine.sql.pool import BufferPool
 from engine.sql.session import Session
 from engine.sql.settings import SqlSettings
-from engine.sql.sink import CommitSink
+from engine.sql.sink import LARGE_COMMIT_PAGES, CommitSink
 from engine.sql.vfs import VolumeVfs
-from engine.types import LSN, CommitMark
+from engine.types import LSN, CommitMark, PageNo
 
 __all__ = ["CommitSink", "SqlEngine", "SqlSettings"]
 
@@ -66,7 +67,7 @@ class SqlEngine:
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
-        """The write lock for somebody who commits to the sink without SQLite (import)."""
+        """The write lock for somebody who commits without SQLite (import, backtrack)."""
         await self.lock.acquire()
         try:
             if self.sink is not None:
@@ -74,6 +75,28 @@ class SqlEngine:
             yield
         finally:
             self.lock.release()
+
+    async def commit_pages(self, images: Mapping[PageNo, bytes], pages: int) -> CommitMark:
+        """Pages that SQLite has not written, as one MTR that leaves a database of `pages` pages; returns
+        once it is durable. Inside `exclusive` only.
+
+        Raises VolumeFull; StaleEpoch if the outcome is unknown.
+        """
+        assert self.sink is not None
+        tip = self.pool.tip
+        if pages > tip.pages:
+            await self.sink.reserve(pages)
+        changes = []
+        for page in sorted(images):
+            # As with SQLite's own commits: a full image where the page is new or no longer cached.
+            before = self.pool.get_nowait(page, tip.lsn) if page < tip.pages else None
+            changes.append(PageChange(page, before, images[page]))
+        if len(changes) >= LARGE_COMMIT_PAGES:
+            await self.sink.prepare()
+        mark, lsns = self.sink.commit(changes, pages)
+        self.pool.install(mark, {c.page: (lsns[c.page], c.after) for c in changes})
+        await self.sink.wait_durable(mark.lsn)
+        return mark
 
     def forget(self, session: Session) -> None:
         """A session has closed."""

@@ -20,9 +20,9 @@ Invariants
 - SYNC is the last moment at which SQLite can roll back, so there the volume is asked for room. It
   is sent even with synchronous=OFF. COMMIT_PHASETWO calls the sink, synchronously, once.
 - A connection's own page cache is valid for one state only. SQLite checks 16 bytes of page 1
-  (change counter, size) at each SHARED. Commits form one line and each counts up, so two states
-  never agree in them; and after a reset of the pool the bytes are made to differ, in case history
-  was rewound.
+  (change counter, size) at each SHARED. Commits form one line and each counts up, a backtrack too
+  (`engine.sql.header`), so two states never agree in them; and after a reset of the pool the bytes are
+  made to differ, in case history was rewound.
 """
 
 from __future__ import annotations

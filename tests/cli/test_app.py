@@ -17,7 +17,7 @@ from tests.cluster.control.test_catalog import make_layout
 
 COMMANDS = [
     *("up", "down", "status", "failover", "events", "sql"),
-    *("import", "export", "restore", "clone", "log", "sim", "chaos", "version"),
+    *("import", "export", "restore", "clone", "backtrack", "log", "sim", "chaos", "version"),
 ]
 
 
@@ -69,6 +69,7 @@ def test_help_does_not_import_what_only_a_command_needs():
         ["export", "file.db"],
         ["log", "storage-1"],
         ["failover"],
+        ["backtrack", "main", "--to-lsn", "5"],
         ["failover", "--to", "main-2"],
         ["events"],
         ["cluster", "list"],

@@ -263,6 +263,12 @@ def test_who_still_has_segments_of_a_deleted_volume():
     assert keepers(status, 9) == ([], ["storage-4"])
 
 
+def test_the_backtrack_window_is_named_if_there_is_one():
+    for window, told in ((0, None), (5400, 5400)):
+        report = status_report(replace(SPEC, backtrack_window_s=window), _status(), None)
+        assert report["backtrack_window_s"] == told
+
+
 # -- the archive
 
 

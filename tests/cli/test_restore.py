@@ -13,6 +13,7 @@ from cluster.cli import restore
 from cluster.cli.app import app
 from cluster.cli.archives import find
 from cluster.cli.errors import CommandFailed
+from cluster.cli.options import Past
 from cluster.cli.restore import RestoreOptions, target_of
 from cluster.local import clusters
 from cluster.local.folder import Folder
@@ -240,8 +241,9 @@ def test_a_cluster_that_was_not_restored_is_taken_back(
     spec = ClusterSpec("new", 1, 2, 1 << 20, ())
     size: list[int] = []
 
-    def create(_folder: Folder, name: str, *, readers: int, max_storage_bytes: int) -> ClusterSpec:
-        size.append(max_storage_bytes)
+    def create(_folder: Folder, name: str, **given: int) -> ClusterSpec:
+        size.append(given["max_storage_bytes"])
+        assert (given["retention_days"], given["backtrack_window_s"]) == (2, 36 * 3600)
         if breaks == "create":
             raise Readiness("it takes no SQL", "control")
         if breaks == "both":
@@ -259,6 +261,6 @@ def test_a_cluster_that_was_not_restored_is_taken_back(
         file.truncate(8 << 30)
     said = {"import": "was refused", "create": "takes no SQL; see .*control", "both": "already"}
     with pytest.raises((CommandFailed, ConfigError), match=said[breaks]):
-        restore._cluster_of(Folder.at(tmp_path), "new", path, readers=0)
+        restore._cluster_of(Folder.at(tmp_path), "new", path, readers=0, past=Past(2, "36h"))
     assert deleted == ([] if breaks == "both" else ["new"])
     assert size == [16 << 30], "twice what is there, if that is more than the default"

@@ -24,6 +24,7 @@ from engine.pgwire.handover import CUT_OFF, OPEN_WRITER
 from engine.ports import Runtime, Server
 from engine.sql.errors import SessionClosed
 from engine.sql.session import Session
+from engine.steps import OFF, Steps
 from engine.types import CommitMark
 from tests.support.catalog import Catalog
 from tests.support.fleet import Fleet
@@ -57,7 +58,12 @@ class Cluster:
         self.running: list[Running] = []
 
     async def start(
-        self, name: str, config: InstanceConfig | None = None, *, wait: bool = True
+        self,
+        name: str,
+        config: InstanceConfig | None = None,
+        *,
+        wait: bool = True,
+        steps: Steps = OFF,
     ) -> Running:
         ended: list[str] = []
         runtime = Runtime(
@@ -66,6 +72,7 @@ class Cluster:
             transport=GrpcTransport(),
             rng=random.Random(name),
             stop_node=ended.append,
+            steps=steps,
         )
         identity = InstanceIdentity(name, "main", "az1", self.catalog.address)
         instance = Instance(runtime, identity, instance_config=config)
@@ -183,7 +190,8 @@ async def test_a_replica_that_is_named_becomes_the_writer_in_place(cluster: Clus
     before = replica.instance.engine
     dismissed: list[str] = []
 
-    async def dismiss() -> None:
+    async def dismiss(why: str) -> None:
+        assert why == "this replica becomes the writer"
         assert replica.instance.replica is None
         dismissed.append(replica.instance.role)
 

@@ -183,3 +183,37 @@ class HeldReadPoint(_message.Message):
     epoch: int
     commit: _storage_pb2.CommitPoint
     def __init__(self, epoch: _Optional[int] = ..., commit: _Optional[_Union[_storage_pb2.CommitPoint, _Mapping]] = ...) -> None: ...
+
+class BacktrackChunk(_message.Message):
+    __slots__ = ("past", "pages")
+    PAST_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    past: _storage_pb2.CommitPoint
+    pages: bytes
+    def __init__(self, past: _Optional[_Union[_storage_pb2.CommitPoint, _Mapping]] = ..., pages: _Optional[bytes] = ...) -> None: ...
+
+class BacktrackReply(_message.Message):
+    __slots__ = ("before", "commit", "changed_pages", "unclosed")
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    UNCLOSED_FIELD_NUMBER: _ClassVar[int]
+    before: _storage_pb2.CommitPoint
+    commit: _storage_pb2.CommitPoint
+    changed_pages: int
+    unclosed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, before: _Optional[_Union[_storage_pb2.CommitPoint, _Mapping]] = ..., commit: _Optional[_Union[_storage_pb2.CommitPoint, _Mapping]] = ..., changed_pages: _Optional[int] = ..., unclosed: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DismissClientsRequest(_message.Message):
+    __slots__ = ("why", "after_lsn")
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    AFTER_LSN_FIELD_NUMBER: _ClassVar[int]
+    why: str
+    after_lsn: int
+    def __init__(self, why: _Optional[str] = ..., after_lsn: _Optional[int] = ...) -> None: ...
+
+class DismissClientsReply(_message.Message):
+    __slots__ = ("read_lsn",)
+    READ_LSN_FIELD_NUMBER: _ClassVar[int]
+    read_lsn: int
+    def __init__(self, read_lsn: _Optional[int] = ...) -> None: ...

@@ -55,6 +55,17 @@ def test_a_clone_is_as_large_as_its_source_may_be_and_has_no_processes_yet(
     assert not [name for name in started if "copy" in name]
 
 
+def test_its_past_is_kept_as_long_as_it_is_told_and_not_as_its_sources(layout: Layout) -> None:
+    main = replace(layout.cluster("main"), retention_days=7, backtrack_window_s=3600)
+    layout = layout.with_cluster(main)
+    plain = with_clone(layout, FORK, "plain", readers=0, port=None)
+    told = with_clone(
+        plain, FORK, "told", readers=0, port=None, retention_days=2, backtrack_window_s=7200
+    )
+    kept = [(c.name, c.retention_days, c.backtrack_window_s) for c in told.clusters]
+    assert kept == [("main", 7, 3600), ("copy", 1, 0), ("plain", 1, 0), ("told", 2, 7200)]
+
+
 def test_it_is_in_the_file(layout: Layout) -> None:
     assert from_json(to_json(layout)) == layout
     old = to_json(layout)

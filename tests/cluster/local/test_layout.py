@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.local import create, layout
+from cluster.local.backtracking import parse_window, window_text
 from cluster.local.layout import (
     ClusterSpec,
     ClusterState,
@@ -58,6 +59,66 @@ def test_how_to_archive_survives_the_file_and_old_files_get_the_defaults(tmp_pat
 def test_retention_that_cannot_be_is_refused(days):
     with pytest.raises(ConfigError, match=f"a retention of {days} days cannot be; choose 1 to 35"):
         replace(_layout().cluster("main"), retention_days=days)
+
+
+def test_the_backtrack_window_survives_the_file_and_old_files_have_none(tmp_path):
+    main = replace(_layout().cluster("main"), backtrack_window_s=90 * 60)
+    changed = _layout().with_cluster(main)
+    layout.save(tmp_path, changed)
+    assert layout.load(tmp_path) == changed
+    value = layout.to_json(changed)
+    del value["clusters"][0]["backtrack_window_s"]
+    (tmp_path / layout.FILE).write_text(json.dumps(value))
+    assert layout.load(tmp_path) == _layout()
+
+
+def test_new_clusters_get_a_window_if_they_are_told(port):
+    made = create.new_layout(port=port, readers=0, backtrack_window_s=3600)
+    assert made.cluster("main").backtrack_window_s == 3600
+    more = create.with_new_cluster(
+        made, "lab", readers=0, retention_days=2, backtrack_window_s=48 * 3600
+    )
+    more = create.with_new_cluster(more, "other", readers=0)
+    assert [c.backtrack_window_s for c in more.clusters] == [3600, 48 * 3600, 0]
+    with pytest.raises(ConfigError, match="of 72h needs a retention of at least 3 days, not 1"):
+        create.with_new_cluster(more, "bad", readers=0, backtrack_window_s=72 * 3600)
+    for wrong in (-1, 72 * 3600 + 1):
+        with pytest.raises(ConfigError, match=f"a backtrack window of {wrong} s cannot be"):
+            replace(made.cluster("main"), retention_days=35, backtrack_window_s=wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "shown"),
+    [
+        ("24h", 86400, "24h"),
+        ("72h", 259200, "72h"),
+        ("90m", 5400, "90m"),
+        ("120 m", 7200, "2h"),
+        ("1.5h", 5400, "90m"),
+        (" 45S ", 45, "45s"),
+    ],
+)
+def test_windows_are_understood(text, seconds, shown):
+    assert parse_window(text) == seconds
+    assert window_text(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("73h", "a backtrack window of 73h cannot be; choose one of at most 72h"),
+        ("0h", "a backtrack window of 0h cannot be"),
+        ("0.1s", "a backtrack window of 0.1s cannot be"),
+        ("24", "'24' is no backtrack window; write it like 24h or 90m"),
+        ("-1h", "'-1h' is no backtrack window"),
+        ("1d", "'1d' is no backtrack window"),
+        ("", "'' is no backtrack window"),
+        ("١h", "is no backtrack window"),
+    ],
+)
+def test_what_is_no_window_is_refused(text, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        parse_window(text)
 
 
 @pytest.mark.parametrize("seconds", [0, 0.05, 3601, float("nan")])
