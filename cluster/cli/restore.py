@@ -25,8 +25,9 @@ from cluster.cli.importing import import_file
 from cluster.cli.progress import counting
 from cluster.local import clusters
 from cluster.local.create import with_new_cluster
+from cluster.local.files import in_turn
 from cluster.local.folder import Folder
-from cluster.local.layout import DEFAULT_MAX_STORAGE, ClusterSpec
+from cluster.local.layout import DEFAULT_MAX_STORAGE, ClusterSpec, load
 from cluster.local.names import check_snapshot_name
 from cluster.local.ready import Readiness
 from engine.archive import snapshots
@@ -149,9 +150,16 @@ async def snapshot_file(
 
 
 def _new_cluster(folder: Folder, name: str, make: Callable[[Path], str], *, readers: int) -> None:
-    """Of the file that `make` writes; it says what is in it."""
-    with_new_cluster(running_layout(folder), name, readers=readers)  # raises if it cannot be
-    with TemporaryDirectory(prefix="restore-", dir=folder.run) as room:
+    """Of the file that `make` writes; it says what is in it. What an earlier command of that name has left
+    that was killed goes first."""
+    layout = running_layout(folder)
+    if not clusters.is_restoring(layout, name):
+        with_new_cluster(layout, name, readers=readers)  # raises if it cannot be
+    lock, busy = folder.restore_lock(name), f"another command is restoring {name} now"
+    with in_turn(lock, 0.0, busy), TemporaryDirectory(prefix="restore-", dir=folder.run) as room:
+        if clusters.is_restoring(running_layout(folder), name):
+            out.print(f"an earlier command has not finished {name}: that is removed first")
+            clusters.delete_cluster(folder, name)
         path = Path(room) / f"{name}.db"
         out.print(make(path))
         spec = _cluster_of(folder, name, path, readers=readers)
@@ -166,12 +174,13 @@ def _cluster_of(folder: Folder, name: str, path: Path, *, readers: int) -> Clust
             name,
             readers=readers,
             max_storage_bytes=max(DEFAULT_MAX_STORAGE, 2 * path.stat().st_size),
+            restoring=True,
         )
+        import_file(folder, name, path)
+        clusters.restored(folder, name)
     except Readiness as error:
         _take_back(folder, name)
         raise CommandFailed(f"{error}; see {folder.log(error.component)}") from error
-    try:
-        import_file(folder, name, path)
     except BaseException:
         _take_back(folder, name)
         raise
@@ -179,9 +188,11 @@ def _cluster_of(folder: Folder, name: str, path: Path, *, readers: int) -> Clust
 
 
 def _take_back(folder: Folder, name: str) -> None:
-    """Delete what was made of a cluster that could not be restored."""
+    """Delete what was made of a cluster that could not be restored; not one that others have made."""
     try:
-        clusters.delete_cluster(folder, name)
+        layout = load(folder.data)
+        if layout is not None and clusters.is_restoring(layout, name):
+            clusters.delete_cluster(folder, name)
     except SextetError as error:
         err.print(
             f"[red]![/red] {name} is there and has not what it should; `sextet cluster delete {name}` "

@@ -72,8 +72,10 @@ def with_new_cluster(
     max_storage_bytes: int = DEFAULT_MAX_STORAGE,
     retention_days: int = DEFAULT_RETENTION_DAYS,
     fork: ForkSpec | None = None,
+    restoring: bool = False,
 ) -> Layout:
-    """With one more cluster, which is being created, or cloned if `fork` says of what.
+    """With one more cluster, which is being created, or cloned if `fork` says of what, or is there to be
+    filled by a restore.
 
     Its endpoints are on `port` and the next one, or else on the first free pair above all endpoints; its
     instances on free ports above everybody's.
@@ -100,6 +102,7 @@ def with_new_cluster(
         archive=new_archive_name(name),
         retention_days=retention_days,
         fork=fork,
+        restoring=restoring,
     )
     return layout.with_cluster(spec)
 

@@ -152,6 +152,8 @@ class ClusterSpec:
     """To any moment of so many days it can be restored."""
     fork: ForkSpec | None = None
     """Until somebody has seen that it takes SQL: what it is a clone of."""
+    restoring: bool = False
+    """It is there for a restore's contents, and nobody has seen them in it yet."""
 
     def __post_init__(self) -> None:
         check_retention(self.retention_days)
