@@ -59,8 +59,8 @@ def status_report(
 def cluster_state(spec: ClusterSpec, status: pb.ClusterStatusReply | None, *, left: bool) -> str:
     """One word for the cluster as a whole: what is wanted of it, or else how its writer is.
 
-    "cloning", "creating", "restoring", "stopping", "stopped", "deleting", "available", "importing", "committing",
-    or "unavailable".
+    "cloning", "creating", "restoring", "stopping", "stopped", "deleting", "available", "importing",
+    "committing", or "unavailable".
     """
     if spec.state is ClusterState.STOPPED:
         return "stopping" if left else "stopped"

@@ -105,7 +105,7 @@ def restore_cluster(folder: Folder, source: str, name: str, options: RestoreOpti
     target = target_of(options, now=datetime.now(UTC))
 
     def make(path: Path) -> str:
-        plan = asyncio.run(_make_file(folder, source, options.store, target, path))
+        plan = asyncio.run(make_file(folder, source, options.store, target, path))
         if not plan.commit.lsn:
             raise CommandFailed(f"at that time nothing was in {source} yet; nothing is restored")
         return f"{plan.archive} as of LSN {plan.commit.lsn}, committed {shown(plan.commit.time_us)}"
@@ -201,9 +201,13 @@ def _take_back(folder: Folder, name: str) -> None:
         )
 
 
-async def _make_file(
+async def make_file(
     folder: Folder, source: str, store: str | None, target: Target, path: Path
 ) -> Plan:
+    """Write the database as it was then, from an archive alone, to a new file.
+
+    Raises as `restore_cluster`, FileExistsError; then there is no file, or it is somebody else's.
+    """
     async with opened(folder, store) as objects:
         archive = await find(folder, objects, source)
         plan = await archive.plan(target)
