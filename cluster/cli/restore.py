@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rich.markup import escape
 
@@ -23,6 +22,7 @@ from cluster.cli.console import err, out
 from cluster.cli.errors import CommandFailed
 from cluster.cli.importing import import_file
 from cluster.cli.progress import counting
+from cluster.cli.room import room
 from cluster.local import clusters
 from cluster.local.create import with_new_cluster
 from cluster.local.files import in_turn
@@ -156,11 +156,11 @@ def _new_cluster(folder: Folder, name: str, make: Callable[[Path], str], *, read
     if not clusters.is_restoring(layout, name):
         with_new_cluster(layout, name, readers=readers)  # raises if it cannot be
     lock, busy = folder.restore_lock(name), f"another command is restoring {name} now"
-    with in_turn(lock, 0.0, busy), TemporaryDirectory(prefix="restore-", dir=folder.run) as room:
+    with in_turn(lock, 0.0, busy), room(folder.run) as own:
         if clusters.is_restoring(running_layout(folder), name):
             out.print(f"an earlier command has not finished {name}: that is removed first")
             clusters.delete_cluster(folder, name)
-        path = Path(room) / f"{name}.db"
+        path = own / f"{name}.db"
         out.print(make(path))
         spec = _cluster_of(folder, name, path, readers=readers)
     announce(spec, "is restored")
