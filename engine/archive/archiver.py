@@ -13,9 +13,9 @@ Invariants
 - An archive whose continuation is lost (it ends below what any hot log reaches back to) is left as it is.
   Another one begins, under its name and a number, with a base. Where it ends is read again before that is
   said: an archiver that was left behind knows of an end that others have gone on from.
-- What is archived continues the archive's own history: before anything else an archiver sees whether storage
-  has the archive's newest commit in its past. If not, an older copy of the volume is back, and another archive
-  begins.
+- What is archived continues the archive's own history: before anything else an archiver sees whether
+  storage has the archive's newest commit in its past. If not, an older copy of the volume is back, and
+  another archive begins.
 - Nothing is deleted but what no restore within the window needs. The window ends now, or where the archive
   does: an archiver's own clock that is ahead deletes nothing more.
 """
@@ -366,7 +366,9 @@ class Archiver:
         status = await self._writer_status()
         if status is None or not self._is_newest(status, standing) or status.tip >= newest.lsn:
             return False  # what nodes have heard of is behind what is durable
-        await self._begin_another(f"the volume ends at LSN {status.tip}, before commit {newest.lsn}")
+        await self._begin_another(
+            f"the volume ends at LSN {status.tip}, before commit {newest.lsn}"
+        )
         return True
 
     def _is_newest(self, status: ipb.InstanceStatusReply, standing: Standing) -> bool:

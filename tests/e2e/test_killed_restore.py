@@ -1,4 +1,4 @@
-"""`sextet restore` dies by kill -9 between making the new cluster and filling it; then it is given again."""
+"""`sextet restore` is killed between making the new cluster and filling it, and given again."""
 
 from __future__ import annotations
 
