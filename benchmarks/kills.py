@@ -1,6 +1,6 @@
 """kill -9 while there is archived, kept, cloned, restored and deleted, with real processes.
 
-    python -m benchmarks.kills [--moments 12] [--only clone,delete] [--victims command] [--no-steps]
+    python -m benchmarks.kills [--moments 12] [--only clone,delete] [--victims command] [--steps none]
 
 One local cluster, into which a client inserts numbered rows all the time and notes which were acknowledged.
 Then every operation is begun again and again, and a victim killed meanwhile: a storage node, two of them,
@@ -47,6 +47,7 @@ from benchmarks.local import save
 from cluster.cli.archives import find, opened
 from cluster.cli.client import cluster_status
 from cluster.cli.clusters import keepers
+from cluster.cli.errors import NotRunning
 from cluster.cli.restore import make_file
 from cluster.cli.told import told_of
 from cluster.local.archiving import load_archive_state
@@ -454,8 +455,7 @@ class Delete(Operation):
         super().prepare(bench)
         name = f"gone{bench.number}"
         clone_cluster(bench.folder, ForkSpec(MAIN), name, full_copy=no_copy, readers=0)
-        layout = bench.layout
-        status = asyncio.run(cluster_status(bench.folder, layout, name))
+        status = asyncio.run(cluster_status(bench.folder, bench.layout, name))
         self._volume = status.cluster.volume
 
     def command(self, bench: Bench) -> list[object]:
@@ -471,12 +471,16 @@ class Delete(Operation):
         """No storage node keeps anything of it."""
         deadline = time.monotonic() + BACK_S
         while True:
-            status = asyncio.run(cluster_status(bench.folder, bench.layout, MAIN))
-            keeping, silent = keepers(status, self._volume)
-            if not keeping and not silent:
-                return
+            try:
+                status = asyncio.run(cluster_status(bench.folder, bench.layout, MAIN))
+                keeping, silent = keepers(status, self._volume)
+                if not keeping and not silent:
+                    return
+                said = f"{keeping} keep the deleted volume, {silent} do not answer"
+            except NotRunning as error:  # the control plane was killed just now
+                said = str(error)
             if time.monotonic() > deadline:
-                raise Wrong(f"{keeping} keep the deleted volume, {silent} do not answer")
+                raise Wrong(said)
             time.sleep(0.2)
 
 
@@ -683,7 +687,8 @@ def experiment(
         struck, outcome = True, FAILED
         table.wrong.append(f"{bench.number}: {operation.name}, {column}, {what}: {error}")
         print(table.wrong[-1], flush=True)
-    table.note(operation.name, column, outcome if struck else MISSED)
+    outcome = outcome if struck else MISSED
+    table.note(operation.name, column, outcome)
     print(f"{bench.number:>4} {operation.name:<9} {column:<30} {what:<20} {outcome}", flush=True)
 
 
@@ -753,12 +758,13 @@ def by_step(
     def strike(command: subprocess.Popen[str]) -> bool:
         nonlocal fault
         fault = arm(bench, name, step, when)
-        deadline = time.monotonic() + REACHED_S
-        while not fired() and time.monotonic() < deadline:
-            late = process in ("new archiver", "storage", "archive-main")
-            if command.poll() not in (None, 0) or (command.poll() == 0 and not late):
-                break
+        deadline = time.monotonic() + COMMAND_S
+        while command.poll() is None and not fired() and time.monotonic() < deadline:
             time.sleep(0.05)
+        if process in ("new archiver", "storage", "archive-main"):
+            deadline = time.monotonic() + REACHED_S
+            while command.poll() == 0 and not fired() and time.monotonic() < deadline:
+                time.sleep(0.05)
         hit = fired()
         disarm(bench, fault)
         if process == "new archiver":
@@ -807,20 +813,21 @@ def main() -> None:
     parser.add_argument("--moments", type=int, default=12, help="for each operation and victim")
     parser.add_argument("--only", help="operations, comma-separated")
     parser.add_argument("--victims", help="victims, comma-separated")
-    parser.add_argument("--no-steps", action="store_true", help="at moments only")
+    parser.add_argument("--steps", help="protocol steps, comma-separated, or none")
     parser.add_argument("--seed", type=int, default=1, help="which storage nodes are killed")
     arguments = parser.parse_args()
     names = chosen(arguments.only, [one.name for one in OPERATIONS], "operation")
     victims = chosen(arguments.victims, list(VICTIMS), "victim")
+    known = [step.value for _, _, step in STEPS]
+    steps = [] if arguments.steps == "none" else chosen(arguments.steps, known, "step")
     table = Table()
     began = time.monotonic()
     with prepared(arguments.seed) as bench:
         operations = {one.name: one for one in OPERATIONS}
-        if not arguments.no_steps:
-            for name, process, step in STEPS:
-                if name in names:
-                    for when in ("before", "after"):
-                        by_step(bench, operations[name], process, step, when, table)
+        for name, process, step in STEPS:
+            if name in names and step.value in steps:
+                for when in ("before", "after"):
+                    by_step(bench, operations[name], process, step, when, table)
         for name in names if arguments.moments else ():
             by_moments(bench, operations[name], victims, arguments.moments, table)
         moment, count = bench.rows.settled()
