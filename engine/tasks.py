@@ -61,10 +61,10 @@ async def end_all(*tasks: asyncio.Task[Any]) -> None:
     """
     for task in tasks:
         task.cancel()
-    if tasks:
+    if tasks and tasks[0].get_loop().is_running():  # else who waits is thrown away with its loop
         await asyncio.wait(tasks)
     for task in tasks:
-        if not task.cancelled():
+        if task.done() and not task.cancelled():
             task.exception()  # asking marks it as seen: here nobody waits for an outcome any more
 
 

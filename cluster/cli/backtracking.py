@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import typer
@@ -28,6 +27,7 @@ from cluster.cli.errors import CommandFailed
 from cluster.cli.exporting import receive_from
 from cluster.cli.importing import CHUNK_PAGES, patience
 from cluster.cli.progress import counting
+from cluster.cli.room import room
 from cluster.cli.sqlitefile import check_integrity, open_read_only
 from cluster.cli.up import command_line
 from cluster.local.backtracking import window_text
@@ -129,8 +129,8 @@ def backtrack(folder: Folder, cluster: str, options: BacktrackOptions) -> None:
         f"Put {cluster} back to {what}, and close every connection to it?"
     ):
         raise CommandFailed("nothing is changed")
-    with TemporaryDirectory(prefix="backtrack-", dir=folder.run) as room:
-        reply = asyncio.run(_put_back(folder, layout, spec, source, commit, Path(room)))
+    with room(folder.run) as own:
+        reply = asyncio.run(_put_back(folder, layout, spec, source, commit, own))
     _report(folder, cluster, commit, reply)
 
 
@@ -244,9 +244,9 @@ async def _put_back(
     spec: ClusterSpec,
     source: Source,
     commit: CommitMark,
-    room: Path,
+    own: Path,
 ) -> pb.BacktrackReply:
-    path = room / "past.db"
+    path = own / "past.db"
     try:
         await source.fetch(commit, path)
     except (SextetError, TimeoutError) as error:
@@ -254,7 +254,7 @@ async def _put_back(
             raise
         why = str(error) or "it fell silent"  # or they let go of it meanwhile
         err.print(f"from the archive, since {why}", style="dim", markup=False, soft_wrap=True)
-        path = room / "archived.db"
+        path = own / "archived.db"
         await InArchive(folder, layout, spec).fetch(commit, path)
     with err.status("checking the database"), closing(open_read_only(path)) as database:
         check_integrity(database, path)

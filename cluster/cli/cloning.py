@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rich.markup import escape
 
@@ -19,6 +18,7 @@ from cluster.cli.errors import CommandFailed
 from cluster.cli.exporting import export_file
 from cluster.cli.importing import import_file
 from cluster.cli.options import DEFAULT_PAST, Past
+from cluster.cli.room import room
 from cluster.local.cloning import Cloned, FullCopy, clone_cluster, is_begun
 from cluster.local.folder import Folder
 from cluster.local.layout import ForkSpec
@@ -94,8 +94,8 @@ def _full_copy(folder: Folder, fork: ForkSpec, name: str) -> FullCopy:
                 "earlier state comes from an archive, see `sextet restore`"
             )
         err.print(f"[yellow]![/yellow] {escape(why)}: {name} becomes a full copy", soft_wrap=True)
-        with TemporaryDirectory(prefix="clone-", dir=folder.run) as room:
-            path = Path(room) / f"{name}.db"
+        with room(folder.run) as own:
+            path = own / f"{name}.db"
             export_file(folder, fork.source, path, force=False)
             yield lambda: _bring(folder, fork.source, name, path)
 

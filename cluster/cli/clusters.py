@@ -44,7 +44,8 @@ def create(
 ) -> None:
     """Raises NotRunning, ConfigError, CommandFailed."""
     layout = running_layout(folder)
-    if any(c.name == name and c.state is ClusterState.CREATING for c in layout.clusters):
+    begun = (c for c in layout.clusters if c.state is ClusterState.CREATING and not c.restoring)
+    if any(c.name == name for c in begun):
         out.print(f"going on with {name} as an earlier command has begun it")
     began = time.monotonic()
     try:

@@ -17,12 +17,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from cluster.cli.client import channel_to, cluster_status, running_layout, writer_of
 from cluster.cli.connect import connect, describe, endpoint_url
 from cluster.cli.console import err, out, size
-from cluster.cli.errors import CommandFailed
+from cluster.cli.errors import CommandFailed, NotRunning
 from cluster.cli.sqlitefile import importable
 from cluster.local.folder import Folder
 from cluster.local.layout import Layout
 from engine.errors import SextetError, Unavailable
 from engine.net.methods import IMPORT
+from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import instance_pb2 as pb
 from engine.types import PAGE_SIZE
 
@@ -30,6 +31,9 @@ CHUNK_PAGES = 64
 PATIENCE_S = 60.0
 PATIENCE_S_PER_BYTE = 1 / (256 * 1024)
 """What takes longer than a minute and another second for each 256 KiB is given up."""
+
+WRITER_S = 10.0
+"""A writer that was just started or named is available before, and the control plane has seen it."""
 
 FOLLOW_S = 30.0
 POLL_S = 0.1
@@ -60,11 +64,23 @@ def patience(total: int) -> float:
     return PATIENCE_S + total * PATIENCE_S_PER_BYTE
 
 
+async def _writer(folder: Folder, layout: Layout, cluster: str) -> cpb.InstanceReport:
+    """Raises CommandFailed, NotRunning: why there is none for WRITER_S."""
+    deadline = time.monotonic() + WRITER_S
+    while True:
+        try:
+            return writer_of(await cluster_status(folder, layout, cluster))
+        except (CommandFailed, NotRunning):
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(POLL_S)
+
+
 async def _send(
     folder: Folder, layout: Layout, cluster: str, database: Path, total: int
 ) -> pb.ImportReply:
     """Stream the pages to the writer and wait until they are durable."""
-    writer = writer_of(await cluster_status(folder, layout, cluster))
+    writer = await _writer(folder, layout, cluster)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

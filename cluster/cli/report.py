@@ -62,11 +62,13 @@ def status_report(
 def cluster_state(spec: ClusterSpec, status: pb.ClusterStatusReply | None, *, left: bool) -> str:
     """One word for the cluster as a whole: what is wanted of it, or else how its writer is.
 
-    "cloning", "creating", "stopping", "stopped", "deleting", "available", "importing", "committing",
-    or "unavailable".
+    "cloning", "creating", "restoring", "stopping", "stopped", "deleting", "available", "importing",
+    "committing", or "unavailable".
     """
     if spec.state is ClusterState.STOPPED:
         return "stopping" if left else "stopped"
+    if spec.restoring and spec.state is not ClusterState.DELETING:
+        return "restoring"
     if spec.state is not ClusterState.RUNNING:
         return spec.state.value
     writer = _writer(status) if status is not None else None

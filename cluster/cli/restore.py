@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rich.markup import escape
 
@@ -23,10 +22,12 @@ from cluster.cli.errors import CommandFailed
 from cluster.cli.importing import import_file
 from cluster.cli.options import DEFAULT_PAST, Past
 from cluster.cli.progress import counting
+from cluster.cli.room import room
 from cluster.local import clusters
 from cluster.local.create import with_new_cluster
+from cluster.local.files import in_turn
 from cluster.local.folder import Folder
-from cluster.local.layout import DEFAULT_MAX_STORAGE, ClusterSpec
+from cluster.local.layout import DEFAULT_MAX_STORAGE, ClusterSpec, load
 from cluster.local.names import check_snapshot_name
 from cluster.local.ready import Readiness
 from engine.archive import snapshots
@@ -81,7 +82,7 @@ def restore_cluster(folder: Folder, source: str, name: str, options: RestoreOpti
     target = target_of(options, now=datetime.now(UTC))
 
     def make(path: Path) -> str:
-        plan = asyncio.run(_make_file(folder, source, options.store, target, path))
+        plan = asyncio.run(make_file(folder, source, options.store, target, path))
         if not plan.commit.lsn:
             raise CommandFailed(f"at that time nothing was in {source} yet; nothing is restored")
         return f"{plan.archive} as of LSN {plan.commit.lsn}, committed {shown(plan.commit.time_us)}"
@@ -129,16 +130,23 @@ async def snapshot_file(
 def _new_cluster(
     folder: Folder, name: str, make: Callable[[Path], str], readers: int, past: Past
 ) -> None:
-    """Of the file that `make` writes; it says what is in it."""
-    with_new_cluster(  # raises if it cannot be
-        running_layout(folder),
-        name,
-        readers=readers,
-        retention_days=past.retention_days,
-        backtrack_window_s=past.window_s,
-    )
-    with TemporaryDirectory(prefix="restore-", dir=folder.run) as room:
-        path = Path(room) / f"{name}.db"
+    """Of the file that `make` writes; it says what is in it. What an earlier command of that name has left
+    that was killed goes first."""
+    layout = running_layout(folder)
+    if not clusters.is_restoring(layout, name):
+        with_new_cluster(  # raises if it cannot be
+            layout,
+            name,
+            readers=readers,
+            retention_days=past.retention_days,
+            backtrack_window_s=past.window_s,
+        )
+    lock, busy = folder.restore_lock(name), f"another command is restoring {name} now"
+    with in_turn(lock, 0.0, busy), room(folder.run) as own:
+        if clusters.is_restoring(running_layout(folder), name):
+            out.print(f"an earlier command has not finished {name}: that is removed first")
+            clusters.delete_cluster(folder, name)
+        path = own / f"{name}.db"
         out.print(make(path))
         spec = _cluster_of(folder, name, path, readers=readers, past=past)
     announce(spec, "is restored")
@@ -156,12 +164,13 @@ def _cluster_of(
             max_storage_bytes=max(DEFAULT_MAX_STORAGE, 2 * path.stat().st_size),
             retention_days=past.retention_days,
             backtrack_window_s=past.window_s,
+            restoring=True,
         )
+        import_file(folder, name, path)
+        clusters.restored(folder, name)
     except Readiness as error:
         _take_back(folder, name)
         raise CommandFailed(f"{error}; see {folder.log(error.component)}") from error
-    try:
-        import_file(folder, name, path)
     except BaseException:
         _take_back(folder, name)
         raise
@@ -169,9 +178,11 @@ def _cluster_of(
 
 
 def _take_back(folder: Folder, name: str) -> None:
-    """Delete what was made of a cluster that could not be restored."""
+    """Delete what was made of a cluster that could not be restored; not one that others have made."""
     try:
-        clusters.delete_cluster(folder, name)
+        layout = load(folder.data)
+        if layout is not None and clusters.is_restoring(layout, name):
+            clusters.delete_cluster(folder, name)
     except SextetError as error:
         err.print(
             f"[red]![/red] {name} is there and has not what it should; `sextet cluster delete {name}` "
@@ -180,9 +191,13 @@ def _take_back(folder: Folder, name: str) -> None:
         )
 
 
-async def _make_file(
+async def make_file(
     folder: Folder, source: str, store: str | None, target: Target, path: Path
 ) -> Plan:
+    """Write the database as it was then, from an archive alone, to a new file.
+
+    Raises as `restore_cluster`, FileExistsError; then there is no file, or it is somebody else's.
+    """
     async with opened(folder, store) as objects:
         archive = await find(folder, objects, source)
         plan = await archive.plan(target)

@@ -8,7 +8,6 @@ import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.markup import escape
@@ -20,6 +19,7 @@ from cluster.cli.errors import CommandFailed
 from cluster.cli.exporting import written
 from cluster.cli.progress import counting
 from cluster.cli.restore import snapshot_file
+from cluster.cli.room import room
 from cluster.cli.sqlitefile import check_integrity, open_read_only
 from cluster.local.folder import Folder
 from cluster.local.layout import load
@@ -79,8 +79,8 @@ async def _create(
             commit=plan.commit,
             taken_us=time.time_ns() // 1000,
         )
-        with TemporaryDirectory(prefix="snapshot-", dir=_room(folder)) as room:
-            path = Path(room) / f"{name}.db"
+        with room(_room(folder)) as own:
+            path = own / f"{name}.db"
             with counting("reading objects") as progress:
                 await archive.restore(plan, path, progress)
             with closing(open_read_only(path)) as database:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
 from cluster.cli.errors import CommandFailed
+from cluster.cli.room import room
 from engine.sql.header import MAGIC
 from engine.types import PAGE_SIZE
 
@@ -65,8 +65,8 @@ def importable(path: Path, scratch: Path) -> Iterator[Path]:
             yield path
             return
         database.rollback()
-        with tempfile.TemporaryDirectory(dir=scratch, prefix="import-") as folder:
-            copy = Path(folder) / "database"
+        with room(scratch) as folder:
+            copy = folder / "database"
             try:
                 database.execute(f"PRAGMA page_size = {PAGE_SIZE}")
                 database.execute("VACUUM INTO ?", (str(copy),))

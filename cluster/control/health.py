@@ -107,7 +107,8 @@ class WriterHealth:
         if sight.seen not in MUTE and not sight.storage:
             self._kind = None  # nobody else would fare better
             return None
-        self._ill_s += passed
+        if not sight.busy:  # it said that it would not answer, which is no sign of illness
+            self._ill_s += passed
         if kind == self._kind:
             self._stretch_s += passed
             self._looks += 1

@@ -21,7 +21,7 @@ from cluster.local.clusters import (
     check_running,
     delete_cluster,
     have_adopted,
-    refuse_if_cloned,
+    refuse_unfinished,
     seen_running,
     tell,
 )
@@ -137,7 +137,7 @@ def with_clone(
     source = layout.cluster(fork.source)
     if source.state is ClusterState.DELETING:
         layout.running_cluster(fork.source)  # raises
-    refuse_if_cloned(source)
+    refuse_unfinished(source)
     return with_new_cluster(
         layout,
         name,

@@ -51,18 +51,23 @@ def create_cluster(
     max_storage_bytes: int = DEFAULT_MAX_STORAGE,
     retention_days: int = DEFAULT_RETENTION_DAYS,
     backtrack_window_s: int = 0,
+    restoring: bool = False,
     wait_s: float = LOCK_WAIT_S,
     ready_s: float = READY_S,
 ) -> ClusterSpec:
     """A new empty cluster with a volume, instances and endpoints of its own, once it takes SQL.
 
-    One that an earlier call has begun is taken to its end as it was begun. Raises ConfigError if it
-    cannot be or is there already, Readiness if it takes no SQL: then it stays, as one being created.
+    One that an earlier call has begun is taken to its end as it was begun. With `restoring` it is a new one
+    in any case, and counts as one being created until `restored` says that it has its contents.
+
+    Raises ConfigError if it cannot be or is there already, Readiness if it takes no SQL: then it stays, as
+    one being created.
     """
 
     def begun(old: Layout) -> Layout:
-        if any(c.name == name and c.state is ClusterState.CREATING for c in old.clusters):
-            refuse_if_cloned(old.cluster(name))
+        creating = [c for c in old.clusters if c.name == name and c.state is ClusterState.CREATING]
+        if creating and not restoring:
+            refuse_unfinished(creating[0])
             return old
         return with_new_cluster(
             old,
@@ -72,13 +77,37 @@ def create_cluster(
             max_storage_bytes=max_storage_bytes,
             retention_days=retention_days,
             backtrack_window_s=backtrack_window_s,
+            restoring=restoring,
         )
 
     with layout_turn(folder, wait_s):
         check_running(folder)
         layout = change_layout(folder, begun)
         tell(folder, layout)
-    return seen_running(folder, layout.cluster(name), wait_s, ready_s)
+    spec = layout.cluster(name)
+    if restoring:
+        wait_for_sql(folder, spec, timeout=ready_s)
+        return spec
+    return seen_running(folder, spec, wait_s, ready_s)
+
+
+def restored(folder: Folder, name: str, *, wait_s: float = LOCK_WAIT_S) -> None:
+    """It has what it was created for, and is as any other from now on. Raises ConfigError if it is not
+    there, or is not being restored, any more."""
+
+    def whole(old: Layout) -> Layout:
+        spec = old.cluster(name)
+        if not spec.restoring or spec.state is not ClusterState.CREATING:
+            raise ConfigError(f"{name} was stopped or deleted while it was being restored")
+        return old.with_cluster(replace(spec, state=ClusterState.RUNNING, restoring=False))
+
+    with layout_turn(folder, wait_s):
+        change_layout(folder, whole)
+
+
+def is_restoring(layout: Layout, name: str) -> bool:
+    """Whether there is a cluster of that name that a restore was to fill, and nobody has seen that done."""
+    return any(c.name == name and c.restoring for c in layout.clusters)
 
 
 def start_cluster(
@@ -88,7 +117,7 @@ def start_cluster(
 
     def started(old: Layout) -> Layout:
         spec = old.cluster(name)
-        refuse_if_cloned(spec)
+        refuse_unfinished(spec)
         if spec.runs:
             return old
         if not processes_of(folder, spec):  # else it was being stopped, and its ports are its own
@@ -147,12 +176,17 @@ def delete_cluster(folder: Folder, name: str, *, wait_s: float = LOCK_WAIT_S) ->
                 told.unlink(missing_ok=True)  # a later one may have its name
 
 
-def refuse_if_cloned(spec: ClusterSpec) -> None:
-    """Raises ConfigError for one that an unfinished `sextet clone` has begun."""
+def refuse_unfinished(spec: ClusterSpec) -> None:
+    """Raises ConfigError for one that an unfinished `sextet clone` or `sextet restore` has begun."""
     if spec.fork is not None:
         raise ConfigError(
             f"{spec.name} is being cloned from {spec.fork.source}; finish that with `sextet clone "
             f"{spec.fork.source} {spec.name}`, or remove it with `sextet cluster delete {spec.name}`"
+        )
+    if spec.restoring:
+        raise ConfigError(
+            f"{spec.name} is being restored, or that broke off: give that command again, or remove what "
+            f"it left with `sextet cluster delete {spec.name}`"
         )
 
 

@@ -80,8 +80,10 @@ def with_new_cluster(
     retention_days: int = DEFAULT_RETENTION_DAYS,
     backtrack_window_s: int = 0,
     fork: ForkSpec | None = None,
+    restoring: bool = False,
 ) -> Layout:
-    """With one more cluster, which is being created, or cloned if `fork` says of what.
+    """With one more cluster, which is being created, or cloned if `fork` says of what, or is there to be
+    filled by a restore.
 
     Its endpoints are on `port` and the next one, or else on the first free pair above all endpoints; its
     instances on free ports above everybody's.
@@ -110,6 +112,7 @@ def with_new_cluster(
         retention_days=retention_days,
         backtrack_window_s=backtrack_window_s,
         fork=fork,
+        restoring=restoring,
     )
     return layout.with_cluster(spec)
 

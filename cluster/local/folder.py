@@ -33,6 +33,10 @@ class Folder:
         """Held by whoever changes the layout of a running installation."""
         return self.run / "layout.lock"
 
+    def restore_lock(self, cluster: str) -> Path:
+        """Held by whoever restores a cluster of that name."""
+        return self.run / f"restore-{cluster}.lock"
+
     @property
     def supervisor_state(self) -> Path:
         return self.run / "supervisor.json"

@@ -160,6 +160,8 @@ class ClusterSpec:
     backtrack_window_s: int = 0
     """To any moment of so many seconds it may be put back in place; 0: to none. Files of before there was
     such a thing have none."""
+    restoring: bool = False
+    """It is there for a restore's contents, and nobody has seen them in it yet."""
 
     def __post_init__(self) -> None:
         check_retention(self.retention_days)
@@ -198,9 +200,9 @@ class Layout:
     store: str = ""
     """The object store to archive to (`cluster.local.store`), "" for the folder in the data folder."""
     archive_every_s: float = ARCHIVE_EVERY_S
+    """How often what is new goes there."""
     hot_window_s: float = HOT_WINDOW_S
     """For so long the past of every cluster stays readable on the storage nodes."""
-    """How often what is new goes there."""
 
     def __post_init__(self) -> None:
         _once("port", sorted(self.ports))

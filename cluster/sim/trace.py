@@ -33,7 +33,7 @@ KINDS = {
     "vcl": "a writer's VCL has moved: lsn",
     "vdl": "VDL has moved: lsn, epoch",
     "pgmrpl": "a writer's PGMRPL has moved: lsn",
-    "past": "a client has read the past: lsn, on; or why it could not: error",
+    "past": "a client has read the past, or why it could not: lsn, on, error",
     "view": "the catalog's view changed: writer, epoch",
     "cut": "the endpoint cuts a client off an instance that is no longer the writer: instance",
     "phase": "start, safety, heal, liveness, end: phase",

@@ -72,7 +72,7 @@ class Traveller:
             try:
                 await self._visit(client, self._moment(known))
             except Failed as failed:
-                self._world.trace.emit("past", self.name, error=failed.sqlstate or "lost")
+                self._tell(0, client, failed.sqlstate or "lost")
             finally:
                 self._world.endpoint.disconnected(client)
                 await client.close()
@@ -99,9 +99,12 @@ class Traveller:
         seen = Observation(client.read_lsn, tables, client.instance, now, whole=True)
         await client.run("COMMIT")
         self.visits.append(Visit(moment, durable, seen))
-        self._world.trace.emit("past", self.name, lsn=seen.read_lsn, on=client.instance)
+        self._tell(seen.read_lsn, client)
         if seen.read_lsn < durable:
             self._world.mark(Mark.PAST_READ, self.name)
+
+    def _tell(self, lsn: LSN, client: SqlClient, error: str = "") -> None:
+        self._world.trace.emit("past", self.name, lsn=lsn, on=client.instance, error=error)
 
     def check(self, commits: Sequence[CommitMark]) -> list[Violation]:
         """Kinds: past-wrong-commit: another commit than the last one at the moment was read."""

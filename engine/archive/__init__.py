@@ -10,6 +10,7 @@ an archive has one history, without the branches that failovers left behind.
     catalogue   which objects an archive has, and which moments a restore can mean
     keeping     which objects no restore needs any more
     source      what storage nodes say and give, and who of them is believed
+    belonging   whether an archive is of this volume's past
     archiver    the process that does it all the time
     restore     a base and the chunks after it to a SQLite file
     verify      every object that a restore might read, before one is needed

@@ -13,6 +13,9 @@ Invariants
 - An archive whose continuation is lost (it ends below what any hot log reaches back to) is left as it is.
   Another one begins, under its name and a number, with a base. Where it ends is read again before that is
   said: an archiver that was left behind knows of an end that others have gone on from.
+- What is archived continues the archive's own history: before anything else an archiver sees whether
+  storage has the archive's newest commit in its past. If not, an older copy of the volume is back, and
+  another archive begins.
 - Nothing is deleted but what no restore within the window needs. The window ends now, or where the archive
   does: an archiver's own clock that is ahead deletes nothing more.
 """
@@ -34,6 +37,7 @@ from engine.archive.bases import (
     index_key,
     part_key,
 )
+from engine.archive.belonging import has_other_past
 from engine.archive.catalogue import Listing, generations, next_generation
 from engine.archive.chunks import (
     NO_COMMIT,
@@ -64,6 +68,7 @@ from engine.types import LSN, PAGE_SIZE, CommitMark, VolumeId
 from engine.volume.channels import Channels
 from engine.volume.fencing import membership_from_pb
 from engine.volume.geometry import first_page, pg_of
+from engine.volume.quorum import read_quorum
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +157,7 @@ class Archiver:
         self._bare = False  # the end cannot be restored until there is another base
         self._making: LSN | None = None  # a base is being made at it
         self._base_error = ""  # why there was none, as it was said last
+        self._belongs = False  # the volume's past is the archive's
         self._told: LSN = 0  # the highest bound that nodes were told of
         self._stuck = 0  # rounds in which nothing followed, though there is something
 
@@ -320,6 +326,9 @@ class Archiver:
     async def _round(self) -> bool:
         """True if there is more to be done at once."""
         assert self._source is not None
+        if not self._belongs and self._end.newest.lsn and not await self._sees_its_past():
+            return False
+        self._belongs = True
         standing = await self._look()
         self._consider_base(standing)
         after, config = self._end.upto, self._config
@@ -339,6 +348,36 @@ class Archiver:
         elif self._end.number:
             await self._say_idle(standing)
         return False
+
+    async def _sees_its_past(self) -> bool:
+        """Once nodes know as much as the archive has: whether its end is in their past. If not, another
+        archive is begun. False if that cannot be told yet.
+
+        Nodes are told nothing before: they keep what they might be asked for.
+        """
+        assert self._source is not None
+        newest = self._end.newest
+        standing = await self._source.look(0)
+        if standing.vdl >= newest.lsn:
+            if not await has_other_past(self._source, standing, newest):
+                return True
+            await self._begin_another(f"storage has another past than commit {newest.lsn} of it")
+            return True
+        status = await self._writer_status()
+        if status is None or not self._is_newest(status, standing) or status.tip >= newest.lsn:
+            return False  # what nodes have heard of is behind what is durable
+        await self._begin_another(
+            f"the volume ends at LSN {status.tip}, before commit {newest.lsn}"
+        )
+        return True
+
+    def _is_newest(self, status: ipb.InstanceStatusReply, standing: Standing) -> bool:
+        """Whether a read quorum of nodes answered, and none knows of a writer after that one."""
+        if not standing.memberships:
+            return False
+        first = standing.memberships[min(standing.memberships)]
+        answered = read_quorum(first).satisfied(standing.epochs)
+        return answered and all(epoch <= status.epoch for epoch in standing.epochs.values())
 
     async def _frames(self, standing: Standing, after: LSN) -> list[bytes]:
         """What nodes have above `after` of all groups. Raises Forgotten."""

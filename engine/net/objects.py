@@ -146,7 +146,7 @@ class FolderStore:
     def _clean(self) -> None:
         for entry in os.scandir(self._root):
             if entry.name.startswith(_UNFINISHED):
-                with contextlib.suppress(FileNotFoundError):  # somebody else cleans as well
+                with contextlib.suppress(OSError):  # others clean too, and a store may be read-only
                     if time.time() - entry.stat().st_mtime > _LEFT_BEHIND_S:
                         os.unlink(entry.path)
 

@@ -710,3 +710,36 @@ def test_earlier_archives_go_once_the_newest_has_the_whole_window() -> None:
 
     town = play(act, config=replace(CONFIG, retention_s=10.0, retire_every_s=2.0))
     looked_at(town, "main.2")
+
+
+@pytest.mark.parametrize("at", ["ahead", "behind", "same"])
+def test_an_older_copy_of_the_volume_does_not_go_on_with_its_archive(at: str) -> None:
+    """As when a data folder is put back: LSNs are used again for something else."""
+    ends: list[int] = []
+    taken: dict[str, bytes] = {}
+
+    async def act(town: Town) -> None:
+        """Another installation's archive, which has the same name and has gone on further or not."""
+        await town.write({"ahead": 30, "behind": 4, "same": 10}[at])
+        await town.archived()
+        taken.update(town.bucket.objects)
+
+    async def later(town: Town) -> None:
+        town.hold_down()
+        town.bucket.objects.clear()
+        town.bucket.objects.update(taken)
+        ends.append(town.listing().newest)
+        await asyncio.sleep(0.7)  # the same commits, at other times
+        await town.write(10)
+        town.let_go()
+        await town.until(lambda: bool(town.listing("main.2").bases))
+        await town.write(30)
+        await town.archived()
+
+    play(act)
+    town = play(later)
+    assert town.names() == ["main", "main.2"]
+    assert town.listing().newest == ends[0], "the first is left as it was"
+    looked_at(town, "main.2", every=7)
+    last = asyncio.run(look(town, "main.2", every=1000)).archive
+    assert asyncio.run(rows_at(last, Target())) == town.rows

@@ -17,7 +17,18 @@ from tests.cluster.control.test_catalog import make_layout
 
 COMMANDS = [
     *("up", "down", "status", "failover", "events", "sql"),
-    *("import", "export", "restore", "clone", "backtrack", "log", "sim", "chaos", "version"),
+    *(
+        "import",
+        "export",
+        "restore",
+        "clone",
+        "backtrack",
+        "log",
+        "sim",
+        "chaos",
+        "bench",
+        "version",
+    ),
 ]
 
 
@@ -37,7 +48,7 @@ def test_every_command_has_help(command):
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
     assert "Usage" in result.output
-    if command not in ("sim", "version"):
+    if command not in ("sim", "bench", "version"):
         assert "--data" in result.output
         assert "SEXTET_DATA" in result.output
 

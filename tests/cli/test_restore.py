@@ -16,8 +16,10 @@ from cluster.cli.errors import CommandFailed
 from cluster.cli.options import Past
 from cluster.cli.restore import RestoreOptions, target_of
 from cluster.local import clusters
+from cluster.local.create import new_layout, with_new_cluster
 from cluster.local.folder import Folder
 from cluster.local.layout import ClusterSpec, InstanceSpec, Layout, load, save
+from cluster.local.ports import free_ports
 from cluster.local.ready import Readiness
 from cluster.local.store import make_store
 from engine.archive.catalogue import Target
@@ -232,23 +234,32 @@ def test_a_store_is_never_made_by_looking(tmp_path: Path) -> None:
 # -- the new cluster
 
 
-@pytest.mark.parametrize("breaks", ["import", "create", "both"])
+def _layout() -> Layout:
+    return new_layout(port=next(free_ports(31_000, taken=())), readers=0)
+
+
+@pytest.mark.parametrize("breaks", ["import", "create", "both", "stop"])
 def test_a_cluster_that_was_not_restored_is_taken_back(
     breaks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But none that somebody else has made of that name meanwhile."""
     deleted: list[str] = []
-    spec = ClusterSpec("new", 1, 2, 1 << 20, ())
     size: list[int] = []
 
-    def create(_folder: Folder, name: str, **given: int) -> ClusterSpec:
+    def create(folder: Folder, name: str, **given: int) -> ClusterSpec:
         size.append(given["max_storage_bytes"])
         assert (given["retention_days"], given["backtrack_window_s"]) == (2, 36 * 3600)
+        assert given["restoring"]
+        ours = breaks != "both"
+        layout = with_new_cluster(_layout(), name, readers=given["readers"], restoring=ours)
+        save(folder.data, layout)
         if breaks == "create":
             raise Readiness("it takes no SQL", "control")
-        if breaks == "both":
+        if breaks == "stop":
+            raise KeyboardInterrupt
+        if not ours:
             raise ConfigError(f"there is a cluster {name} already")
-        return spec
+        return layout.cluster(name)
 
     def fail(*_: object) -> None:
         raise CommandFailed("the import was refused")
@@ -259,8 +270,13 @@ def test_a_cluster_that_was_not_restored_is_taken_back(
     path = tmp_path / "new.db"
     with path.open("wb") as file:
         file.truncate(8 << 30)
-    said = {"import": "was refused", "create": "takes no SQL; see .*control", "both": "already"}
-    with pytest.raises((CommandFailed, ConfigError), match=said[breaks]):
+    said = {
+        "import": "was refused",
+        "create": "takes no SQL; see .*control",
+        "both": "already",
+        "stop": "^$",
+    }
+    with pytest.raises((CommandFailed, ConfigError, KeyboardInterrupt), match=said[breaks]):
         restore._cluster_of(Folder.at(tmp_path), "new", path, readers=0, past=Past(2, "36h"))
     assert deleted == ([] if breaks == "both" else ["new"])
     assert size == [16 << 30], "twice what is there, if that is more than the default"

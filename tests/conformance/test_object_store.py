@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 import sys
@@ -330,6 +331,26 @@ async def test_what_a_dead_process_left_is_removed_a_day_later(tmp_path: Path) -
     assert not old.exists()
     assert new.exists()  # somebody may be writing it
     assert await store.keys() == []
+    store.close()
+
+
+async def test_a_store_that_cannot_be_written_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a backup's disk that is mounted read-only, on which a dead process has left something."""
+    store = FolderStore(tmp_path)
+    await store.create("kept", b"whole")
+    store.close()
+    left = tmp_path / ".new-1"
+    left.touch()
+    os.utime(left, (0, 0))
+
+    def refuse(path: str) -> None:
+        raise OSError(errno.EROFS, "read-only file system", path)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    store = FolderStore(tmp_path, make=False)
+    assert await store.read("kept") == b"whole"
     store.close()
 
 
