@@ -159,6 +159,18 @@ def test_times_of_the_table():
     assert STEP_S * (1 + next(n for n, why in enumerate(said) if why)) == 4.0
 
 
+def test_silence_that_was_announced_is_no_sign_of_illness():
+    """A large commit: 14 seconds of it, a word, and then storage needs a while for it."""
+    busy = Sight(0, Seen.SILENT, busy=True)
+    course = [
+        *every(56, busy),
+        *every(2, Sight(0, Seen.WORKING)),
+        *every(7, Sight(0, Seen.NO_QUORUM)),
+    ]
+    said, _ = play([*every(8, Sight(0, Seen.WORKING)), *course], WriterHealth(0.0))
+    assert not any(said)
+
+
 @given(st.lists(st.floats(0.0, 5.0), max_size=300))
 def test_failovers_that_do_not_help_get_rare(waits):
     rest, now, done = Rest(), 0.0, 0
