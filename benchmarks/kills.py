@@ -1,4 +1,4 @@
-"""kill -9 while there is archived, kept, cloned, restored and deleted, with real processes.
+"""kill -9 while there is archived, kept, cloned, restored, put back and deleted, with real processes.
 
     python -m benchmarks.kills [--moments 12] [--only clone,delete] [--victims command] [--steps none]
 
@@ -291,6 +291,10 @@ class Operation:
     def undo(self, bench: Bench) -> None:
         """So that the next experiment begins as this one did."""
 
+    def writer(self, bench: Bench) -> str:
+        """Of the cluster that it is about, in the next experiment."""
+        return bench.cluster.writer
+
 
 def listed(bench: Bench, store: str | None = None) -> set[str]:
     """Snapshots of the store. Raises Corrupt, FormatError if one is listed that is no good."""
@@ -484,6 +488,77 @@ class Delete(Operation):
             time.sleep(0.2)
 
 
+class Backtrack(Operation):
+    """Of a clone whose rows were deleted since."""
+
+    name = "backtrack"
+    there = ""  # it says that nothing differs, and has succeeded
+
+    def __init__(self) -> None:
+        self._lsn = 0
+
+    def _cluster(self, bench: Bench) -> str:
+        return f"{self.name}{bench.number}"
+
+    def _url(self, bench: Bench) -> str:
+        spec = bench.spec(self._cluster(bench))
+        assert spec is not None
+        return spec.writer_url
+
+    def prepare(self, bench: Bench) -> None:
+        super().prepare(bench)
+        clone_cluster(
+            bench.folder,
+            ForkSpec(MAIN),
+            self._cluster(bench),
+            full_copy=no_copy,
+            readers=0,
+            backtrack_window_s=3600,
+        )
+        with psycopg.connect(self._url(bench), autocommit=True) as client:
+            client.execute("UPDATE old SET body = body WHERE id = 1")
+            found = client.execute("SHOW sextet.last_commit").fetchone()
+            count = client.execute("SELECT count(*) FROM beat").fetchone()
+            assert found is not None
+            assert count is not None
+            self._lsn, bench.expected = int(found[0]), (count[0], count[0])
+            client.execute("DELETE FROM beat")
+            client.execute("UPDATE old SET body = 'x'")
+
+    def command(self, bench: Bench) -> list[object]:
+        return ["backtrack", self._cluster(bench), "--to-lsn", self._lsn, "--yes"]
+
+    def complete(self, bench: Bench) -> bool:
+        """Both tables are as they were, or neither is."""
+        deadline = time.monotonic() + BACK_S
+        while True:
+            try:
+                with psycopg.connect(
+                    self._url(bench), autocommit=True, connect_timeout=10
+                ) as client:
+                    rows = client.execute("SELECT count(*) FROM beat").fetchone()
+                    same = client.execute("SELECT count(*) FROM old WHERE body = 'x'").fetchone()
+                break
+            except psycopg.Error as error:
+                if time.monotonic() > deadline:
+                    raise Wrong(f"{self._cluster(bench)} does not answer: {error}") from error
+                time.sleep(0.2)
+        assert rows is not None
+        assert same is not None
+        if (rows[0] == 0) is not (same[0] == OLD_ROWS):
+            raise Wrong(f"half of it: {rows[0]} rows, and {same[0]} of {OLD_ROWS} as of now")
+        return bool(rows[0])
+
+    def check(self, bench: Bench) -> None:
+        bench.check_cluster(self._cluster(bench))
+
+    def undo(self, bench: Bench) -> None:
+        delete_cluster(bench.folder, self._cluster(bench))
+
+    def writer(self, bench: Bench) -> str:
+        return f"{self.name}{bench.number + 1}-1"
+
+
 class Archive(Operation):
     """No command: the archiver at work for some seconds, which `sleep` stands for."""
 
@@ -544,6 +619,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Copy(),
     Clone(),
     Restore(),
+    Backtrack(),
     Delete(),
 )
 
@@ -556,7 +632,7 @@ VICTIMS: dict[str, Callable[[Bench], Sequence[str]]] = {
     "two nodes": lambda bench: bench.rng.sample(STORAGE, 2),
     "archiver": lambda _: [f"archive-{MAIN}"],
     "control": lambda _: ["control"],
-    "writer": lambda bench: [bench.cluster.writer],
+    "writer": lambda _: [],  # each operation has its own
     "command": lambda _: [],
 }
 
@@ -580,6 +656,11 @@ STEPS: tuple[tuple[str, str, Step], ...] = (
     ("restore", "storage", Step.PERSIST),
     ("restore", "new writer", Step.SEND),
     ("restore", "new writer", Step.DURABLE),
+    ("backtrack", "new writer", Step.BACKTRACK),
+    ("backtrack", "new writer", Step.SEND),
+    ("backtrack", "new writer", Step.DURABLE),
+    ("backtrack", "storage", Step.RECEIVE),
+    ("backtrack", "storage", Step.PERSIST),
     ("delete", "storage", Step.DROP),
 )
 """(operation, process, step), each before and after. `RETIRE` and `GROW` are not reached: nothing is a day
@@ -733,7 +814,7 @@ def by_moments(
             continue
         for turn in range(moments):
             after_s = took * (turn + 0.5) / moments
-            names = VICTIMS[victim](bench)
+            names = [operation.writer(bench)] if victim == "writer" else VICTIMS[victim](bench)
             strike = at_moment(bench, names, after_s)
             experiment(bench, operation, table, victim, strike, f"after {after_s:.2f} s")
 
