@@ -87,9 +87,11 @@ _PUT_SEGMENT = "INSERT OR REPLACE INTO segment VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?
 _PUT_VERSION = "INSERT OR REPLACE INTO page_version VALUES (?,?,?,?,?,?)"
 _NEWEST = """
     SELECT v.page, v.lsn, v.image, v.checksum FROM json_each(?) AS wanted
-    JOIN page_version AS v ON v.volume = ? AND v.page = wanted.value AND v.lsn =
+    CROSS JOIN page_version AS v ON v.volume = ? AND v.page = wanted.value AND v.lsn =
         (SELECT max(lsn) FROM page_version WHERE volume = ? AND page = wanted.value AND lsn <= ?)
 """
+"""CROSS JOIN keeps SQLite from looking through the whole volume for each page: it takes a list of unknown
+length for a long one."""
 _DROP = """
     DELETE FROM page_version WHERE volume = ? AND page = ? AND lsn <
         (SELECT max(lsn) FROM page_version WHERE volume = ? AND page = ? AND lsn <= ?)
@@ -272,9 +274,9 @@ class SqlitePageStore:
         volume = row.id.volume
         if pages is None:
             found = await self._all(
-                "SELECT page FROM page_version WHERE volume = ? AND pg = ?"
-                " GROUP BY page HAVING count(*) > 1",
-                (volume, row.id.pg),
+                "SELECT page FROM page_version WHERE volume = ? AND page >= ? AND page < ?"
+                " AND pg = ? GROUP BY page HAVING count(*) > 1",
+                (volume, first_page(row.id.pg), first_page(row.id.pg + 1), row.id.pg),
             )
             pages = [page for (page,) in found]
         kept = (json.dumps(list(keep)),) if keep else ()
