@@ -13,7 +13,7 @@ import pytest
 from cluster.local.layout import load
 from tests.e2e.conftest import LocalCluster
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def test_a_restore_that_was_killed_is_not_there_and_can_be_given_again(

@@ -25,7 +25,7 @@ INSTANCES = ("main-1", "main-2")
 ANYBODY = (*STORAGE, *INSTANCES, "control", "writer")
 LASTING = st.sampled_from((0.05, 0.5, 2.0))
 
-EXAMPLES = {"ci": 25, "nightly": 400}.get(os.environ.get("SEXTET_HYPOTHESIS", ""), 8)
+EXAMPLES = {"ci": 12, "nightly": 400}.get(os.environ.get("SEXTET_HYPOTHESIS", ""), 8)
 
 
 class SimulatedCluster(RuleBasedStateMachine):
