@@ -104,8 +104,7 @@ class ForkTable(ABC):
                 "UPDATE forks SET lsn = ?, time_us = ?, pages = ? WHERE volume = ?",
                 (commit.lsn, commit.time_us, commit.pages, fork.volume),
             )
-            for pg, tail in sorted(tails.items()):
-                await _add_fork_group(db, fork, pg, tail, commit.lsn)
+            await _add_fork_groups(db, fork, tails, commit.lsn)
             await bump(db)
             return True
 
@@ -203,21 +202,27 @@ async def _is_new(db: aiosqlite.Connection, fork: ForkRow) -> bool:
     return bool(groups == 0)
 
 
-async def _add_fork_group(
-    db: aiosqlite.Connection, fork: ForkRow, pg: PgNo, tail: LSN, upto: LSN
+async def _add_fork_groups(
+    db: aiosqlite.Connection, fork: ForkRow, tails: Mapping[PgNo, LSN], upto: LSN
 ) -> None:
-    group = (fork.volume, pg)
-    parent = (fork.parent, pg)
-    await db.execute("INSERT INTO groups VALUES (?, ?, 1)", group)
-    await db.execute(
+    """Each statement for all groups at once: every call costs a turn of the database's thread."""
+    groups = [(fork.volume, pg) for pg in sorted(tails)]
+    with_parents = [(*group, fork.parent, group[1]) for group in groups]
+    await db.executemany("INSERT INTO groups VALUES (?, ?, 1)", groups)
+    await db.executemany(
         "INSERT INTO members SELECT ?, ?, n.name, n.incarnation, 0 FROM members m"
         " JOIN storage_nodes n ON n.name = m.node WHERE m.volume = ? AND m.pg = ?",
-        (*group, *parent),
+        with_parents,
     )
-    await db.execute("INSERT INTO fork_groups VALUES (?, ?, ?)", (*group, tail))
-    await db.execute("INSERT INTO ancestors VALUES (?, ?, 0, ?, ?)", (*group, fork.parent, upto))
-    await db.execute(
+    await db.executemany(
+        "INSERT INTO fork_groups VALUES (?, ?, ?)", [(*group, tails[group[1]]) for group in groups]
+    )
+    await db.executemany(
+        "INSERT INTO ancestors VALUES (?, ?, 0, ?, ?)",
+        [(*group, fork.parent, upto) for group in groups],
+    )
+    await db.executemany(
         "INSERT INTO ancestors SELECT ?, ?, place + 1, ancestor, lsn FROM ancestors"
         " WHERE volume = ? AND pg = ?",
-        (*group, *parent),
+        with_parents,
     )
