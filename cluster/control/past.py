@@ -44,7 +44,8 @@ def last_admitted(
         return Admitted(newest, oldest, None)
     known = [one.commit for said in answers.values() for one in said.values() if one.whole]
     commit = max((c for c in known if c is not None and moment.admits(c)), default=None, key=_lsn)
-    waiting = next((m.pg for m in memberships if not _list_all(m, answers, commit)), None)
+    low = commit.lsn if commit is not None else point.earliest
+    waiting = next((m.pg for m in memberships if not _list_all(m, answers, low)), None)
     if commit.lsn < point.earliest if commit is not None else waiting is None:
         raise ConfigError(
             f"storage nodes still have the states from LSN {oldest.lsn} ({shown(oldest.time_us)}) on, the "
@@ -54,14 +55,10 @@ def last_admitted(
     return Admitted(commit or newest, oldest, waiting)
 
 
-def _list_all(membership: Membership, answers: Answers, commit: CommitMark | None) -> bool:
-    """Whether no commit of the group above `commit` can be missing in what its members have said."""
+def _list_all(membership: Membership, answers: Answers, low: LSN) -> bool:
+    """Whether no commit of the group at or above `low` can be missing in what its members have said."""
     said = _of(membership, answers)
-    listing = [
-        node
-        for node, one in said.items()
-        if one.whole and (commit is None or one.floor <= commit.lsn)
-    ]
+    listing = [node for node, one in said.items() if one.whole and one.floor <= low]
     return read_quorum(membership).satisfied(listing)
 
 

@@ -104,6 +104,17 @@ def test_who_has_collected_past_the_answer_lists_too_little() -> None:
     assert last_admitted(GROUPS, answers, NEWEST, moment).waits_for == 1
 
 
+def test_that_there_is_none_is_not_concluded_from_those_who_let_go_of_it() -> None:
+    """LSN 2 is there and served by four; of those who answer, one lacks it and two have let go of it."""
+    moment = Moment(lsn=3)
+    answers: Answers = {
+        "A": {0: says(moment, COMMITS[1:]), 1: says(moment, [])},
+        "B": {0: says(moment, COMMITS, floor=4), 1: says(moment, [])},
+        "C": {0: says(moment, COMMITS, floor=4), 1: says(moment, [])},
+    }
+    assert last_admitted(GROUPS, answers, NEWEST, moment).waits_for == 0
+
+
 @given(st.data())
 def test_it_is_the_last_one_or_not_known(data: st.DataObject) -> None:
     """Whoever answers, whatever they lack (two of six each record at most) and have collected."""
