@@ -21,7 +21,6 @@ All processes share this machine's CPUs. Nothing of it is asserted.
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 import os
 import shutil
@@ -38,6 +37,7 @@ from typing import Any, NoReturn
 
 import psycopg
 
+from benchmarks.bench.postgres import programs, server_user
 from benchmarks.local import Cluster, cluster, save
 from cluster.local.cloning import Cloned, clone_cluster
 from cluster.local.folder import Folder
@@ -51,7 +51,6 @@ QUIET_S = 60.0
 """Redo becomes pages within ten seconds or so."""
 
 RATE_S = 3.0
-PG_PROGRAMS = Path("/usr/lib/postgresql")
 
 
 def fill(made: Cluster, size: int) -> int:
@@ -147,27 +146,10 @@ def copy_file(made: Cluster, room: Path) -> float:
 # -- PostgreSQL
 
 
-def pg_programs() -> Path | None:
-    """The folder of the newest PostgreSQL's server programs, or None."""
-    found = sorted(PG_PROGRAMS.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    return found[-1].parent if found else None
-
-
-def pg_user() -> str | None:
-    """Whom its server is to run as: it refuses to as root. None: there is nobody."""
-    if os.geteuid() != 0:
-        return getpass.getuser()
-    return "postgres" if shutil.which("runuser") is not None and _is_user("postgres") else None
-
-
-def _is_user(name: str) -> bool:
-    return subprocess.run(["id", name], capture_output=True, check=False).returncode == 0
-
-
 def pg_basebackup(rows: int) -> float | None:
     """How long it takes of a server with that many rows; None where there is none to be had."""
-    programs, user = pg_programs(), pg_user()
-    if programs is None or user is None:
+    bin_, user = programs(), server_user()
+    if bin_ is None or user is None:
         return None
 
     def run(*command: object) -> None:
@@ -182,9 +164,9 @@ def pg_basebackup(rows: int) -> float | None:
         shutil.chown(folder, user)
         data, backup = Path(folder) / "data", Path(folder) / "backup"
         port = next(free_ports(29_000, taken=()))
-        run(programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust")
+        run(bin_ / "initdb", "-D", data, "-U", "postgres", "-A", "trust")
         options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
-        run(programs / "pg_ctl", "-D", data, "-w", "-o", options, "-l", data / "log", "start")
+        run(bin_ / "pg_ctl", "-D", data, "-w", "-o", options, "-l", data / "log", "start")
         try:
             url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
             with psycopg.connect(url, autocommit=True) as client:
@@ -195,10 +177,10 @@ def pg_basebackup(rows: int) -> float | None:
                 )
                 client.execute("CHECKPOINT")
             began = time.perf_counter()
-            run(programs / "pg_basebackup", "-d", url, "-D", backup, "-c", "fast")
+            run(bin_ / "pg_basebackup", "-d", url, "-D", backup, "-c", "fast")
             return time.perf_counter() - began
         finally:
-            run(programs / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+            run(bin_ / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
 
 
 # -- one size

@@ -33,6 +33,7 @@ import sys
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -265,7 +266,7 @@ def ended(command: subprocess.Popen[str]) -> tuple[int, str]:
 # -- operations
 
 
-class Operation:
+class Operation(ABC):
     """Something that a command does; `bench.number` tells one experiment's from another's."""
 
     name: str
@@ -277,19 +278,21 @@ class Operation:
         moment, count = bench.rows.settled()
         bench.moment, bench.expected = moment, (count, count + 10_000)
 
+    @abstractmethod
     def command(self, bench: Bench) -> list[object]:
-        raise NotImplementedError
+        """The arguments of `sextet`."""
 
+    @abstractmethod
     def complete(self, bench: Bench) -> bool:
         """Raises Wrong if it is neither that nor absent."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, bench: Bench) -> None:
         """What is complete has the right contents. Raises Wrong, SextetError."""
-        raise NotImplementedError
 
     def undo(self, bench: Bench) -> None:
         """So that the next experiment begins as this one did."""
+        return  # an archive is to grow
 
     def writer(self, bench: Bench) -> str:
         """Of the cluster that it is about, in the next experiment."""

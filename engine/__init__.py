@@ -49,7 +49,8 @@ Life of a read
  2. `engine.sql.session.Session.execute` runs SQLite in a greenlet; at `engine.sql.vfs.VolumeFile.xLock` the
     read point is pinned there (`engine.sql.pool.BufferPool.pin`). It holds back garbage collection. A
     session that wants strong reads first waits for what the writer confirms
-    (`engine.instance.commitpoint.CommitPoint`).
+    (`engine.instance.commitpoint.CommitPoint`); one that reads the past pins an earlier commit, which the
+    writer's `engine.volume.window.HotWindow` keeps from being collected.
  3. `engine.sql.vfs.VolumeFile.xRead` asks the pool for the page as of the read point. Cached: done.
  4. Not cached: `engine.sql.bridge.await_sync` switches to the event loop, which awaits
     `engine.sql.pool.BufferPool.get`; other sessions run meanwhile.

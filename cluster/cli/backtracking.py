@@ -40,8 +40,8 @@ from engine.moments import parse_time
 from engine.net.methods import BACKTRACK, COMMIT_AT, RECORD_EVENT
 from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import instance_pb2 as pb
-from engine.net.pb.storage_pb2 import CommitPoint
 from engine.types import LSN, PAGE_SIZE, CommitMark
+from engine.volume.fencing import commit_from_pb, commit_to_pb
 
 SEND_S = 60.0
 """The writer may have to fetch the pages it compares with from storage, which gives up before."""
@@ -161,12 +161,12 @@ class HotWindow:
         )
         async with channel_to(self._layout.control_address) as control:
             commit = (await control.call(COMMIT_AT, request, timeout=COMMIT_AT_S)).commit
-        return CommitMark(commit.lsn, commit.time_us, commit.pages)
+        return commit_from_pb(commit)
 
     async def fetch(self, commit: CommitMark, path: Path) -> None:
         # From the writer: it has most of these pages cached, and compares them afterwards.
         writer = writer_of(await cluster_status(self._folder, self._layout, self._cluster))
-        await receive_from(writer.view.address, path, as_of=_point(commit))
+        await receive_from(writer.view.address, path, as_of=commit_to_pb(commit))
 
 
 class InArchive:
@@ -285,7 +285,7 @@ async def _send(
                 task = show.add_task("comparing", total=total)
                 while chunk := file.read(CHUNK_PAGES * PAGE_SIZE):
                     async with asyncio.timeout(SEND_S):
-                        await stream.send(pb.BacktrackChunk(past=_point(commit), pages=chunk))
+                        await stream.send(pb.BacktrackChunk(past=commit_to_pb(commit), pages=chunk))
                     show.update(task, advance=len(chunk))
                 await stream.done_sending()
                 complete = True
@@ -304,10 +304,6 @@ async def _send(
             raise CommandFailed(f"{cluster} is not put back: {error}") from error
         finally:
             stream.close()
-
-
-def _point(commit: CommitMark) -> CommitPoint:
-    return CommitPoint(lsn=commit.lsn, time_us=commit.time_us, pages=commit.pages)
 
 
 async def _record(

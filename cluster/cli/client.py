@@ -18,6 +18,7 @@ from engine.net.methods import CLUSTER_STATUS, COMMIT_AT
 from engine.net.pb import control_pb2 as pb
 from engine.ports import Channel
 from engine.types import CommitMark
+from engine.volume.fencing import commit_from_pb
 
 STATUS_TIMEOUT_S = 5.0
 PAST_TIMEOUT_S = 2.0
@@ -65,8 +66,7 @@ async def oldest_readable(layout: Layout, cluster: str) -> CommitMark | None:
             )
     except SextetError:
         return None
-    oldest = reply.oldest
-    return CommitMark(oldest.lsn, oldest.time_us, oldest.pages) if oldest.lsn else None
+    return commit_from_pb(reply.oldest) if reply.oldest.lsn else None
 
 
 def adopt_layout(folder: Folder) -> bool:

@@ -24,7 +24,7 @@ from engine.steps import Step
 from engine.tasks import Background, backoff
 from engine.types import Membership, NodeId, PgNo, VolumeId
 from engine.volume.channels import Channels
-from engine.volume.fencing import membership_to_pb
+from engine.volume.fencing import commit_to_pb, membership_to_pb
 from engine.volume.quorum import write_quorum
 
 log = logging.getLogger(__name__)
@@ -65,9 +65,7 @@ def assignment_to_pb(assignment: Assignment) -> pb.SegmentAssignment:
             message.fork.ancestry.add(volume=volume, lsn=lsn)
         message.fork.tail = fork.tail
         commit = fork.commit
-        message.fork.commit.CopyFrom(
-            pb.CommitPoint(lsn=commit.lsn, time_us=commit.time_us, pages=commit.pages)
-        )
+        message.fork.commit.CopyFrom(commit_to_pb(commit))
     return message
 
 

@@ -18,7 +18,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Literal
 
 from cluster.control.assign import ALL_SIX_S, Assigner
 from cluster.control.catalog import Catalog
@@ -38,6 +37,8 @@ from engine.types import LSN, CommitMark, Membership, NodeId, PgNo
 from engine.volume.channels import Channels
 from engine.volume.fencing import (
     OpenedVolume,
+    commit_from_pb,
+    commit_to_pb,
     membership_to_pb,
     open_volume,
     truncation_to_pb,
@@ -198,7 +199,9 @@ class Forker:
         async with self._read_point(row) as newest:
             memberships = await self._catalog.memberships(row.volume)
             found = await self._admitted(memberships, row.volume, newest, moment)
-        return pb.CommitAtReply(commit=_commit_pb(found.commit), oldest=_commit_pb(found.oldest))
+        return pb.CommitAtReply(
+            commit=commit_to_pb(found.commit), oldest=commit_to_pb(found.oldest)
+        )
 
     async def _admitted(
         self,
@@ -277,10 +280,7 @@ class Forker:
         except SextetError as error:
             log.debug("%s: %s: %s", address, type(error).__name__, error)
             return {}
-        return {
-            g.pg: Said(g.tail, g.whole, g.floor, _commit_of(g, "commit"), _commit_of(g, "oldest"))
-            for g in reply.groups
-        }
+        return {group.pg: _said(group) for group in reply.groups}
 
     # -- the commit
 
@@ -330,7 +330,7 @@ class Forker:
         except BaseException:
             stream.close()
             raise
-        return CommitMark(held.commit.lsn, held.commit.time_us, held.commit.pages), stream
+        return commit_from_pb(held.commit), stream
 
     async def _recover(self, source: ClusterRow) -> tuple[CommitMark, None]:
         """As the next writer would; then every node is told what is durable."""
@@ -373,15 +373,10 @@ class Forker:
             log.info("%s is not told what is durable: %s", node, error)
 
 
-def _commit_of(group: spb.ForkGroup, field: Literal["commit", "oldest"]) -> CommitMark | None:
-    if not group.HasField(field):
-        return None
-    commit: spb.CommitPoint = getattr(group, field)
-    return CommitMark(commit.lsn, commit.time_us, commit.pages)
-
-
-def _commit_pb(commit: CommitMark) -> spb.CommitPoint:
-    return spb.CommitPoint(lsn=commit.lsn, time_us=commit.time_us, pages=commit.pages)
+def _said(group: spb.ForkGroup) -> Said:
+    commit = commit_from_pb(group.commit) if group.HasField("commit") else None
+    oldest = commit_from_pb(group.oldest) if group.HasField("oldest") else None
+    return Said(group.tail, group.whole, group.floor, commit, oldest)
 
 
 def _little_known(pg: PgNo | None, lsn: LSN) -> Unavailable:
@@ -411,5 +406,5 @@ def _require_served(point: ForkPoint, lsn: LSN) -> None:
 def _reply(fork: ForkRow) -> pb.ForkVolumeReply:
     reply = pb.ForkVolumeReply(volume=fork.volume, copy=fork.copy)
     if not fork.copy:
-        reply.commit.CopyFrom(_commit_pb(fork.commit))
+        reply.commit.CopyFrom(commit_to_pb(fork.commit))
     return reply

@@ -41,13 +41,12 @@ from engine.net.methods import (
     WATCH_CLUSTER,
 )
 from engine.net.pb import control_pb2 as pb
-from engine.net.pb import storage_pb2 as spb
 from engine.ports import Handlers, Runtime, Stream
 from engine.steps import Step
 from engine.tasks import Background
 from engine.types import Membership, PgNo
 from engine.volume.channels import Channels
-from engine.volume.fencing import membership_to_pb
+from engine.volume.fencing import commit_to_pb, membership_to_pb
 from engine.volume.geometry import first_page
 from engine.volume.quorum import COPIES, write_quorum
 
@@ -208,7 +207,7 @@ class ControlPlane:
         fork = None
         if row.fork is not None and row.fork.made and row.fork.commit.lsn:
             commit = row.fork.commit
-            fork = spb.CommitPoint(lsn=commit.lsn, time_us=commit.time_us, pages=commit.pages)
+            fork = commit_to_pb(commit)
         return pb.ClusterView(
             cluster=row.name,
             volume=row.volume,

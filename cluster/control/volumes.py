@@ -13,6 +13,7 @@ from engine.net.pb import control_pb2 as pb
 from engine.net.pb import storage_pb2 as spb
 from engine.types import PgNo, VolumeId
 from engine.volume.channels import Channels
+from engine.volume.fencing import commit_to_pb
 
 ANSWER_S = 2.0
 
@@ -62,9 +63,7 @@ def volume_info(row: VolumeRow, segments: Iterable[spb.SegmentStatus]) -> pb.Vol
         )
         if fork.commit.lsn:
             commit = fork.commit
-            info.fork.CopyFrom(
-                spb.CommitPoint(lsn=commit.lsn, time_us=commit.time_us, pages=commit.pages)
-            )
+            info.fork.CopyFrom(commit_to_pb(commit))
     if not row.cluster:
         return info
     copies: dict[PgNo, list[spb.SegmentStatus]] = {pg: [] for pg in row.groups}

@@ -41,6 +41,7 @@ from engine.net.grpc_transport import GrpcTransport
 from engine.net.methods import FORK_VOLUME
 from engine.net.pb import control_pb2 as pb
 from engine.types import CommitMark
+from engine.volume.fencing import commit_from_pb
 
 CALL_S = 90.0
 """The control plane gives up before."""
@@ -191,7 +192,7 @@ def _finish(
             wait_for_sql(folder, spec, timeout=ready_s)
             bring()
     spec = seen_running(folder, spec, wait_s, ready_s)
-    commit = CommitMark(made.commit.lsn, made.commit.time_us, made.commit.pages)
+    commit = commit_from_pb(made.commit)
     return Cloned(spec, None if made.copy else commit, made.copy, volume_s)
 
 

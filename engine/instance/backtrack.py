@@ -18,13 +18,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from engine.errors import ConfigError, DeadlineExceeded, LockTimeout, ProtocolError
 from engine.net.pb import instance_pb2 as pb
-from engine.net.pb.storage_pb2 import CommitPoint
 from engine.ports import Stream
 from engine.sql.engine import SqlEngine
 from engine.sql.header import MAGIC, put_back, same_contents
 from engine.sql.pool import BufferPool
 from engine.steps import Step, Steps
 from engine.types import PAGE_SIZE, CommitMark, PageNo
+from engine.volume.fencing import commit_from_pb, commit_to_pb
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ async def backtrack_database(
     first = await _next(stream)
     if first is None:
         raise ProtocolError("no page came; nothing is changed")
-    past = CommitMark(first.past.lsn, first.past.time_us, first.past.pages)
+    past = commit_from_pb(first.past)
     if not 0 < past.lsn <= engine.pool.tip.lsn or not past.pages:
         raise ConfigError(
             f"LSN {past.lsn} is no earlier commit of this cluster; its newest one is "
@@ -68,7 +68,7 @@ async def backtrack_database(
     await dismiss(WHY)
     async with _write_lock(engine):
         before = engine.pool.tip
-        reply = pb.BacktrackReply(before=_point(before))
+        reply = pb.BacktrackReply(before=commit_to_pb(before))
         images = await _differing(engine.pool, _chunks(first, stream), past, bytes_max)
         if not images:
             return reply
@@ -80,13 +80,9 @@ async def backtrack_database(
             # Whoever came meanwhile has seen the state of before.
             await dismiss(WHY)
     log.info("LSN %d puts the state of LSN %d back: %d pages", mark.lsn, past.lsn, len(images))
-    reply.commit.CopyFrom(_point(mark))
+    reply.commit.CopyFrom(commit_to_pb(mark))
     reply.changed_pages = len(images)
     return reply
-
-
-def _point(mark: CommitMark) -> CommitPoint:
-    return CommitPoint(lsn=mark.lsn, time_us=mark.time_us, pages=mark.pages)
 
 
 @asynccontextmanager

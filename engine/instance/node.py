@@ -46,9 +46,9 @@ from engine.sql.pool import BufferPool
 from engine.sql.settings import SqlSettings
 from engine.steps import Step
 from engine.tasks import Background, backoff, unless_late
-from engine.types import LSN, CommitMark
+from engine.types import LSN
 from engine.volume.channels import Channels
-from engine.volume.fencing import membership_from_pb
+from engine.volume.fencing import commit_from_pb, membership_from_pb
 
 log = logging.getLogger(__name__)
 
@@ -339,8 +339,7 @@ class Instance:
     ) -> None:
         if self.pool is None:
             raise Unavailable(f"{self.identity.name} is {self._state}")
-        past = request.as_of
-        as_of = CommitMark(past.lsn, past.time_us, past.pages) if past.lsn else None
+        as_of = commit_from_pb(request.as_of) if request.HasField("as_of") else None
         await export_database(self.pool, as_of, stream)
 
     async def _hold_read_point(self, stream: Stream[pb.HeldReadPoint, pb.HoldRequest]) -> None:

@@ -10,6 +10,7 @@ from engine.net.methods import COMMIT_AT
 from engine.net.pb import control_pb2 as cpb
 from engine.types import CommitMark
 from engine.volume.channels import Channels
+from engine.volume.fencing import commit_from_pb
 
 TIMEOUT_S = 20.0
 """Longer than the control plane itself waits for a writer and for storage nodes."""
@@ -28,7 +29,6 @@ def commit_at(
             reply = await channels.to(control_address).call(COMMIT_AT, request, timeout=TIMEOUT_S)
         except ConfigError as error:
             raise SnapshotTooOld(str(error)) from error
-        commit = reply.commit
-        return CommitMark(commit.lsn, commit.time_us, commit.pages)
+        return commit_from_pb(reply.commit)
 
     return ask

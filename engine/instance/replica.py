@@ -31,7 +31,7 @@ from engine.steps import Mark, Step
 from engine.tasks import backoff, end_all
 from engine.types import LSN, CommitMark, Membership, PgNo
 from engine.volume.channels import Channels
-from engine.volume.fencing import membership_from_pb
+from engine.volume.fencing import commit_from_pb, membership_from_pb
 from engine.volume.geometry import pg_of
 from engine.volume.membership import supersedes
 from engine.volume.reader import PageReader
@@ -258,7 +258,7 @@ class Replica:
                 f"{self._applied} of epoch {self.epoch}"
             )
         self._runtime.steps.before(Step.JOIN)
-        mark = CommitMark(base.vdl.lsn, base.vdl.time_us, base.vdl.pages)
+        mark = commit_from_pb(base.vdl)
         self._learn(base.memberships, grown=True)
         for tail in base.tails:
             self.tails.note(tail.pg, tail.lsn)

@@ -56,6 +56,7 @@ from engine.types import (
     SegmentId,
     VolumeId,
 )
+from engine.volume.fencing import commit_from_pb, commit_to_pb
 from engine.volume.quorum import write_quorum
 
 log = logging.getLogger(__name__)
@@ -82,8 +83,7 @@ def fork_from_pb(message: pb.Fork) -> Fork:
     check_numbers("fork", {**numbers, "pages": commit.pages})
     if parent.lsn != commit.lsn or message.tail > commit.lsn:
         raise ProtocolError(f"a fork at {commit.lsn} of {parent.lsn} with the tail {message.tail}")
-    mark = CommitMark(commit.lsn, commit.time_us, commit.pages)
-    return Fork(parent.volume, mark, message.tail)
+    return Fork(parent.volume, commit_from_pb(commit), message.tail)
 
 
 async def fork_point(state: NodeState, request: pb.ForkPointRequest) -> pb.ForkPointReply:
@@ -105,17 +105,13 @@ async def fork_point(state: NodeState, request: pb.ForkPointRequest) -> pb.ForkP
         )
         commits = segment.commits_within(segment.floor, known)
         if commits:
-            reply.groups[-1].oldest.CopyFrom(_commit_pb(commits[0]))
+            reply.groups[-1].oldest.CopyFrom(commit_to_pb(commits[0]))
         upto, by = request.at_lsn or NUMBER_LIMIT, request.at_time_us or NUMBER_LIMIT
         # A clock may have been set back, so times need not grow: the last in the log's order counts.
         admitted = (c for c in reversed(commits) if c.lsn <= upto and c.time_us <= by)
         if (newest := next(admitted, None)) is not None:
-            reply.groups[-1].commit.CopyFrom(_commit_pb(newest))
+            reply.groups[-1].commit.CopyFrom(commit_to_pb(newest))
     return reply
-
-
-def _commit_pb(commit: CommitMark) -> pb.CommitPoint:
-    return pb.CommitPoint(lsn=commit.lsn, time_us=commit.time_us, pages=commit.pages)
 
 
 @dataclass(frozen=True, slots=True)

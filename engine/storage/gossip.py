@@ -35,7 +35,8 @@ from engine.storage.pagestore import PageVersion
 from engine.storage.segment import Segment
 from engine.storage.state import NodeState, check_numbers
 from engine.storage.volume import Volume
-from engine.types import LSN, PAGE_SIZE, CommitMark, SegmentId
+from engine.types import LSN, PAGE_SIZE, SegmentId
+from engine.volume.fencing import commit_from_pb
 from engine.volume.geometry import pg_of
 from engine.volume.membership import is_joining, made_whole
 
@@ -325,7 +326,7 @@ async def copy_segment(
         stream.close()
     if chunk.as_of <= segment.scl or volume.epoch != epoch:
         return False
-    commits = [CommitMark(c.lsn, c.time_us, c.pages) for c in chunk.commits]
+    commits = [commit_from_pb(c) for c in chunk.commits]
     volume.learn_points(vdl=chunk.as_of)
     segment.restart_at(chunk.as_of, max(commits, default=segment.newest_commit()))
     await state.put_rows(volume, [segment])

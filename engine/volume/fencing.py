@@ -100,6 +100,14 @@ def _member(m: pb.MemberInfo) -> Member:
     return Member(node=m.node, az=m.az, address=m.address, incarnation=m.incarnation)
 
 
+def commit_to_pb(commit: CommitMark) -> pb.CommitPoint:
+    return pb.CommitPoint(lsn=commit.lsn, time_us=commit.time_us, pages=commit.pages)
+
+
+def commit_from_pb(message: pb.CommitPoint) -> CommitMark:
+    return CommitMark(message.lsn, message.time_us, message.pages)
+
+
 def membership_to_pb(membership: Membership) -> pb.PgMembership:
     message = pb.PgMembership(
         pg=membership.pg,
@@ -554,7 +562,7 @@ def _report_from_pb(state: pb.SegmentState) -> SegmentReport:
         known_vdl=state.known_vdl,
         tail=state.tail,
         runs=tuple(LsnRun(first=r.first, last=r.last, prev=r.prev) for r in state.runs),
-        commits=tuple(CommitMark(c.lsn, c.time_us, c.pages) for c in state.commits),
+        commits=tuple(map(commit_from_pb, state.commits)),
         damaged=state.damaged,
         hot_from=state.hot_from,
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from cluster.control import assign, service
 from engine.config import InstanceConfig
 from engine.errors import ConfigError, ReadOnly, SqlError
 from engine.moments import NEWEST, Moment
@@ -20,26 +19,19 @@ from engine.net.pb import storage_pb2 as spb
 from engine.sql import pool
 from engine.sql.session import Session
 from engine.types import PAGE_SIZE
-from tests.cluster.control.test_catalog import NODES
-from tests.cluster.control.test_forking import BUSY, Town, Writer, insert
+from tests.cluster.control.test_forking import BUSY, Town, Writer, filled, insert, town
 from tests.support.until import until
+
+__all__ = ["town"]  # a fixture
 
 MINUTE = InstanceConfig(hot_window_s=60, pool_pages=8)
 EVERYTHING = "SELECT id, text FROM t ORDER BY id"
 
 
-@pytest.fixture
-async def town(tmp_path, monkeypatch) -> AsyncIterator[Town]:
-    monkeypatch.setattr(service, "FIRST_OPEN_WAIT_S", 0.3)
-    monkeypatch.setattr(assign, "RETRY_LIMIT_S", 0.3)
-    made = Town(tmp_path)
-    made.config, made.instance_config = BUSY, MINUTE
-    await made.start_control()
-    yield made
-    for cluster in list(made.writers):
-        await made.close_writer(cluster)
-    await made.stop_all()
-    await made.stop_control()
+@pytest.fixture(autouse=True)
+def with_a_past(town: Town) -> None:
+    """Storage that collects all it may at once, and a minute's window that it may not."""
+    town.config, town.instance_config = BUSY, MINUTE
 
 
 async def run(session: Session, sql: str) -> list[tuple[Any, ...]]:
@@ -59,15 +51,6 @@ async def replica_of(town: Town) -> AsyncIterator[Writer]:
         yield replica
     finally:
         await replica.stop()
-
-
-async def filled(town: Town, rows: int) -> Writer:
-    await town.start(*NODES)
-    writer = await town.open_writer()
-    await writer.run("CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT)")
-    for _ in range(rows):
-        await insert(writer)
-    return writer
 
 
 async def test_a_dropped_table_is_there_in_the_past(town: Town) -> None:
