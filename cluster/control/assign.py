@@ -41,8 +41,8 @@ QUORUM_S = 5.0
 
 RETRY_FIRST_S, RETRY_LIMIT_S = 0.2, 5.0
 
-SEGMENTS_PER_CALL = 32
-"""A node creates them one after another, each durably, before it answers."""
+SEGMENTS_PER_CALL = 512
+"""A node creates them in one transaction before it answers: 5 GiB of a volume, 0.1 s."""
 
 FORK_REFUSALS = 5
 """So often a node may say that it cannot make a clone's segment over another one, which may become
@@ -155,9 +155,7 @@ class Assigner:
 
     async def _ask(self, node: NodeId) -> None:
         """Have one node create what it has not confirmed; failures are left to the next time."""
-        wanted = [
-            self._as_possible(node, a) for a in await self._catalog.assignments(node) if a.create
-        ]
+        wanted = [self._as_possible(node, a) for a in await self._catalog.unconfirmed(node)]
         if not wanted:
             for key in [key for key in self._refusals if key[0] == node]:
                 del self._refusals[key]

@@ -58,6 +58,8 @@ _KEPT = (
 )
 """Who keeps or is to keep what: of two lives of a disk, one of which replaces the other, the new one."""
 
+_TO_CREATE = "m.created = 0 AND m.incarnation = n.incarnation"
+
 Connect: TypeAlias = "Callable[[Path], Awaitable[aiosqlite.Connection]]"
 """Opens a database in autocommit mode."""
 
@@ -68,6 +70,8 @@ class Catalog(ForkTable):
     def __init__(self, db: aiosqlite.Connection) -> None:
         self._db = db
         self._turn = asyncio.Lock()  # one connection: transactions must not mix
+        self._memberships: dict[VolumeId, list[Membership]] = {}  # as they are on the disk
+        self._writes = 0  # transactions begun and ended
 
     @classmethod
     async def open(cls, path: Path, *, connect: Connect | None = None) -> Catalog:
@@ -101,6 +105,7 @@ class Catalog(ForkTable):
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[aiosqlite.Connection]:
         async with self._turn:
+            self._forget()
             try:
                 await self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
@@ -112,6 +117,13 @@ class Catalog(ForkTable):
                 # asked for is in the database's queue all the same: only a rollback behind it ends it.
                 await _to_its_end(self._db.rollback())
                 raise
+            finally:
+                self._forget()
+
+    def _forget(self) -> None:
+        """What has been read may have changed, and what is being read now, too."""
+        self._writes += 1
+        self._memberships.clear()
 
     async def _all(self, sql: str, *values: Any) -> list[aiosqlite.Row]:
         async with self._turn, self._db.execute(sql, values) as cursor:
@@ -163,6 +175,10 @@ class Catalog(ForkTable):
 
     async def memberships(self, volume: VolumeId) -> list[Membership]:
         """Every protection group of the volume, by number."""
+        known = self._memberships.get(volume)
+        if known is not None:
+            return list(known)  # everybody asks after every change, and a volume may have many
+        writes = self._writes
         rows = await self._all(
             "SELECT pg, membership_epoch, node, n.az, n.address, m.incarnation,"
             " r.old_node, r.new_node, g.az, g.address, r.new_incarnation"
@@ -178,10 +194,13 @@ class Catalog(ForkTable):
             if old == member[0]:
                 joining = Member(new, new_az, new_where, new_incarnation)
                 changes[pg, epoch] = Replacement(Member(*member), joining)
-        return [
+        read = [
             Membership(pg, epoch, tuple(members), changes.get((pg, epoch)))
             for (pg, epoch), members in found.items()
         ]
+        if writes == self._writes:
+            self._memberships[volume] = read
+        return list(read)
 
     async def volumes(self) -> dict[VolumeId, bool]:
         """Every volume there ever was, by number, and whether it is deleted."""
@@ -209,13 +228,22 @@ class Catalog(ForkTable):
     async def assignments(self, node: NodeId) -> list[Assignment]:
         """What the node is to keep. Segments of a lost incarnation are in it, never to be created,
         unless a segment of the node's new disk is to replace it."""
+        return await self._assigned(node)
+
+    async def unconfirmed(self, node: NodeId) -> list[Assignment]:
+        """Of its assignments those that the node is to create and has not confirmed. Of many volumes with
+        many groups these are few."""
+        return await self._assigned(node, f" AND {_TO_CREATE}")
+
+    async def _assigned(self, node: NodeId, which: str = "") -> list[Assignment]:
         rows = await self._all(
-            "SELECT m.volume, m.pg, m.incarnation, m.created = 0 AND m.incarnation = n.incarnation,"
-            " m.joining"
+            f"SELECT m.volume, m.pg, m.incarnation, {_TO_CREATE}, m.joining"
             f" FROM ({_KEPT}) m JOIN storage_nodes n ON n.name = m.node"
-            " WHERE m.node = ? ORDER BY m.volume, m.pg",
+            f" WHERE m.node = ?{which} ORDER BY m.volume, m.pg",
             node,
         )
+        if not rows:
+            return []
         groups = {
             (volume, membership.pg): membership
             for volume in sorted({row[0] for row in rows})
@@ -236,7 +264,7 @@ class Catalog(ForkTable):
         """Registered nodes with segments that they have not confirmed yet, by name."""
         rows = await self._all(
             f"SELECT DISTINCT n.name FROM ({_KEPT}) m JOIN storage_nodes n ON n.name = m.node"
-            " WHERE m.created = 0 AND n.incarnation != '' AND m.incarnation = n.incarnation"
+            f" WHERE n.incarnation != '' AND {_TO_CREATE}"
             " ORDER BY n.name"
         )
         return [row[0] for row in rows]

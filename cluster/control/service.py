@@ -86,6 +86,7 @@ class ControlPlane:
             runtime, catalog, self._channels, self._assigner, changed=self._notify
         )
         self._changed = asyncio.Event()
+        self._views: dict[str, pb.ClusterView] = {}  # as last made, never changed
         self._watchers = 0
 
     async def start(self) -> None:
@@ -202,13 +203,16 @@ class ControlPlane:
     async def view(self, cluster: str) -> pb.ClusterView:
         """The cluster as the catalog has it now. Raises ConfigError if there is none."""
         version = await self._catalog.version()  # first: what is newer than it is sent again
+        made = self._views.get(cluster)
+        if made is not None and made.version == version:
+            return made  # every watcher asks after every change, and a volume may have many groups
         row = await self._catalog.cluster(cluster)
         memberships = await self._catalog.memberships(row.volume)
         fork = None
         if row.fork is not None and row.fork.made and row.fork.commit.lsn:
             commit = row.fork.commit
             fork = commit_to_pb(commit)
-        return pb.ClusterView(
+        view = self._views[cluster] = pb.ClusterView(
             cluster=row.name,
             volume=row.volume,
             max_pages=row.max_pages,
@@ -229,6 +233,7 @@ class ControlPlane:
             version=version,
             fork=fork,
         )
+        return view
 
     async def watch_cluster(
         self,

@@ -21,6 +21,7 @@ import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import aiosqlite
@@ -443,9 +444,14 @@ def _values(row: SegmentRow) -> tuple[Any, ...]:
 
 def _members_to_json(membership: Membership) -> str:
     """A list of the members; while one is being replaced, an object with that list and the two."""
-    members = [asdict(member) for member in membership.members]
-    change = membership.replacing
-    return json.dumps(members if change is None else {"members": members, **asdict(change)})
+    return _to_json(membership.members, membership.replacing)
+
+
+@lru_cache(maxsize=256)
+def _to_json(members: tuple[Member, ...], change: Replacement | None) -> str:
+    """Most groups have the same ones, and a fence writes the rows of all."""
+    listed = [asdict(member) for member in members]
+    return json.dumps(listed if change is None else {"members": listed, **asdict(change)})
 
 
 def _membership(pg: int, epoch: int, value: Any) -> Membership:

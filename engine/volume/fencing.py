@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+from functools import lru_cache
 
 from engine.config import VolumeConfig
 from engine.errors import (
@@ -120,7 +121,9 @@ def membership_to_pb(membership: Membership) -> pb.PgMembership:
     return message
 
 
+@lru_cache(maxsize=256)
 def _member_to_pb(m: Member) -> pb.MemberInfo:
+    """Copied by whoever puts it into a message: a volume's many groups have the same few."""
     return pb.MemberInfo(node=m.node, az=m.az, address=m.address, incarnation=m.incarnation)
 
 
