@@ -18,6 +18,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from google_crc32c import value as crc32c
 
@@ -54,8 +55,7 @@ class FrameHeader:
     header_crc: int
 
 
-@dataclass(frozen=True, slots=True)
-class RecordRef:
+class RecordRef(NamedTuple):
     """A record inside a frame without its ranges, which are at [offset, end)."""
 
     lsn: LSN
@@ -197,9 +197,11 @@ def index_frame(frame: bytes) -> list[RecordRef]:
     try:
         for _ in range(header.count):
             start = position
-            flags = frame[position]
-            distance, position = _get(frame, position + 1)
-            back, position = _get(frame, position)
+            flags, distance, back = frame[position : position + 3]
+            position += 3
+            if (distance | back) & 0x80:  # rarely: most links lead back a record or two
+                distance, position = _get(frame, start + 1)
+                back, position = _get(frame, position)
             page, position = _get(frame, position)
             lsn += distance
             commit = None
@@ -212,7 +214,7 @@ def index_frame(frame: bytes) -> list[RecordRef]:
             full = bool(flags & _FULL)
             refs.append(RecordRef(lsn, lsn - back, page, full, commit, start, position, end))
             position = end
-    except IndexError:
+    except (IndexError, ValueError):
         raise FormatError(f"frame {header.first_lsn}..{header.last_lsn} ends early") from None
     if position != header.length or refs[0].lsn != header.first_lsn or lsn != header.last_lsn:
         raise FormatError(f"frame {header.first_lsn}..{header.last_lsn} contradicts its header")
@@ -220,15 +222,20 @@ def index_frame(frame: bytes) -> list[RecordRef]:
 
 
 def ranges_at(frame: bytes, ref: RecordRef) -> Ranges:
-    """The byte ranges of one record of `frame`."""
+    """The byte ranges of one record of `frame`. Raises FormatError if they reach beyond its page."""
     ranges = []
-    position = ref.offset
-    at = 0
-    while position < ref.end:
-        gap, position = _get(frame, position)
-        size, position = _get(frame, position)
+    position, end, at = ref.offset, ref.end, 0
+    while position < end:
+        gap = frame[position]
+        position += 1
+        if gap >= 0x80:
+            gap, position = _get(frame, position - 1)
+        size = frame[position]
+        position += 1
+        if size >= 0x80:
+            size, position = _get(frame, position - 1)
         at += gap
-        if at + size > PAGE_SIZE or position + size > ref.end:
+        if at + size > PAGE_SIZE or position + size > end:
             raise FormatError(f"record {ref.lsn} reaches beyond its page")
         ranges.append((at, frame[position : position + size]))
         at += size

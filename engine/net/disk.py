@@ -116,6 +116,7 @@ class OsDisk:
 
     def __init__(self, folder: Path) -> None:
         self._root = folder.absolute()
+        self._folder = str(self._root)
         with _mapped(self._root):
             make_folder(self._root)
 
@@ -133,9 +134,19 @@ class OsDisk:
             return self._path(path).stat().st_size
 
     def read(self, path: str, offset: int = 0, length: int = -1) -> bytes:
-        with _mapped(self._path(path)), self._path(path).open("rb") as file:
-            file.seek(offset)
-            return file.read(length)
+        target = f"{self._folder}/{path}"  # no Path, no file object: frames are read one by one
+        with _mapped(target):
+            handle = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                left = length if length >= 0 else max(0, os.fstat(handle).st_size - offset)
+                parts = []
+                while left > 0 and (part := os.pread(handle, left, offset)):
+                    parts.append(part)
+                    left -= len(part)
+                    offset += len(part)
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+            finally:
+                os.close(handle)
 
     def open_append(self, path: str) -> OsAppendFile:
         target = self._path(path)
@@ -208,7 +219,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _mapped(path: Path) -> Iterator[None]:
+def _mapped(path: Path | str) -> Iterator[None]:
     """Turns OSError into DiskFull or DiskFailed; a missing file stays FileNotFoundError."""
     try:
         yield

@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from engine.errors import ProtocolError
@@ -24,6 +25,7 @@ _PROTOCOL_3 = 3
 _CANCEL = 80877102
 _SSL = 80877103
 _GSS = 80877104
+_HEAD = struct.Struct("!Bi")
 _INT = struct.Struct("!i")
 _SHORT = struct.Struct("!h")
 
@@ -178,29 +180,28 @@ class Decoder:
 
     def next(self) -> Message | None:
         """The next message; None if more bytes are needed. Raises ProtocolError."""
-        if self._available() < 5:
+        buffer, at = self._buffer, self._at
+        available = len(buffer) - at
+        if available < 5:
             return None
-        kind = self._buffer[self._at]
-        (length,) = _INT.unpack_from(self._buffer, self._at + 1)
-        decode = _DECODERS.get(kind)
-        if decode is None:
+        kind, length = _HEAD.unpack_from(buffer, at)
+        if kind not in _DECODERS:
             raise ProtocolError(f"message type {chr(kind)!r} is not of the PostgreSQL protocol")
         if not 4 <= length <= self._limit:
             raise ProtocolError(f"a message of {length} bytes; the limit is {self._limit}")
-        if self._available() < 1 + length:
+        if available < 1 + length:
             return None
-        body = bytes(self._buffer[self._at + 5 : self._at + 1 + length])
-        self._at += 1 + length
-        reader = _Reader(body)
-        try:
-            message = decode(reader)
-        except UnicodeDecodeError as error:
-            return BadText(chr(kind), str(error))
-        except (struct.error, ValueError, IndexError) as error:
-            raise ProtocolError(f"message {chr(kind)!r} is malformed: {error}") from error
-        if not reader.finished():
-            raise ProtocolError(f"message {chr(kind)!r} has bytes left over")
-        return message
+        body = bytes(buffer[at + 5 : at + 1 + length])
+        self._at = at + 1 + length
+        return _same_again(kind, body) if len(body) <= _REPEATED_BYTES else _decoded(kind, body)
+
+    def more_follows(self) -> bool:
+        """Whether another message has arrived, and it is no Sync: something is yet to be done."""
+        at = self._at
+        if len(self._buffer) - at < 5 or self._buffer[at] == ord("S"):
+            return False
+        (length,) = _INT.unpack_from(self._buffer, at + 1)
+        return len(self._buffer) - at > int(length)
 
     def sync_follows(self, *, executes: int = 0) -> bool:
         """Whether what has arrived goes on with a Sync, after so many Executes and any Closes."""
@@ -253,13 +254,30 @@ class _Reader:
         return int(found)
 
     def shorts(self) -> tuple[int, ...]:
-        return tuple([self.short() for _ in range(self._count())])
+        count = self._count()
+        found = struct.unpack_from(f"!{count}h", self.body, self.at) if count else ()
+        self.at += 2 * count
+        return found
 
     def ints(self) -> tuple[int, ...]:
         return tuple([self.integer() for _ in range(self._count())])
 
     def values(self) -> tuple[bytes | None, ...]:
-        return tuple([self._value() for _ in range(self._count())])
+        """Of a Bind, which comes with every statement: no call for each."""
+        body, at = self.body, self.at + 2
+        found: list[bytes | None] = []
+        for _ in range(self._count()):
+            (size,) = _INT.unpack_from(body, at)
+            at += 4
+            if size == -1:
+                found.append(None)
+                continue
+            if size < 0 or at + size > len(body):
+                raise ValueError(f"a value of {size} bytes")
+            found.append(body[at : at + size])
+            at += size
+        self.at = at
+        return tuple(found)
 
     def rest(self) -> None:
         self.at = len(self.body)
@@ -267,17 +285,29 @@ class _Reader:
     def _count(self) -> int:
         return self.short() & 0xFFFF
 
-    def _value(self) -> bytes | None:
-        size = self.integer()
-        if size == -1:
-            return None
-        if size < 0 or self.at + size > len(self.body):
-            raise ValueError(f"a value of {size} bytes")
-        self.at += size
-        return self.body[self.at - size : self.at]
-
 
 Decode: TypeAlias = Callable[[_Reader], Message]
+
+
+def _decoded(kind: int, body: bytes) -> Message:
+    """Raises ProtocolError."""
+    reader = _Reader(body)
+    try:
+        message = _DECODERS[kind](reader)
+    except UnicodeDecodeError as error:
+        return BadText(chr(kind), str(error))
+    except (struct.error, ValueError, IndexError) as error:
+        raise ProtocolError(f"message {chr(kind)!r} is malformed: {error}") from error
+    if not reader.finished():
+        raise ProtocolError(f"message {chr(kind)!r} has bytes left over")
+    return message
+
+
+_same_again = lru_cache(maxsize=1024)(_decoded)
+"""Drivers send the same Describe, Execute and Sync with every statement, and messages never change."""
+
+_REPEATED_BYTES = 12
+"""Longer ones, a Bind with its values above all, are hardly ever sent twice."""
 
 
 def _parameters(body: bytes) -> dict[str, str]:

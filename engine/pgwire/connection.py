@@ -95,6 +95,7 @@ class Connection:
         self._implicit = Implicit(session, wire.decoder)
         self._skipping = False
         wire.on_lost = session.cancel
+        wire.owes, wire.settle = lambda: session.owes, session.settle
 
     # -- life
 
@@ -143,6 +144,7 @@ class Connection:
         self._settings.defaults = replace(self._settings.sql)
 
     async def _handle(self, message: Message) -> None:
+        self._session.answer_later(False)
         try:
             match message:
                 case Query(sql):
@@ -222,19 +224,25 @@ class Connection:
             self._wire.write(codec.command_complete(statement.verb))
             return
         await self._implicit.begin(returns_what_it_wrote(statement))
+        self._answer_later(not last)
         portal = Portal(prepared, (), ())
         with self._calls(statement):
             try:
                 cursor = await portal.start(self._session)
                 if statement.columns:
                     shape = await portal.learn_shape(self._session)
-                    self._wire.write(shape.description())
+                    self._wire.write(shape.description)
                 await self._send_rows(portal, 0)
             finally:
                 await portal.close()
         if last:
             await self._implicit.end(commit=True)
         self._complete(cursor)
+
+    def _answer_later(self, more: bool) -> None:
+        """Where more is to be done before the client can have a say, its answers wait for all of it: a
+        transaction that has come whole does not hold the write lock through a round trip to storage."""
+        self._session.answer_later(more or self._implicit.open)
 
     def _calls(self, statement: Statement) -> AbstractContextManager[None]:
         """A query and the sending of its rows are one call, with one time limit. What has written is
@@ -376,8 +384,9 @@ class Connection:
                 prepared.described = True
             else:
                 await self._implicit.begin_for_batch(prepared, executes=1)
+                self._answer_later(self._wire.decoder.more_follows())
             shape = await portal.learn_shape(self._session)
-            self._wire.write(shape.description())
+            self._wire.write(shape.description)
 
     async def _execute(self, message: Execute) -> None:
         portal = self._portal(message.portal)
@@ -395,6 +404,7 @@ class Connection:
             return
         if portal.cursor is None:
             await self._implicit.begin_for_batch(prepared)
+        self._answer_later(self._wire.decoder.more_follows())
         with self._calls(statement):
             cursor = await portal.start(self._session)
             ended = await self._send_rows(portal, message.rows_max)

@@ -123,7 +123,7 @@ class PgServer:
             unknown = session is not None and session.commits
             state, more = ("08007", f"; {OUTCOME_UNKNOWN}") if unknown else ("57P01", "")
             message = f"terminating connection: {why}{more}"
-            wire.write(codec.error(state, message, severity="FATAL"))
+            wire.write_last(codec.error(state, message, severity="FATAL"))
             self._dismissed.add(task)
             task.cancel()
         if clients:
@@ -177,9 +177,9 @@ class PgServer:
         except TimeoutError:
             log.debug("a client said nothing for %.0f s", STARTUP_S)
         except SextetError as error:
-            wire.write(codec.error(error.sqlstate, str(error), severity="FATAL"))
+            wire.write_last(codec.error(error.sqlstate, str(error), severity="FATAL"))
         except Exception:
-            wire.write(codec.error("XX000", "internal error; see the log", severity="FATAL"))
+            wire.write_last(codec.error("XX000", "internal error; see the log", severity="FATAL"))
             raise
         finally:
             if not wire.lost:

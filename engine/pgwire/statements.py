@@ -25,20 +25,19 @@ class Shape:
     oids: tuple[int, ...]
     formats: tuple[int, ...]
     encoders: tuple[types.Encoder, ...]
+    description: bytes
+    """The RowDescription message."""
 
     @classmethod
     def of(cls, names: Sequence[str], oids: Sequence[int], formats: Sequence[int]) -> Shape:
         spread = spread_formats(formats, len(names))
         encoders = tuple(types.encoder(o, f) for o, f in zip(oids, spread, strict=True))
-        return cls(tuple(names), tuple(oids), spread, encoders)
-
-    def description(self) -> bytes:
-        return codec.row_description(
-            [
-                (name, oid, types.SIZES.get(oid, -1), code)
-                for name, oid, code in zip(self.names, self.oids, self.formats, strict=True)
-            ]
-        )
+        columns = [
+            (name, oid, types.SIZES.get(oid, -1), code)
+            for name, oid, code in zip(names, oids, spread, strict=True)
+        ]
+        described = codec.row_description(columns)
+        return cls(tuple(names), tuple(oids), spread, encoders, described)
 
     def encode(self, rows: Sequence[Row]) -> bytes:
         """DataRow messages. Raises SqlError 42804 naming the column whose value does not fit."""
@@ -86,6 +85,9 @@ class Prepared:
     described: bool = False
     """Its result types have been promised to the client."""
     shapes: dict[tuple[int, ...], Shape] = field(default_factory=dict)
+    _parameters: tuple[int, ...] | None = None
+    _declared: tuple[int, ...] | None = None
+    """Its result types, where its columns' declarations say all of them."""
 
     async def learn(self, session: Session) -> Inferred:
         """Infer types once."""
@@ -97,18 +99,23 @@ class Prepared:
         return self.inferred
 
     async def parameter_oids(self, session: Session) -> tuple[int, ...]:
+        if self._parameters is not None:
+            return self._parameters
         count = self.statement.parameters if self.statement is not None else 0
         given = self.given_oids[:count] + (0,) * (count - len(self.given_oids))
-        if all(oid not in (0, types.UNKNOWN) for oid in given):
-            return given
-        inferred = await self.learn(session)
-        return tuple(
-            oid if oid not in (0, types.UNKNOWN) else inferred.parameters.get(at, types.TEXT)
-            for at, oid in enumerate(given)
-        )
+        if not all(oid not in (0, types.UNKNOWN) for oid in given):
+            inferred = await self.learn(session)
+            given = tuple(
+                oid if oid not in (0, types.UNKNOWN) else inferred.parameters.get(at, types.TEXT)
+                for at, oid in enumerate(given)
+            )
+        self._parameters = given
+        return given
 
     def result_oids(self, sample: Sequence[Row] | None = None) -> tuple[int, ...] | None:
         """Declared, else inferred, else by the sample's values; None if that is not enough yet."""
+        if self._declared is not None:
+            return self._declared
         assert self.statement is not None
         columns = self.statement.columns
         known = self.inferred.columns if self.inferred is not None else ()
@@ -123,6 +130,8 @@ class Prepared:
             if oid is None:
                 return None
             oids.append(oid)
+        if all(column.decltype is not None for column in columns):
+            self._declared = tuple(oids)
         return tuple(oids)
 
     def shape(self, oids: Sequence[int], formats: Sequence[int]) -> Shape:

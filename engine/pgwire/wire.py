@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import cast
 
+from engine.errors import ProtocolError, SextetError
 from engine.pgwire.codec import Decoder, FirstMessage, Message
 
 READ_AHEAD_BYTES = 1024 * 1024
@@ -21,11 +22,15 @@ class Wire(asyncio.Protocol):
     """Give it to `loop.create_connection` or `connect_accepted_socket`.
 
     `on_lost` is called once, as soon as the client is gone: whoever runs its statement cancels it.
+
+    Nothing that was written leaves before `settle` has returned, if `owes` says that it is needed.
     """
 
     def __init__(self, message_bytes_max: int) -> None:
         self.decoder = Decoder(message_bytes_max=message_bytes_max)
         self.on_lost: Callable[[], None] = lambda: None
+        self.owes: Callable[[], bool] = _never
+        self.settle: Callable[[], Awaitable[None]] | None = None
         self.lost = False
         self._transport: asyncio.Transport | None = None
         self._arrived = asyncio.Event()
@@ -142,6 +147,12 @@ class Wire(asyncio.Protocol):
             await self.flush()
 
     async def flush(self) -> None:
+        """Send what has been gathered. Raises AnswersLost if it may never be sent."""
+        if self._out and self.owes() and self.settle is not None:
+            try:
+                await self.settle()
+            except SextetError as error:
+                raise AnswersLost(f"what the answers rest on is not there: {error}") from error
         if not self._open.is_set():
             await self._open.wait()
         if self._out and self._transport is not None:
@@ -153,6 +164,14 @@ class Wire(asyncio.Protocol):
         if not self._writable.is_set():
             await self._writable.wait()
 
+    def write_last(self, data: bytes) -> None:
+        """Gather what ends the conversation, in place of answers that cannot be given any more."""
+        if self.owes():
+            self._out.clear()
+            self._out_bytes = 0
+        self.owes = _never
+        self.write(data)
+
     def close(self) -> None:
         """Send what has been flushed, then close."""
         if self._transport is not None:
@@ -161,3 +180,13 @@ class Wire(asyncio.Protocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+class AnswersLost(ProtocolError):
+    """Answers were kept back until what they rest on is durable, and it never will be."""
+
+    sqlstate = "57P01"
+
+
+def _never() -> bool:
+    return False

@@ -9,7 +9,8 @@ Invariants
   then does the session wait for durability. The session parks, the engine goes on (P18 §2.2).
 - Nobody is shown anything above VDL. A write transaction that began on a tip above VDL returns no
   result, not even an error, before that tip is durable; rows of RETURNING in autocommit wait for
-  the commit itself.
+  the commit itself. With `answer_later` it does, and who has set that shows nobody anything before
+  `settle` has returned.
 - After an error inside a transaction the status is "E". Where no savepoint could bring the
   transaction back SQLite has rolled back by then, so a failed client holds up nobody.
 - One task at a time. A second one gets SessionBusy.
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 import apsw
 
-from engine.errors import QueryCanceled, ReadOnly, SqlError
+from engine.errors import QueryCanceled, ReadOnly, SextetError, SqlError
 from engine.moments import NEWEST
 from engine.sql import errors
 from engine.sql.bridge import run_sync
@@ -98,6 +99,25 @@ class Session:
         commit = self.last_commit.lsn if self.last_commit is not None else 0
         read = self._connection.file.last_read if self._connection is not None else 0
         return {"sextet.last_commit": commit, "sextet.last_read": max(read, commit)}
+
+    def answer_later(self, later: bool) -> None:
+        """Whether results may rest on what is not durable yet: then the caller keeps them to itself while
+        the session `owes`, and asks it to `settle`. For statements that others follow at once."""
+        self._turn.later = later
+
+    @property
+    def owes(self) -> bool:
+        """Whether results were given that nobody may be shown yet."""
+        return self._turn.owes
+
+    async def settle(self) -> None:
+        """Wait until what has been given may be shown. Raises SqlError: then it never may."""
+        if self._turn.owes:
+            with self._watch:
+                try:
+                    await self._turn.settle()
+                except SextetError as error:
+                    raise errors.as_sql_error(error) from error
 
     def wall_us(self) -> int:
         """Unix microseconds by this instance's clock."""

@@ -6,7 +6,9 @@
     durable        only now wait for the quorum
 
 A turn that began on a tip above VDL has a *base* that no client may learn about yet: `base_durable`
-comes before any result of it.
+comes before any result of it. Where more statements of the same client have arrived already the wait
+can come `later`, once for all of them and with the lock given back meanwhile: then the base is *owed*,
+and whoever keeps the answers sends none before it is settled.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ class WriteTurn:
         self._sink = sink
         self._lock = lock
         self._watch = watch
+        self.later = False
+        """Results are kept back by whoever asks for them until nothing is owed any more."""
         self._base: LSN = 0
+        self._owed: LSN = 0
 
     async def begin(self, file: VolumeFile, lock_timeout_s: float) -> None:
         """Raises LockTimeout; SerializationFailure if `file` has read a state that is not the tip."""
@@ -70,11 +75,23 @@ class WriteTurn:
 
     async def base_durable(self) -> None:
         """Wait until what this turn was built on may be shown."""
-        if self._base:
-            if self._base > self._pool.visible.lsn:
-                assert self._sink is not None
-                await self._sink.wait_durable(self._base)
-            self._base = 0
+        if self.later:
+            self._owed = max(self._owed, self._base)
+        elif max(self._owed, self._base) > self._pool.visible.lsn:
+            assert self._sink is not None
+            await self._sink.wait_durable(max(self._owed, self._base))
+        self._base = 0
+
+    @property
+    def owes(self) -> bool:
+        """Whether results were given that nobody may be shown yet."""
+        return self._owed > self._pool.visible.lsn
+
+    async def settle(self) -> None:
+        """Wait until what has been given may be shown."""
+        if self.owes:
+            assert self._sink is not None
+            await self._sink.wait_durable(self._owed)
 
     def forget_base(self) -> None:
         """Nothing of this turn was told to anybody, nor will be."""

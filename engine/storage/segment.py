@@ -21,6 +21,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from engine.log.chain import Chain
 from engine.log.frame import FrameHeader, RecordRef, index_frame
@@ -58,8 +59,7 @@ class FrameRef:
     """Empty for a frame at or below the floor, which is kept only to be given to peers."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordAt:
+class RecordAt(NamedTuple):
     """A record of one page: at bytes [record.offset, record.end) of the frame."""
 
     lsn: LSN

@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from google_crc32c import value as crc32c
 
@@ -38,8 +39,7 @@ _NO_NUMBER = re.compile(rb"[\x80-\xff]{8192}")
 _START = re.compile(re.escape(MAGIC.to_bytes(4, "little")) + b"|" + re.escape(_MARK_MAGIC))
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """Where a frame's bytes are, and which frame: a disk that misdirects a read or a write may give
     another one, which is whole in itself."""
 

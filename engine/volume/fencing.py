@@ -22,8 +22,8 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 from functools import lru_cache
+from typing import TypeVar
 
 from engine.config import VolumeConfig
 from engine.errors import (
