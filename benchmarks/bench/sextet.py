@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bench.report import Written
 from benchmarks.local import Cluster
 from cluster.local.ports import free_ports
 
@@ -48,9 +49,10 @@ class Sextet:
         if (self.folder / "data").exists():
             self._cluster.sextet("down")
 
-    def log_bytes(self) -> int:
-        """Redo shipped to each storage node since the writer opened the volume."""
-        return int(self.status()["redo"]["redo_bytes"])
+    def written(self) -> Written:
+        """Since the writer opened the volume: redo shipped to each storage node."""
+        redo = self.status()["redo"]
+        return Written(redo["redo_bytes"], redo["dirty_page_bytes"])
 
     def status(self) -> dict[str, Any]:
         return self._cluster.status()
