@@ -1,14 +1,14 @@
-"""Does recovery depend on how much log there is? kill -9 after 1 MB and after 1 GB of redo, PostgreSQL beside it.
+"""Does recovery depend on how much log there is? kill -9 after 1 MB and 1 GB of redo, PostgreSQL beside it.
 
     python -m benchmarks.recovery [--large MB] [--kills N]
 
 Prints for each database and amount of redo what a client saw: from the kill of the writer to the first
 commit over a new connection, the restart of the process by its supervisor, or another instance taking over,
 included. For Sextet also what the writer itself measured, from fencing to open. Sextet has no checkpoint
-that would do away with redo, so one amount of it serves for all kills; `first` is the kill right after it was
-written. PostgreSQL is a primary alone, killed with all its processes and started again at once, with as
-much redo since its last checkpoint each time (`benchmarks.bench.crash`); both rewrite the same number of rows
-of the same width.
+that would do away with redo, so one amount of it serves for all kills; `first` is the kill right after it
+was written. PostgreSQL is a primary alone, killed with all its processes and started again at once, with
+as much redo since its last checkpoint each time (`benchmarks.bench.crash`); both rewrite as many rows of
+the same width.
 """
 
 from __future__ import annotations
@@ -139,9 +139,7 @@ def main() -> None:
             take("Sextet", ours(made, megabytes, arguments.kills))
     if not arguments.without_postgres:
         with tempfile.TemporaryDirectory(prefix="sextet-bench-") as folder:
-            database = postgres(
-                Path(folder) / "postgres", standbys=0, settings=crash.NO_CHECKPOINT
-            )
+            database = postgres(Path(folder) / "postgres", standbys=0, settings=crash.NO_CHECKPOINT)
             if database is not None:
                 crash.make(database, ROWS, ROW_BYTES)
                 try:

@@ -1,9 +1,10 @@
 """PostgreSQL's crash recovery: kill -9 of everything, and the time until it commits again.
 
-A primary alone, since a standby would only add to it, and with settings that keep any checkpoint away from the
-redo that is written. Whoever supervises it starts it again at once: the clock runs from the first kill,
+A primary alone, since a standby would only add to it, and with settings that keep any checkpoint away from
+the redo that is written. Whoever supervises it starts it again at once: the clock runs from the first kill,
 over the start by pg_ctl, to the first commit of a new connection. At its end recovery makes a checkpoint,
-so each kill needs redo of its own.
+so each kill needs redo of its own. Part of it does not depend on redo: after a crash the server flushes
+every file of its data folder before it begins.
 """
 
 from __future__ import annotations

@@ -176,4 +176,9 @@ class Postgres:
         version = subprocess.run(
             [self.bin / "postgres", "--version"], capture_output=True, text=True, check=True
         )
-        return {"version": version.stdout.strip(), "servers": str(len(self._servers)), **SETTINGS, **self.more}
+        return {
+            "version": version.stdout.strip(),
+            "servers": str(len(self._servers)),
+            **SETTINGS,
+            **self.more,
+        }

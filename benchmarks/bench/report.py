@@ -10,8 +10,8 @@ from html import escape
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Bytes so far: of the log, one copy; and of the pages that were changed, each anew for every commit, as
-    they would have been shipped had there been no log. None: not counted."""
+    """Bytes so far: of the log, one copy; and of the pages that were changed, each anew for every commit,
+    as they would have been shipped had there been no log. None: not counted."""
 
     log: int
     dirty_pages: int | None = None
@@ -49,7 +49,7 @@ class Line:
         return figure <= self.goal if self.less_is_better else figure >= self.goal
 
     def verdict(self, ours: str, theirs: str) -> str:
-        """"" where there is nothing to compare."""
+        """ "" where there is nothing to compare."""
         own = self.own_goal and self.values.get(ours)
         figure = self.median(ours) if own else self.ratio(ours, theirs)
         return "" if figure is None else "reached" if self.reached(figure) else "missed"
