@@ -50,15 +50,13 @@ NOW_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One run of pgbench: how many commits, in how many seconds, and CPU seconds by process."""
+    """One run of pgbench: commits a second, how many in all, and what the processes spent from its start to
+    its end, which took so many seconds."""
 
-    commits: float
+    rate: float
+    commits: int
     seconds: float
     cpu_s: Mapping[str, float]
-
-    @property
-    def rate(self) -> float:
-        return self.commits / self.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,7 @@ def measure_round(pids: Mapping[str, int], script: Path, url: str, seconds: floa
     used = {name: cpu_s(pid) - before[name] for name, pid in pids.items()}
     if measured.failed:
         print(f"{measured.failed} transactions failed", file=sys.stderr)
-    return Round(measured.tps * seconds, took, used)
+    return Round(measured.tps, max(1, measured.count), took, used)
 
 
 class Growth:

@@ -34,9 +34,12 @@ def children(pid: int) -> list[int]:
     return sorted(found)
 
 
-def is_there(pid: int) -> bool:
-    """Also while it is dead and its parent has not asked how it ended."""
-    return (PROC / str(pid)).exists()
+def is_alive(pid: int) -> bool:
+    """Not once it has ended, though its parent may not have asked how yet."""
+    try:
+        return _stat(pid)[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)

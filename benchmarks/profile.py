@@ -55,7 +55,7 @@ def shares(made: Cluster, script: Path, arguments: argparse.Namespace) -> dict[s
     measured = run_pgbench(made, script, arguments)
     wall = time.perf_counter() - began
     used = {name: cpu_s(pid) - before[name] for name, pid in pids.items()}
-    count = measured.tps * arguments.seconds
+    count = max(1, measured.count)
     print(f"{arguments.script}, {arguments.clients} clients: {measured.tps:.0f} tps")
     for name, seconds in sorted(used.items(), key=lambda one: -one[1]):
         print(

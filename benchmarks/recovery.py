@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import crash
-from benchmarks.bench.postgres import Postgres, postgres
+from benchmarks.bench.postgres import postgres
 from benchmarks.local import Cluster, cluster, save
 from cluster.local.ports import free_ports
 
@@ -61,11 +61,11 @@ def ours(made: Cluster, megabytes: float, kills: int) -> dict[str, Any]:
     }
 
 
-def theirs(database: Postgres, megabytes: float, kills: int) -> dict[str, Any]:
+def theirs(primary: crash.Primary, megabytes: float, kills: int) -> dict[str, Any]:
     redo, clients = [], []
     for _ in range(kills):
-        redo.append(crash.write_redo(database, megabytes, ROW_BYTES))
-        clients.append(crash.kill_and_start(database) * 1000)
+        redo.append(primary.write_redo(megabytes, ROW_BYTES))
+        clients.append(primary.kill_and_start() * 1000)
     return {
         "redo_mb": round(statistics.median(redo), 1),
         "kills": kills,
@@ -103,11 +103,11 @@ def line(name: str, found: dict[str, Any]) -> str:
     gap, recovery = found["client_gap_ms"], found.get("recovery_ms")
     cells = [f"{gap[key]:,.0f} ms" for key in ("median", "min", "max", "first")]
     cells.append("-" if recovery is None else f"{recovery['median']:,.1f} ms")
-    return f"{name:12}{found['redo_mb']:>12,.1f} MB" + "".join(f"{cell:>13}" for cell in cells)
+    return f"{name:12}{found['redo_mb']:>12,.1f} MB" + "".join(f"{cell:>14}" for cell in cells)
 
 
 HEAD = f"{'':12}{'redo':>15}" + "".join(
-    f"{head:>13}" for head in ("median", "min", "max", "first", "fence to open")
+    f"{head:>14}" for head in ("median", "min", "max", "first", "fence to open")
 )
 
 
@@ -141,12 +141,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="sextet-bench-") as folder:
             database = postgres(Path(folder) / "postgres", standbys=0, settings=crash.NO_CHECKPOINT)
             if database is not None:
-                crash.make(database, ROWS, ROW_BYTES)
-                try:
+                with crash.primary(database, ROWS, ROW_BYTES) as primary:
                     for megabytes in amounts:
-                        take("PostgreSQL", theirs(database, megabytes, arguments.kills))
-                finally:
-                    database.stop()
+                        take("PostgreSQL", theirs(primary, megabytes, arguments.kills))
     found = ratios(rounds)
     for name, ratio in found.items():
         print(f"{name}: {ratio:g}")

@@ -26,7 +26,7 @@ tps = 616.021312 (without initial connection time)
 
 
 def test_what_pgbench_prints_is_understood() -> None:
-    assert pgbench.parse(OUTPUT) == pgbench.Measured(616.021312, 12.987, 2)
+    assert pgbench.parse(OUTPUT) == pgbench.Measured(616.021312, 12.987, 1234, 2)
     with pytest.raises(ValueError, match="no result of pgbench"):
         pgbench.parse("connection to server failed")
 
@@ -87,19 +87,22 @@ def test_what_the_kernel_says_of_a_process() -> None:
     try:
         assert child.pid in procfs.children(os.getpid())
         assert os.getpid() not in procfs.children(os.getpid())
-        assert procfs.is_there(child.pid)
+        assert procfs.is_alive(child.pid)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
+        assert not procfs.is_alive(child.pid)
     finally:
         child.communicate()
     assert child.pid not in procfs.children(os.getpid())
-    assert not procfs.is_there(child.pid)
+    assert not procfs.is_alive(child.pid)
 
 
 def test_growth_adds_up_kinds_of_processes_and_divides_by_commits() -> None:
     cpu = {"main-1": 0.2, "main-2": 0.1, "main-3": 0.1, "storage-1": 0.3, "storage-2": 0.5}
     rounds = [
-        Round(commits=300, seconds=1.0, cpu_s={**cpu, "archive-main": 0.1, "supervisor": 0.1}),
-        Round(commits=700, seconds=2.0, cpu_s={"main-1": 0.8}),
-        Round(commits=1000, seconds=2.0, cpu_s={"main-1": 1.0}),
+        Round(300, 300, 1.0, {**cpu, "archive-main": 0.1, "supervisor": 0.1}),
+        Round(350, 700, 2.0, {"main-1": 0.8}),
+        Round(500, 1000, 2.0, {"main-1": 1.0}),
     ]
     point = Point(2**20, 2, rounds)
     assert point.rate() == 350.0

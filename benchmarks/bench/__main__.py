@@ -96,7 +96,7 @@ class Bench:
                 if measured.failed:
                     print(f"{measured.failed} transactions failed", file=sys.stderr)
                 if work.name == "simple-update" and clients == max(work.clients) and self.whole:
-                    commits = max(1.0, measured.tps * self.seconds)
+                    commits = max(1, measured.count)
                     self._redo(database, number, clients, commits, (before, after))
         if self.whole:
             line = self._line(LOAD, 1, "rows/s", 1.0)
@@ -107,7 +107,7 @@ class Bench:
         database: Database,
         number: int,
         clients: int,
-        commits: float,
+        commits: int,
         written: tuple[Written, Written],
     ) -> None:
         """`written`: before so many commits, and after them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -108,13 +109,12 @@ class Postgres:
         shutil.chown(self.folder, self.user)
         found = free_ports(29_000, taken=())
         self.ports = [next(found) for _ in self._servers]
-        self._run(self.bin / "initdb", "-D", self.folder / "s0", "-U", "postgres", "-A", "trust")
+        self._run(self.bin / "initdb", "-D", self.data(), "-U", "postgres", "-A", "trust")
         self._start(0, alone=True)
         for number in self._servers[1:]:
-            data = self.folder / f"s{number}"
             source = f"{self.url()}?application_name=s{number}"
             self._run(
-                *(self.bin / "pg_basebackup", "-d", source, "-D", data),
+                *(self.bin / "pg_basebackup", "-d", source, "-D", self.data(number)),
                 *("-R", "-X", "stream", "-c", "fast"),
             )
         self._stop(0)
@@ -141,28 +141,32 @@ class Postgres:
             self._stop(number)
 
     def pids(self) -> list[int]:
-        """Of all processes that the servers have now, postmasters first."""
-        postmasters = self.postmasters()
+        """Of all processes that the servers have now."""
+        files = [self.data(number) / "postmaster.pid" for number in self._servers]
+        postmasters = [int(file.read_text().split()[0]) for file in files if file.exists()]
         return postmasters + [child for pid in postmasters for child in procfs.children(pid)]
 
-    def postmasters(self) -> list[int]:
-        files = [self.folder / f"s{number}" / "postmaster.pid" for number in self._servers]
-        return [int(file.read_text().split()[0]) for file in files if file.exists()]
+    def data(self, number: int = 0) -> Path:
+        return self.folder / f"s{number}"
 
-    def _start(self, number: int, *, alone: bool = False, wait: bool = True) -> None:
+    def arguments(self, number: int = 0, *, alone: bool = False) -> list[str]:
+        """Of `postgres`, for this server."""
         settings = {**SETTINGS, **self.more}
         if number or alone or not self.standbys:
             del settings["synchronous_standby_names"]
-        options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
-        data = self.folder / f"s{number}"
-        options += f" -p {self.ports[number]} -k {self.folder} -c listen_addresses=127.0.0.1"
+        settings["listen_addresses"] = "127.0.0.1"
+        given = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        return [*given, "-p", str(self.ports[number]), "-k", str(self.folder)]
+
+    def _start(self, number: int, *, alone: bool = False, wait: bool = True) -> None:
+        options = shlex.join(self.arguments(number, alone=alone))
         self._run(
-            *(self.bin / "pg_ctl", "-D", data, "-w" if wait else "-W", "-o", options),
-            *("-l", f"{data}.log", "start"),
+            *(self.bin / "pg_ctl", "-D", self.data(number), "-w" if wait else "-W"),
+            *("-o", options, "-l", f"{self.data(number)}.log", "start"),
         )
 
     def _stop(self, number: int) -> None:
-        data = self.folder / f"s{number}"
+        data = self.data(number)
         if (data / "postmaster.pid").exists():
             self._run(self.bin / "pg_ctl", "-D", data, "-m", "fast", "-w", "stop")
 
