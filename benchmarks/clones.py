@@ -106,16 +106,16 @@ def volume(made: Cluster, name: str) -> dict[str, Any]:
     return found
 
 
-def until_written_down(made: Cluster, name: str) -> None:
+def until_written_down(made: Cluster, name: str, within_s: float = QUIET_S) -> None:
     """Until all redo of the cluster has become pages, which is when they are counted."""
-    deadline = time.monotonic() + QUIET_S
+    deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         status = json.loads(made.sextet("status", "--cluster", name, "--json"))
         segments = [s for node in status["storage"] for s in node["segments"]]
         if segments and all(s["applied"] == s["scl"] for s in segments):
             return
         time.sleep(1.0)
-    sys.exit(f"redo of {name} has not become pages after {QUIET_S:.0f} s")
+    sys.exit(f"redo of {name} has not become pages after {within_s:.0f} s")
 
 
 def clone(made: Cluster, name: str) -> tuple[Cloned, float, float]:

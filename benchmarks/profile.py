@@ -25,16 +25,10 @@ from typing import Any
 
 from benchmarks.bench import pgbench, scripts
 from benchmarks.local import RESULTS, Cluster, cluster, save
+from benchmarks.procfs import cpu_s
 
 SCALE = 1
-TICKS = os.sysconf("SC_CLK_TCK")
 WRITTEN_S = 10.0
-
-
-def cpu_s(pid: int) -> float:
-    """User and system time of a process, all threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def processes(made: Cluster) -> dict[str, int]:
@@ -61,7 +55,7 @@ def shares(made: Cluster, script: Path, arguments: argparse.Namespace) -> dict[s
     measured = run_pgbench(made, script, arguments)
     wall = time.perf_counter() - began
     used = {name: cpu_s(pid) - before[name] for name, pid in pids.items()}
-    count = measured.tps * arguments.seconds
+    count = max(1, measured.count)
     print(f"{arguments.script}, {arguments.clients} clients: {measured.tps:.0f} tps")
     for name, seconds in sorted(used.items(), key=lambda one: -one[1]):
         print(

@@ -27,35 +27,25 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.bench import pgbench, report, scripts
-from benchmarks.bench.postgres import Postgres, programs, server_user
-from benchmarks.bench.report import Line
+from benchmarks.bench.postgres import Postgres, postgres
+from benchmarks.bench.report import Line, Written
 from benchmarks.bench.scripts import WORKS, Work
 from benchmarks.bench.sextet import Sextet
 from benchmarks.local import RESULTS
 
 LOAD_ROWS = 100_000
 LOAD, REDO = "bulk load", "redo of a simple-update"
+PAGES = "dirty pages of a simple-update to its redo"
 
 Database = Sextet | Postgres
 
 
 def databases(folder: Path) -> list[Database]:
     """Those that can be had here, ours first."""
-    found: list[Database] = [Sextet(_made(folder / "sextet"))]
-    bin_, user = programs(), server_user()
-    if bin_ is None or user is None:
-        lacking = (
-            "its server programs are not installed" if bin_ is None else "no user to run it as"
-        )
-        print(f"without PostgreSQL ({lacking}), so there are no ratios", file=sys.stderr)
-        return found
-    folder.chmod(0o755)  # its user has to get in
-    return [*found, Postgres(_made(folder / "postgres"), bin_, user)]
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+    ours = folder / "sextet"
+    ours.mkdir()
+    theirs = postgres(folder / "postgres")
+    return [Sextet(ours), *([theirs] if theirs is not None else [])]
 
 
 class Bench:
@@ -96,9 +86,9 @@ class Bench:
     def _round(self, database: Database, number: int) -> None:
         for work in self.works:
             for clients in work.clients:
-                before = database.log_bytes()
+                before = database.written()
                 measured = self._measure(database, work, clients)
-                redo = database.log_bytes() - before
+                after = database.written()
                 value = measured.latency_ms if work.latency else measured.tps
                 unit = "ms" if work.latency else "tps"
                 line = self._line(work.name, clients, unit, work.goal, less=work.latency)
@@ -106,12 +96,29 @@ class Bench:
                 if measured.failed:
                     print(f"{measured.failed} transactions failed", file=sys.stderr)
                 if work.name == "simple-update" and clients == max(work.clients) and self.whole:
-                    per = redo / max(1.0, measured.tps * self.seconds)
-                    line = self._line(REDO, clients, "bytes", 0.5, less=True)
-                    self._note(line, database, number, per)
+                    commits = max(1, measured.count)
+                    self._redo(database, number, clients, commits, (before, after))
         if self.whole:
             line = self._line(LOAD, 1, "rows/s", 1.0)
             self._note(line, database, number, self._load(database, number))
+
+    def _redo(
+        self,
+        database: Database,
+        number: int,
+        clients: int,
+        commits: int,
+        written: tuple[Written, Written],
+    ) -> None:
+        """`written`: before so many commits, and after them."""
+        before, after = written
+        redo = after.log - before.log
+        line = self._line(REDO, clients, "bytes", 0.5, less=True)
+        self._note(line, database, number, redo / commits)
+        if before.dirty_pages is not None and after.dirty_pages is not None:
+            line = self._line(PAGES, clients, "times", 10, own=True)
+            pages = after.dirty_pages - before.dirty_pages
+            self._note(line, database, number, pages / max(1, redo))
 
     def _measure(self, database: Database, work: Work, clients: int) -> pgbench.Measured:
         script = self._folder / f"{work.name.replace(' ', '-').replace(',', '')}.sql"
@@ -136,8 +143,17 @@ class Bench:
                 client.execute(sql)
             return LOAD_ROWS / (time.perf_counter() - began)
 
-    def _line(self, name: str, clients: int, unit: str, goal: float, *, less: bool = False) -> Line:
-        return self.lines.setdefault((name, clients), Line(name, clients, unit, goal, less))
+    def _line(
+        self,
+        name: str,
+        clients: int,
+        unit: str,
+        goal: float,
+        *,
+        less: bool = False,
+        own: bool = False,
+    ) -> Line:
+        return self.lines.setdefault((name, clients), Line(name, clients, unit, goal, less, own))
 
     def _note(self, line: Line, database: Database, number: int, value: float) -> None:
         line.values.setdefault(database.name, []).append(round(value, 3))

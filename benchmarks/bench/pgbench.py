@@ -12,10 +12,13 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Transactions a second, and milliseconds of one on average; how many failed."""
+    """Transactions a second, and milliseconds of one on average; how many there were, and how many failed.
+
+    The last ones end after the time is over, so it is not the rate times the seconds asked for."""
 
     tps: float
     latency_ms: float
+    count: int
     failed: int
 
 
@@ -40,6 +43,7 @@ def run(script: Path, urls: Sequence[str], *, clients: int, seconds: float, scal
     return Measured(
         sum(one.tps for one in found),
         sum(one.latency_ms * one.tps for one in found) / max(1e-9, sum(one.tps for one in found)),
+        sum(one.count for one in found),
         sum(one.failed for one in found),
     )
 
@@ -57,7 +61,10 @@ def parse(output: str) -> Measured:
     """Raises ValueError if that is not what pgbench prints."""
     tps = re.search(r"^tps = ([\d.]+)", output, re.MULTILINE)
     latency = re.search(r"^latency average = ([\d.]+) ms", output, re.MULTILINE)
+    count = re.search(r"^number of transactions actually processed: (\d+)", output, re.MULTILINE)
     failed = re.search(r"^number of failed transactions: (\d+)", output, re.MULTILINE)
-    if tps is None or latency is None:
+    if tps is None or latency is None or count is None:
         raise ValueError(f"no result of pgbench: {output[-500:]}")
-    return Measured(float(tps[1]), float(latency[1]), int(failed[1]) if failed else 0)
+    return Measured(
+        float(tps[1]), float(latency[1]), int(count[1]), int(failed[1]) if failed else 0
+    )

@@ -1,20 +1,25 @@
 """PostgreSQL with Sextet's promise: one primary and five standbys.
 
 A commit waits until three of them have it on disk, so there are six copies and it is acknowledged at four.
+A primary alone is to be had as well, for what concerns only it.
 """
 
 from __future__ import annotations
 
 import getpass
 import os
+import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
 
+from benchmarks import procfs
+from benchmarks.bench.report import Written
 from cluster.local.ports import free_ports
 
 PROGRAMS = Path("/usr/lib/postgresql")
@@ -50,13 +55,33 @@ def server_user() -> str | None:
     return "postgres" if known and shutil.which("runuser") else None
 
 
+def postgres(
+    folder: Path, *, standbys: int = STANDBYS, settings: Mapping[str, str] | None = None
+) -> Postgres | None:
+    """Servers to make in `folder`, which is made; `settings` come after SETTINGS. None, and a word about it
+    to stderr, where they cannot be had."""
+    bin_, user = programs(), server_user()
+    if bin_ is None or user is None:
+        lacking = (
+            "its server programs are not installed" if bin_ is None else "no user to run it as"
+        )
+        print(f"without PostgreSQL ({lacking}), so there are no ratios", file=sys.stderr)
+        return None
+    folder.mkdir()
+    folder.parent.chmod(0o755)  # its user has to get in
+    return Postgres(folder, bin_, user, standbys, dict(settings or {}))
+
+
 @dataclass
 class Postgres:
-    """Six servers in `folder`. `make` once, then `start` and `stop` as often as need be."""
+    """A primary and `standbys`, none or five, in `folder`. `make` once, then `start` and `stop` as often as
+    need be."""
 
     folder: Path
     bin: Path
     user: str
+    standbys: int = STANDBYS
+    more: Mapping[str, str] = field(default_factory=dict)
     ports: list[int] = field(default_factory=list)
     name: str = "PostgreSQL"
 
@@ -83,21 +108,28 @@ class Postgres:
     def make(self) -> None:
         shutil.chown(self.folder, self.user)
         found = free_ports(29_000, taken=())
-        self.ports = [next(found) for _ in range(STANDBYS + 1)]
-        self._run(self.bin / "initdb", "-D", self.folder / "s0", "-U", "postgres", "-A", "trust")
-        self._start(0, standbys=False)
-        for number in range(1, STANDBYS + 1):
-            data = self.folder / f"s{number}"
+        self.ports = [next(found) for _ in self._servers]
+        self._run(self.bin / "initdb", "-D", self.data(), "-U", "postgres", "-A", "trust")
+        self._start(0, alone=True)
+        for number in self._servers[1:]:
             source = f"{self.url()}?application_name=s{number}"
             self._run(
-                *(self.bin / "pg_basebackup", "-d", source, "-D", data),
+                *(self.bin / "pg_basebackup", "-d", source, "-D", self.data(number)),
                 *("-R", "-X", "stream", "-c", "fast"),
             )
         self._stop(0)
 
+    @property
+    def _servers(self) -> range:
+        return range(self.standbys + 1)
+
+    def launch(self) -> None:
+        """Start all of them and wait for none."""
+        for number in self._servers:
+            self._start(number, wait=False)
+
     def start(self) -> None:
-        self._start(0)
-        for number in range(1, STANDBYS + 1):
+        for number in self._servers:
             self._start(number)
         with psycopg.connect(self.writer_url, autocommit=True) as client:
             client.execute(
@@ -105,34 +137,52 @@ class Postgres:
             )  # once that is committed three standbys are there
 
     def stop(self) -> None:
-        for number in reversed(range(STANDBYS + 1)):
+        for number in reversed(self._servers):
             self._stop(number)
 
-    def _start(self, number: int, *, standbys: bool = True) -> None:
-        settings = dict(SETTINGS)
-        if number or not standbys:
+    def pids(self) -> list[int]:
+        """Of all processes that the servers have now."""
+        files = [self.data(number) / "postmaster.pid" for number in self._servers]
+        postmasters = [int(file.read_text().split()[0]) for file in files if file.exists()]
+        return postmasters + [child for pid in postmasters for child in procfs.children(pid)]
+
+    def data(self, number: int = 0) -> Path:
+        return self.folder / f"s{number}"
+
+    def arguments(self, number: int = 0, *, alone: bool = False) -> list[str]:
+        """Of `postgres`, for this server."""
+        settings = {**SETTINGS, **self.more}
+        if number or alone or not self.standbys:
             del settings["synchronous_standby_names"]
-        options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
-        data = self.folder / f"s{number}"
-        options += f" -p {self.ports[number]} -k {self.folder} -c listen_addresses=127.0.0.1"
+        settings["listen_addresses"] = "127.0.0.1"
+        given = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        return [*given, "-p", str(self.ports[number]), "-k", str(self.folder)]
+
+    def _start(self, number: int, *, alone: bool = False, wait: bool = True) -> None:
+        options = shlex.join(self.arguments(number, alone=alone))
         self._run(
-            self.bin / "pg_ctl", "-D", data, "-w", "-o", options, "-l", f"{data}.log", "start"
+            *(self.bin / "pg_ctl", "-D", self.data(number), "-w" if wait else "-W"),
+            *("-o", options, "-l", f"{self.data(number)}.log", "start"),
         )
 
     def _stop(self, number: int) -> None:
-        data = self.folder / f"s{number}"
+        data = self.data(number)
         if (data / "postmaster.pid").exists():
             self._run(self.bin / "pg_ctl", "-D", data, "-m", "fast", "-w", "stop")
 
-    def log_bytes(self) -> int:
-        """WAL written so far."""
+    def written(self) -> Written:
         with psycopg.connect(self.writer_url, autocommit=True) as client:
             row = client.execute("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn").fetchone()
         assert row is not None
-        return int(row[0])
+        return Written(int(row[0]))
 
     def settings(self) -> dict[str, str]:
         version = subprocess.run(
             [self.bin / "postgres", "--version"], capture_output=True, text=True, check=True
         )
-        return {"version": version.stdout.strip(), "servers": str(STANDBYS + 1), **SETTINGS}
+        return {
+            "version": version.stdout.strip(),
+            "servers": str(len(self._servers)),
+            **SETTINGS,
+            **self.more,
+        }

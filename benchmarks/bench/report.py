@@ -8,6 +8,15 @@ from dataclasses import dataclass, field
 from html import escape
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Bytes so far: of the log, one copy; and of the pages that were changed, each anew for every commit,
+    as they would have been shipped had there been no log. None: not counted."""
+
+    log: int
+    dirty_pages: int | None = None
+
+
 @dataclass
 class Line:
     """One work with so many clients. `values` by database, one of each round."""
@@ -17,6 +26,8 @@ class Line:
     unit: str
     goal: float
     less_is_better: bool = False
+    own_goal: bool = False
+    """The goal is one for our own figure, and not for its ratio to theirs."""
     values: dict[str, list[float]] = field(default_factory=dict)
 
     def median(self, database: str) -> float:
@@ -29,12 +40,19 @@ class Line:
 
     def ratio(self, ours: str, theirs: str) -> float | None:
         """Ours to theirs; None without theirs."""
-        if not self.values.get(theirs) or not self.values.get(ours):
+        if self.own_goal or not self.values.get(theirs) or not self.values.get(ours):
             return None
         return self.median(ours) / max(1e-9, self.median(theirs))
 
-    def reached(self, ratio: float) -> bool:
-        return ratio <= self.goal if self.less_is_better else ratio >= self.goal
+    def reached(self, figure: float) -> bool:
+        """`figure` is a ratio, or our own figure where the goal is one for that."""
+        return figure <= self.goal if self.less_is_better else figure >= self.goal
+
+    def verdict(self, ours: str, theirs: str) -> str:
+        """ "" where there is nothing to compare."""
+        own = self.own_goal and self.values.get(ours)
+        figure = self.median(ours) if own else self.ratio(ours, theirs)
+        return "" if figure is None else "reached" if self.reached(figure) else "missed"
 
     @property
     def label(self) -> str:
@@ -52,7 +70,7 @@ def table(lines: Sequence[Line], ours: str, theirs: str) -> str:
                 *(_cell(line, database) for database in (ours, theirs)),
                 "-" if ratio is None else f"{ratio:.2f}",
                 f"{sign} {line.goal:g}",
-                "" if ratio is None else "reached" if line.reached(ratio) else "missed",
+                line.verdict(ours, theirs),
             )
         )
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
@@ -82,6 +100,7 @@ def as_json(lines: Sequence[Line], ours: str, theirs: str) -> list[Mapping[str, 
             "values": line.values,
             "ratio": line.ratio(ours, theirs),
             "goal": line.goal,
+            "verdict": line.verdict(ours, theirs),
         }
         for line in lines
     ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bench.report import Written
 from benchmarks.local import Cluster
 from cluster.local.ports import free_ports
 
@@ -23,7 +24,7 @@ class Sextet:
     _instances: list[str] = field(default_factory=list)
 
     @property
-    def _cluster(self) -> Cluster:
+    def cluster(self) -> Cluster:
         return Cluster(self.folder / "data")
 
     @property
@@ -42,22 +43,23 @@ class Sextet:
     def start(self) -> None:
         made = (self.folder / "data").exists()
         arguments = [] if made else ["--port", self.port, "--readers", READERS]
-        self._cluster.sextet("up", *arguments)
+        self.cluster.sextet("up", *arguments)
 
     def stop(self) -> None:
         if (self.folder / "data").exists():
-            self._cluster.sextet("down")
+            self.cluster.sextet("down")
 
-    def log_bytes(self) -> int:
-        """Redo shipped to each storage node since the writer opened the volume."""
-        return int(self.status()["redo"]["redo_bytes"])
+    def written(self) -> Written:
+        """Since the writer opened the volume: redo shipped to each storage node."""
+        redo = self.status()["redo"]
+        return Written(redo["redo_bytes"], redo["dirty_page_bytes"])
 
     def status(self) -> dict[str, Any]:
-        return self._cluster.status()
+        return self.cluster.status()
 
     def settings(self) -> dict[str, str]:
         return {
-            "version": self._cluster.sextet("version").strip(),
+            "version": self.cluster.sextet("version").strip(),
             "storage nodes": "6, commits at 4",
             "instances": f"a writer and {READERS} replicas",
             "buffer pool": "256 MiB each",
