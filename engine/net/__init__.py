@@ -6,7 +6,7 @@ import os
 # this when it is first imported, and this package is imported before it.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-# gRPC's event engine reads sockets in threads of its own, from where a message goes on to the thread that
-# polls for asyncio and then to the loop. Without it the polling thread reads: one hop less for each message,
-# a fifth of what messages cost (docs/performance.md).
+# gRPC's event engine reads sockets in threads of its own, from where a message goes on to the thread
+# that polls for asyncio and then to the loop. Without it the polling thread reads: one hop less for each
+# message, a third of what it costs whom it reaches (docs/performance.md).
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
