@@ -87,6 +87,7 @@ class ControlPlane:
         )
         self._changed = asyncio.Event()
         self._views: dict[str, pb.ClusterView] = {}  # as last made, never changed
+        self._viewing = asyncio.Lock()
         self._watchers = 0
 
     async def start(self) -> None:
@@ -202,10 +203,14 @@ class ControlPlane:
 
     async def view(self, cluster: str) -> pb.ClusterView:
         """The cluster as the catalog has it now. Raises ConfigError if there is none."""
+        async with self._viewing:  # after a change everybody asks at once: one makes it for all
+            return await self._view(cluster)
+
+    async def _view(self, cluster: str) -> pb.ClusterView:
         version = await self._catalog.version()  # first: what is newer than it is sent again
         made = self._views.get(cluster)
         if made is not None and made.version == version:
-            return made  # every watcher asks after every change, and a volume may have many groups
+            return made
         row = await self._catalog.cluster(cluster)
         memberships = await self._catalog.memberships(row.volume)
         fork = None

@@ -144,7 +144,7 @@ class Connection:
         self._settings.defaults = replace(self._settings.sql)
 
     async def _handle(self, message: Message) -> None:
-        self._session.answer_later(False)
+        self._answer_later(self._wire.decoder.more_follows())
         try:
             match message:
                 case Query(sql):
