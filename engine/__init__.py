@@ -36,6 +36,8 @@ Life of a write
     and VDL becomes the newest CPL at or below it.
 12. Everyone waiting at or below VDL is released (`engine.volume.writer.VolumeWriter.wait_durable`); readers
     that begin now see the commit (`engine.sql.pool.BufferPool.set_visible`); the client gets its answer.
+    Of a transaction that came whole the earlier answers were kept until now, too
+    (`engine.sql.session.Session.answer_later`, `engine.pgwire.wire.Wire.flush`).
 13. Later, in the background: gossip fills gaps (`engine.storage.gossip.Gossiper`), redo becomes page
     versions (`engine.storage.coalesce.Coalescer`), checksums are verified
     (`engine.storage.scrub.Scrubber`).
