@@ -7,7 +7,7 @@ chain of back-links reaches, and recovery walks the volume's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from engine.types import LSN, CommitMark, Epoch, PageNo
 
@@ -15,8 +15,7 @@ Ranges: TypeAlias = tuple[tuple[int, bytes], ...]
 """(offset in the page, new bytes), ascending and not overlapping."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record, decoded. With `commit` it is a CPL: the last record of its MTR (P17 §4.1)."""
 
     lsn: LSN

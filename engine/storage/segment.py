@@ -140,7 +140,10 @@ class Segment:
             self._remove(shorter)
         first, last, prev = header.first_lsn, header.last_lsn, header.prev_pg_lsn
         ref = FrameRef(first, last, prev, header.epoch, location, ())
-        insort(self.frames, ref, key=lambda f: f.first)
+        if not self.frames or first > self.frames[-1].first:
+            self.frames.append(ref)
+        else:
+            insort(self.frames, ref, key=lambda f: f.first)
         if last > self.floor:
             ref.runs = tuple(self._index(ref, records))
         if last > self.applied:
@@ -169,8 +172,10 @@ class Segment:
     def _index(self, ref: FrameRef, records: Sequence[RecordRef]) -> Iterator[Run]:
         for record in records:
             entry = RecordAt(record.lsn, record.full, ref, record)
-            known = self.index.setdefault(record.page, [])
-            if not known or known[-1].lsn < record.lsn:
+            known = self.index.get(record.page)
+            if known is None:
+                self.index[record.page] = [entry]
+            elif not known or known[-1].lsn < record.lsn:
                 known.append(entry)
             else:
                 insort(known, entry, key=_lsn)
@@ -198,8 +203,11 @@ class Segment:
         )
 
     def _frame_at(self, first: LSN) -> FrameRef | None:
-        at = bisect_left(self.frames, first, key=lambda f: f.first)
-        return self.frames[at] if at < len(self.frames) and self.frames[at].first == first else None
+        frames = self.frames
+        if not frames or first > frames[-1].first:
+            return None  # as usual
+        at = bisect_left(frames, first, key=lambda f: f.first)
+        return frames[at] if frames[at].first == first else None
 
     def _remove(self, ref: FrameRef) -> None:
         self.frames.remove(ref)

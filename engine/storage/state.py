@@ -265,7 +265,8 @@ def checked_records(frame: bytes, header: FrameHeader) -> list[RecordRef]:
     """
     records = index_frame(frame)
     start, end = first_page(header.pg), first_page(header.pg + 1)
-    if not all(start <= record.page < end for record in records):
+    pages = [record.page for record in records]
+    if min(pages) < start or max(pages) >= end:
         raise FormatError(f"frame {header.first_lsn}..{header.last_lsn} has a foreign page")
     return records
 

@@ -63,7 +63,8 @@ class LinkOwner:
 
     volume: int
     epoch: int
-    request: Callable[[Sequence[Batch]], pb.AppendRequest]
+    request: Callable[[Sequence[Batch], bool], pb.AppendRequest]
+    """Of these batches; whether what the node has greeted with was heard."""
     durable: Callable[[], LSN]
     acked: Callable[[NodeId, Sequence[tuple[PgNo, LSN]]], None]
     members: Callable[[PgNo], int]
@@ -243,9 +244,7 @@ class NodeLink:
         self._greeted = True
         self._sent += len(batches)
         self._be_patient(stream)
-        request = self._owner.request(batches)
-        request.heard = self._heard
-        await stream.send(request)
+        await stream.send(self._owner.request(batches, self._heard))
 
     async def _take(self, ack: pb.AppendAck) -> None:
         match ack.refusal:
