@@ -33,12 +33,16 @@ from typing import Protocol
 from engine.errors import Corrupt
 from engine.log.apply import apply_record
 from engine.log.record import Record
-from engine.sql.readahead import WINDOW_MAX, ReadAhead
+from engine.sql.readahead import WINDOW_MAX, ReadAhead, block
 from engine.sql.versions import Versions
 from engine.types import LSN, PAGE_SIZE, CommitMark, PageNo
 
 REMEMBERED_MIN = 4096
 """Below this many pages it is not worth looking which changes may be forgotten."""
+
+
+ROOMY_MIN = 1024
+"""A pool of fewer pages never has room for pages that nobody has asked for."""
 
 
 class PageSource(Protocol):
@@ -92,6 +96,7 @@ class BufferPool:
         self._readahead = ReadAhead(min(WINDOW_MAX, capacity_pages // 8))
         self._awaited: list[tuple[LSN, asyncio.Future[None]]] = []
         self._versions = Versions(capacity_pages, start.lsn)
+        self._roomy = capacity_pages * 3 // 4 if capacity_pages >= ROOMY_MIN else 0
         self.get_nowait: Callable[[PageNo, LSN], bytes | None] = self._versions.get
         """The page at a read point if it is cached, else None. Never blocks."""
         self._base: LSN = start.lsn  # changes at or below it were never seen, or are forgotten
@@ -177,11 +182,17 @@ class BufferPool:
         return await self._fly(pages, read_at)
 
     def _plan(self, page: PageNo, read_at: LSN) -> list[PageNo]:
-        window = self._readahead.missed(page, self.visible.pages)
+        pages = self.visible.pages
+        if self._versions.images < self._roomy:
+            near = block(page, pages)
+        else:
+            near = range(page, page + self._readahead.missed(page, pages))
         return [page] + [
             p
-            for p in range(page + 1, page + window)
-            if (p, read_at) not in self._flights and self.get_nowait(p, read_at) is None
+            for p in near
+            if p != page
+            and (p, read_at) not in self._flights
+            and self.get_nowait(p, read_at) is None
         ]
 
     async def _fly(self, pages: Sequence[PageNo], read_at: LSN) -> bytes:

@@ -1,4 +1,8 @@
-"""Sequential read-ahead: which pages to fetch together with the one that is missing. Pure.
+"""Read-ahead: which pages to fetch together with the one that is missing. Pure.
+
+While there is room for all that comes, that is the whole block around it (`block`): a cold pool is warm
+after a few large reads instead of as many small ones as it has pages, each of which a writer may wait for
+with the lock in its hands. Once something else would have to go for it, only scans are read ahead of.
 
 A scan of a table reads pages that mostly follow one another, with an interior page of the B-tree
 between now and then. So a miss that continues an earlier one (at its end, or one page further)
@@ -17,6 +21,14 @@ WINDOW_MAX = 32
 """Pages per fetch: 128 KiB. More would delay the first page without saving many round trips."""
 
 RUNS_MAX = 32
+
+
+def block(page: PageNo, pages: int) -> range:
+    """The pages around `page` of a volume of `pages` that are fetched at once, itself among them; all of
+    its protection group."""
+    group = pg_of(page)
+    first = max(page - page % WINDOW_MAX, first_page(group))
+    return range(first, max(page + 1, min(first + WINDOW_MAX, first_page(group + 1), pages)))
 
 
 class ReadAhead:

@@ -71,6 +71,32 @@ class World:
 # -- reading
 
 
+async def test_with_plenty_of_room_a_miss_brings_its_neighbours() -> None:
+    world = World(capacity=1024, pages=100)
+    lsn = world.volume.vdl.lsn
+    assert await world.text(40, lsn) == "page 40"
+    ((pages, read_at),) = world.volume.reads
+    assert pages[0] == 40
+    assert sorted(pages) == list(range(32, 64))
+    assert read_at == lsn
+    assert [await world.text(page, lsn) for page in (32, 63)] == ["page 32", "page 63"]
+    assert len(world.volume.reads) == 1
+    await world.text(99, lsn)
+    assert sorted(world.volume.reads[1][0]) == [96, 97, 98, 99]
+
+
+async def test_without_it_a_miss_is_one_page() -> None:
+    world = World(capacity=1024, pages=1000)
+    lsn = world.volume.vdl.lsn
+    for page in range(0, 768, 32):
+        await world.text(page, lsn)
+    await world.text(900, lsn)
+    assert world.volume.reads[-1][0] == (900,)
+    small = World(capacity=1023, pages=100)
+    await small.text(40, small.volume.vdl.lsn)
+    assert small.volume.reads[-1][0] == (40,)
+
+
 async def test_a_miss_is_fetched_once_and_then_cached() -> None:
     world = World(pages=2)
     at = world.pool.visible.lsn

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from engine.sql.readahead import RUNS_MAX, ReadAhead
+from engine.sql.readahead import RUNS_MAX, WINDOW_MAX, ReadAhead, block
 from engine.types import PAGES_PER_PG
+from engine.volume.geometry import pg_of
 
 
 def test_a_single_miss_fetches_one_page() -> None:
@@ -46,3 +47,14 @@ def test_remembers_few_runs_and_drops_the_oldest() -> None:
         ahead.missed(run * 50, 1 << 20)
     assert ahead.missed(1, 1 << 20) == 1
     assert ahead.missed(RUNS_MAX * 50 + 1, 1 << 20) == 2
+
+
+def test_a_block_is_of_the_volume_and_of_one_group() -> None:
+    assert block(0, 1000) == range(WINDOW_MAX)
+    assert block(WINDOW_MAX + 5, 1000) == range(WINDOW_MAX, 2 * WINDOW_MAX)
+    assert block(40, 43) == range(WINDOW_MAX, 43)
+    for page in (PAGES_PER_PG - 1, PAGES_PER_PG):
+        near = block(page, 1 << 20)
+        assert page in near
+        assert {pg_of(other) for other in near} == {pg_of(page)}
+    assert 50 in block(50, 20), "a volume may have been larger at the read point"
