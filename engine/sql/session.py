@@ -416,9 +416,9 @@ class Session:
             await run_sync(connection.run, "BEGIN IMMEDIATE", ())
         else:
             await run_sync(connection.run, "BEGIN", ())
-        self.status = "T"
-        self._savepoints.clear()
         await self._turn.base_durable()
+        self.status = "T"  # not before: a BEGIN that fails has begun nothing
+        self._savepoints.clear()
         return None
 
     async def _finish(self, connection: Connection, control: Control) -> tuple[str, Notice | None]:

@@ -127,9 +127,6 @@ class VolumeWriter:
         self._dead: str | None = None
         self._grow_lock = asyncio.Lock()
         self._points_sent: tuple[LSN, LSN] = (0, 0)
-        self._read_floor: LSN = (
-            0  # PGMRPL as of the newest batch or points; later ones are no lower
-        )
         self._sent_last: tuple[tuple[object, ...], pb.AppendRequest] | None = None
         self.pgmrpl: Callable[[], LSN] = lambda: 0
         self.before_large_commit: Callable[[], Awaitable[None]] | None = None
@@ -331,7 +328,6 @@ class VolumeWriter:
         if not self._in_flight:
             self._waiting_since = self._runtime.clock.monotonic()
         self._in_flight.append(batch)
-        self._read_floor = self._pgmrpl()
         self._runtime.steps.before(Step.SEND)
         for link, part in self._shares_of(batch):
             link.offer(part)
@@ -353,15 +349,15 @@ class VolumeWriter:
 
     def _request(self, batches: Sequence[Batch], heard: bool) -> pb.AppendRequest:
         """One request of what a link was offered: it has only what its node keeps. Not to be changed:
-        the six links, which mostly send the same, get the same one."""
-        key = (tuple(batches), heard, self.vdl.lsn, self._read_floor)
-        if self._sent_last is not None and self._sent_last[0] == key:
+        the six links, which mostly send the same redo, send the same message."""
+        key = (tuple(batches), heard, self.vdl.lsn)
+        if batches and self._sent_last is not None and self._sent_last[0] == key:
             return self._sent_last[1]
         request = pb.AppendRequest(
             volume=self.volume,
             epoch=self.epoch,
             vdl=self.vdl.lsn,
-            pgmrpl=self._read_floor,
+            pgmrpl=self._pgmrpl(),
             heard=heard,
         )
         for batch in batches:
@@ -602,7 +598,6 @@ class VolumeWriter:
                 )  # a writer that nobody writes to must learn if it is over
             if stalled or (points != self._points_sent and not self._in_flight):
                 self._points_sent = points
-                self._read_floor = points[1]
                 for node in sorted(self.links):
                     self.links[node].offer_points()
             self.tails.forget_below(points[1])

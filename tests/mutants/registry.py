@@ -272,8 +272,8 @@ VOLUME = (
         "G1",
         "storage is told a VDL that is not durable yet",
         "engine.volume.writer",
-        "volume=self.volume, epoch=self.epoch, vdl=self.vdl.lsn, pgmrpl=self._pgmrpl()",
-        "volume=self.volume, epoch=self.epoch, vdl=self._last_lsn, pgmrpl=self._pgmrpl()",
+        "vdl=self.vdl.lsn,\n            pgmrpl=self._pgmrpl(),",
+        "vdl=self._last_lsn,\n            pgmrpl=self._pgmrpl(),",
     ),
 )
 

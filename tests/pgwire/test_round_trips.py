@@ -129,9 +129,7 @@ async def test_answers_that_can_never_be_given_are_not(
     assert failure(await held.until_ready()) == "08007"
 
 
-async def test_who_is_dismissed_hears_of_that_only(
-    pg: Served, held: Raw, connect: Connect
-) -> None:
+async def test_who_is_dismissed_hears_of_that_only(pg: Served, held: Raw, connect: Connect) -> None:
     client = await connect()
     client.send(*BEGIN, *insert(1), *COUNT, FLUSH)
     await silent(pg, held, client)

@@ -121,6 +121,21 @@ async def test_begin_immediate_waits_for_its_base_too(
     await run(second, "rollback")
 
 
+async def test_a_begin_that_fails_has_begun_nothing(
+    volume: LocalVolume, engine: SqlEngine, writer: Session
+) -> None:
+    """A client that is told of an error by BEGIN has no reason to roll back."""
+    first = await parked(run(writer, "insert into t values (2, 'two')"))
+    second = engine.session()
+    second.settings.statement_timeout_s = 0.01
+    assert isinstance(await fails(second, "begin immediate"), QueryCanceled)
+    assert second.status == "I"
+    assert not engine.lock.held
+    assert await rows(second, "select a from t") == [(1,)]
+    volume.make_durable()
+    await first
+
+
 async def test_reads_go_on_after_a_write_that_timed_out(
     volume: LocalVolume, engine: SqlEngine, writer: Session
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sqlite3
 from pathlib import Path
 
@@ -137,11 +136,11 @@ async def test_damage_is_found() -> None:
     lsn = seen[5][0]
     index = max(i for i, r in enumerate(volume.log) if r.lsn <= lsn and r.page != 0)
     spoilt = list(volume.log)
-    spoilt[index] = dataclasses.replace(spoilt[index], full=True, ranges=())
+    spoilt[index] = spoilt[index]._replace(full=True, ranges=())
     oracle = Oracle(CommittedLog(spoilt))
     assert oracle.problems(lsn)
     assert kinds(check(oracle, [Observation(lsn, seen[5][1])])) == ["integrity"]
-    header = dataclasses.replace(spoilt[0], ranges=((0, b"no SQLite"),))
+    header = spoilt[0]._replace(ranges=((0, b"no SQLite"),))
     broken = Oracle(CommittedLog([header, *spoilt[1:2]]))
     assert broken.problems(broken.log.commits[0].lsn)
 
@@ -151,7 +150,7 @@ async def test_a_log_with_a_gap_or_two_truths() -> None:
     await run(volume)
     findings = Findings("oracle")
     CommittedLog([*volume.log[:3], *volume.log[4:]], findings=findings)
-    CommittedLog([*volume.log, dataclasses.replace(volume.log[0], ranges=())], findings=findings)
+    CommittedLog([*volume.log, volume.log[0]._replace(ranges=())], findings=findings)
     assert kinds(findings.found) == ["log-differs", "log-gap"]
     with pytest.raises(ValueError, match="follows"):
         CommittedLog(volume.log[1:])
