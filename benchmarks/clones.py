@@ -109,13 +109,24 @@ def volume(made: Cluster, name: str) -> dict[str, Any]:
 def until_written_down(made: Cluster, name: str, within_s: float = QUIET_S) -> None:
     """Until all redo of the cluster has become pages, which is when they are counted."""
     deadline = time.monotonic() + within_s
+    behind: list[str] = []
+    asked = 0
     while time.monotonic() < deadline:
         status = json.loads(made.sextet("status", "--cluster", name, "--json"))
-        segments = [s for node in status["storage"] for s in node["segments"]]
-        if segments and all(s["applied"] == s["scl"] for s in segments):
+        asked += 1
+        segments = [(node["name"], s) for node in status["storage"] for s in node["segments"]]
+        behind = [
+            f"{node} group {s['pg']}: {s['applied']} of {s['scl']}"
+            for node, s in segments
+            if s["applied"] != s["scl"]
+        ]
+        if segments and not behind:
             return
         time.sleep(1.0)
-    sys.exit(f"redo of {name} has not become pages after {within_s:.0f} s")
+    sys.exit(
+        f"redo of {name} has not become pages after {within_s:.0f} s, looked at {asked} times; "
+        f"{len(behind)} segments are behind: {', '.join(behind[:6])}"
+    )
 
 
 def clone(made: Cluster, name: str) -> tuple[Cloned, float, float]:
