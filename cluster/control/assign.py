@@ -41,8 +41,9 @@ QUORUM_S = 5.0
 
 RETRY_FIRST_S, RETRY_LIMIT_S = 0.2, 5.0
 
-SEGMENTS_PER_CALL = 512
-"""A node creates them in one transaction before it answers: 5 GiB of a volume, 0.1 s."""
+SEGMENTS_PER_CALL = 128
+"""A node creates them before it answers: a clone's in one transaction, 1.25 GiB of a volume, but for
+those that need page versions of their own. These are prepared in memory, and made one by one."""
 
 FORK_REFUSALS = 5
 """So often a node may say that it cannot make a clone's segment over another one, which may become

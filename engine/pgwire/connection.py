@@ -15,7 +15,13 @@ import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
-from engine.errors import FeatureNotSupported, ProtocolError, SextetError, SqlError
+from engine.errors import (
+    CommitUnknown,
+    FeatureNotSupported,
+    ProtocolError,
+    SextetError,
+    SqlError,
+)
 from engine.faults.bysql import SqlFaults
 from engine.pgwire import codec, types
 from engine.pgwire.casts import without_casts
@@ -50,7 +56,7 @@ from engine.pgwire.utility import (
     answer,
     statements,
 )
-from engine.pgwire.wire import Wire
+from engine.pgwire.wire import OutcomeLost, Wire
 from engine.sql.cursor import Cursor
 from engine.sql.session import Session
 from engine.sql.statement import SqlValue, Statement
@@ -175,19 +181,26 @@ class Connection:
             raise
         except SextetError as error:
             await self._session.fail()
-            self._wire.write(_error(error))
+            self._tell(error)
             self._skipping = True
 
     async def _refuse(self, error: SextetError) -> None:
         """What is not answered at a Sync is answered here, whole."""
         await self._session.fail()
-        self._wire.write(_error(error))
+        self._tell(error)
         try:
             await self._implicit.end(commit=False)
         except SextetError as second:
             log.debug("and the rollback: %s", second)  # the client has been told of the first
         await self._ready()
         await self._wire.flush()
+
+    def _tell(self, error: SextetError) -> None:
+        """Raises OutcomeLost: who does not know what became of a commit is told so whatever comes, and
+        cannot be told first what that transaction has read."""
+        if isinstance(error, CommitUnknown) and self._session.owes:
+            raise OutcomeLost(str(error)) from error
+        self._wire.write(_error(error))
 
     # -- simple protocol
 
@@ -433,7 +446,7 @@ class Connection:
         try:
             await self._implicit.end(commit=not failed)
         except SextetError as error:
-            self._wire.write(_error(error))
+            self._tell(error)
         await self._ready()
 
     async def _ready(self) -> None:

@@ -7,6 +7,7 @@ programs). It never accepts more sessions than its limit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import secrets
@@ -19,7 +20,7 @@ from engine.faults.bysql import SqlFaults
 from engine.pgwire import codec
 from engine.pgwire.codec import CancelRequest, EncryptionRequest, Startup
 from engine.pgwire.connection import Connection
-from engine.pgwire.wire import Wire
+from engine.pgwire.wire import AnswersLost, Wire
 from engine.sql.engine import SqlEngine
 from engine.sql.session import Session
 from engine.sql.turn import OUTCOME_UNKNOWN
@@ -184,7 +185,8 @@ class PgServer:
         finally:
             if not wire.lost:
                 wire.write(b"")
-                await wire.flush()
+                with contextlib.suppress(AnswersLost):  # whoever is here has left, or been told
+                    await wire.flush()
 
     async def _greet(self, wire: Wire) -> Startup | None:
         """Up to the Startup message; None if the client only cancelled or left."""

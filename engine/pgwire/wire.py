@@ -23,7 +23,8 @@ class Wire(asyncio.Protocol):
 
     `on_lost` is called once, as soon as the client is gone: whoever runs its statement cancels it.
 
-    Nothing that was written leaves before `settle` has returned, if `owes` says that it is needed.
+    Nothing that was written leaves before `settle` has returned, if `owes` says that it is needed. What
+    was written while it did not say so may be told whatever comes: of transactions that are over.
     """
 
     def __init__(self, message_bytes_max: int) -> None:
@@ -43,6 +44,7 @@ class Wire(asyncio.Protocol):
         self._ended = False
         self._out: list[bytes] = []
         self._out_bytes = 0
+        self._sayable = 0  # how many of `_out`'s first may be told whatever comes
 
     # -- asyncio.Protocol
 
@@ -139,6 +141,8 @@ class Wire(asyncio.Protocol):
         """Gather; `flush` sends."""
         self._out.append(data)
         self._out_bytes += len(data)
+        if not self.owes():
+            self._sayable = len(self._out)
 
     async def write_much(self, data: bytes) -> None:
         """Gather, and wait while the client does not read what was sent."""
@@ -152,13 +156,13 @@ class Wire(asyncio.Protocol):
             try:
                 await self.settle()
             except SextetError as error:
-                raise AnswersLost(f"what the answers rest on is not there: {error}") from error
+                raise AnswersLost(error) from error
         if not self._open.is_set():
             await self._open.wait()
         if self._out and self._transport is not None:
             data = b"".join(self._out)
             self._out.clear()
-            self._out_bytes = 0
+            self._out_bytes = self._sayable = 0
             if not self._ended:
                 self._transport.write(data)
         if not self._writable.is_set():
@@ -167,8 +171,7 @@ class Wire(asyncio.Protocol):
     def write_last(self, data: bytes) -> None:
         """Gather what ends the conversation, in place of answers that cannot be given any more."""
         if self.owes():
-            self._out.clear()
-            self._out_bytes = 0
+            del self._out[self._sayable :]
         self.owes = _never
         self.write(data)
 
@@ -183,9 +186,20 @@ class Wire(asyncio.Protocol):
 
 
 class AnswersLost(ProtocolError):
-    """Answers were kept back until what they rest on is durable, and it never will be."""
+    """Answers were kept back until what they rest on is durable, and will not be given: the connection
+    ends. Of an open transaction nothing is there; a commit of unknown outcome is `OutcomeLost`."""
 
-    sqlstate = "57P01"
+    def __init__(self, cause: SextetError) -> None:
+        super().__init__(
+            f"terminating connection: before what its answers rest on was durable: {cause}"
+        )
+        self.sqlstate = "57P01" if cause.sqlstate != "57014" else "57014"
+
+
+class OutcomeLost(ProtocolError):
+    """The outcome of a commit is unknown, and answers before it in the same transaction cannot be given."""
+
+    sqlstate = "08007"
 
 
 def _never() -> bool:

@@ -183,7 +183,7 @@ class BufferPool:
 
     def _plan(self, page: PageNo, read_at: LSN) -> list[PageNo]:
         pages = self.visible.pages
-        if self._versions.images < self._roomy:
+        if self._versions.images + len(self._flights) < self._roomy:
             near = block(page, pages)
         else:
             near = range(page, page + self._readahead.missed(page, pages))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 import apsw
 
-from engine.errors import QueryCanceled, ReadOnly, SextetError, SqlError
+from engine.errors import CommitUnknown, QueryCanceled, ReadOnly, SextetError, SqlError
 from engine.moments import NEWEST
 from engine.sql import errors
 from engine.sql.bridge import run_sync
@@ -197,7 +197,8 @@ class Session:
             except Exception as error:
                 failure = self._explain(error, sql)
                 await self._fail()
-                await self._told_durable()  # even an error tells something of the state it met
+                if not isinstance(failure, CommitUnknown):  # told whatever comes, and tells nothing
+                    await self._told_durable()  # any other error does of the state it met
                 if failure is error:
                     raise
                 raise failure from error

@@ -350,7 +350,7 @@ class VolumeWriter:
     def _request(self, batches: Sequence[Batch], heard: bool) -> pb.AppendRequest:
         """One request of what a link was offered: it has only what its node keeps. Not to be changed:
         the six links, which mostly send the same redo, send the same message."""
-        key = (tuple(batches), heard, self.vdl.lsn)
+        key = (tuple(batches), heard, self.vdl.lsn, self._points_sent)
         if batches and self._sent_last is not None and self._sent_last[0] == key:
             return self._sent_last[1]
         request = pb.AppendRequest(

@@ -10,7 +10,19 @@ import asyncio
 import pytest
 
 from tests.pgwire.conftest import Connect, Served
-from tests.pgwire.raw import FLUSH, SYNC, Raw, bind, execute, failure, kinds, parse, query, rows
+from tests.pgwire.raw import (
+    FLUSH,
+    SYNC,
+    TERMINATE,
+    Raw,
+    bind,
+    execute,
+    failure,
+    kinds,
+    parse,
+    query,
+    rows,
+)
 
 WIDE = "SELECT hex(zeroblob(50000))"
 """A row that is sent before anything else is read: larger than what is gathered."""
@@ -25,6 +37,14 @@ def insert(number: int) -> tuple[bytes, bytes, bytes]:
 
 
 BEGIN, COMMIT, COUNT = map(statement, ("BEGIN", "COMMIT", "SELECT count(*) FROM t"))
+
+
+async def farewell(client: Raw) -> tuple[str, str]:
+    """Severity and SQLSTATE that the connection ends with. Before it comes what was said before the
+    transaction wrote, and nothing that it wrote or read after."""
+    replies = await client.until_closed()
+    assert kinds(replies) in ("E", "CE", "12E", "12C12E", "12TE")
+    return replies[-1].fields["S"], replies[-1].fields["C"]
 
 
 @pytest.fixture
@@ -123,9 +143,7 @@ async def test_answers_that_can_never_be_given_are_not(
     client.send(*BEGIN, *insert(1), *COUNT, FLUSH)
     await silent(pg, held, client)
     pg.volume.fence()
-    replies = await client.until_closed()
-    assert kinds(replies) == "E"
-    assert failure(replies) == "57P01"
+    assert await farewell(client) == ("FATAL", "57P01")
     assert failure(await held.until_ready()) == "08007"
 
 
@@ -134,9 +152,7 @@ async def test_who_is_dismissed_hears_of_that_only(pg: Served, held: Raw, connec
     client.send(*BEGIN, *insert(1), *COUNT, FLUSH)
     await silent(pg, held, client)
     await pg.server.dismiss("a test wants it")
-    replies = await client.until_closed()
-    assert kinds(replies) == "E"
-    assert failure(replies) == "57P01"
+    assert await farewell(client) == ("FATAL", "57P01")
 
 
 async def test_a_client_that_leaves_does_not_keep_the_lock(
@@ -150,3 +166,70 @@ async def test_a_client_that_leaves_does_not_keep_the_lock(
     async with asyncio.timeout(20):
         while pg.engine.lock.held:
             await asyncio.sleep(0)
+
+
+# -- a commit's outcome is told, whatever becomes of other answers
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        pytest.param((*BEGIN, *insert(1), *COMMIT, SYNC), id="pipeline"),
+        pytest.param((query("BEGIN; INSERT INTO t VALUES (1); COMMIT"),), id="query"),
+        pytest.param((*statement("INSERT INTO t VALUES (1) RETURNING i"), SYNC), id="returning"),
+    ],
+)
+@pytest.mark.parametrize("end", ["fence", "timeout", "cancel"])
+async def test_an_unknown_outcome_is_told_as_such(
+    pg: Served, held: Raw, connect: Connect, whole: tuple[bytes, ...], end: str
+) -> None:
+    client = await connect()
+    if end == "timeout":
+        await client.query("SET statement_timeout = '50ms'")
+    client.send(*whole)
+    await commits(pg, 2)
+    if end == "fence":
+        pg.volume.fence()
+    elif end == "cancel":
+        pg.server.cancel(client.pid, client.secret)
+    assert await farewell(client) == ("FATAL", "08007")
+    assert not pg.engine.lock.held
+
+
+async def test_what_was_durable_is_told_though_what_came_with_it_is_lost(
+    pg: Served, raw: Raw, connect: Connect
+) -> None:
+    await pg.sql("CREATE TABLE t (i INTEGER)")
+    pg.volume.hold()
+    client = await connect()
+    client.send(*BEGIN, *insert(1), *COMMIT, SYNC, *BEGIN, *insert(2), *COUNT, FLUSH)
+    await commits(pg, 1)
+    raw.send(*insert(3), SYNC)  # waits for its turn, which comes before the second transaction's
+    await commits(pg, 2)
+    first = pg.volume.commits[-2]
+    pg.volume.make_durable(first)
+    await silent(pg, raw, client)
+    await pg.server.dismiss("a test wants it")
+    assert kinds(await client.until_closed()) == "12C12C12CZ" + "12C12" + "E"
+
+
+async def test_who_cancels_an_answer_that_waits_is_told_so(
+    pg: Served, held: Raw, connect: Connect
+) -> None:
+    client = await connect()
+    client.send(*BEGIN, *insert(1), *COUNT, FLUSH)
+    await silent(pg, held, client)
+    pg.server.cancel(client.pid, client.secret)
+    assert await farewell(client) == ("FATAL", "57014")
+    assert not pg.engine.lock.held
+
+
+async def test_who_says_goodbye_is_owed_nothing(
+    pg: Served, held: Raw, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await connect()
+    client.send(*BEGIN, *insert(1), TERMINATE)
+    await silent(pg, held, client)
+    pg.volume.fence()
+    await client.until_closed()
+    assert "a client's session failed" not in caplog.text
