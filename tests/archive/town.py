@@ -211,5 +211,5 @@ def play(
         world.loop.run_until_complete(whole())
     finally:
         world.close()
-    assert world.errors == []
+    assert world.errors == [], world.errors
     return town
