@@ -134,12 +134,14 @@ class SimObjects:
         def answered() -> None:
             if answer.done():
                 return  # given up
+            error = failed
             if away or self._bucket.unreachable:
-                answer.set_exception(Unavailable("the object store does not answer"))
-            elif failed is not None:
-                answer.set_exception(failed)
-            else:
+                error = Unavailable("the object store does not answer")
+            if error is None:
                 answer.set_result(done)  # type: ignore[arg-type]
+            else:
+                answer.set_exception(error)
+                answer.exception()  # who asked may have died: then nobody will, and that is no bug
 
         self._send(there=False, then=answered)
 
