@@ -397,7 +397,6 @@ class Connection:
                 prepared.described = True
             else:
                 await self._implicit.begin_for_batch(prepared, executes=1)
-                self._answer_later(self._wire.decoder.more_follows())
             shape = await portal.learn_shape(self._session)
             self._wire.write(shape.description)
 
@@ -417,7 +416,6 @@ class Connection:
             return
         if portal.cursor is None:
             await self._implicit.begin_for_batch(prepared)
-        self._answer_later(self._wire.decoder.more_follows())
         with self._calls(statement):
             cursor = await portal.start(self._session)
             ended = await self._send_rows(portal, message.rows_max)

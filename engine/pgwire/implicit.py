@@ -28,6 +28,7 @@ class Implicit:
         if wanted and self._session.status == "I":
             await self._run("BEGIN")
             self.open = True
+            self._session.answer_later(True)  # its COMMIT is still to come
 
     async def begin_for_batch(self, prepared: Prepared, *, executes: int = 0) -> None:
         """A write that is not followed by its Sync at once may have to be undone by what follows.

@@ -75,11 +75,11 @@ class WriteTurn:
 
     async def base_durable(self) -> None:
         """Wait until what this turn was built on may be shown."""
+        rests_on = max(self._owed, self._base)
         if self.later:
-            self._owed = max(self._owed, self._base)
-        elif max(self._owed, self._base) > self._pool.visible.lsn:
-            assert self._sink is not None
-            await self._sink.wait_durable(max(self._owed, self._base))
+            self._owed = rests_on
+        else:
+            await self._until_visible(rests_on)
         self._base = 0
 
     @property
@@ -89,9 +89,12 @@ class WriteTurn:
 
     async def settle(self) -> None:
         """Wait until what has been given may be shown."""
-        if self.owes:
+        await self._until_visible(self._owed)
+
+    async def _until_visible(self, lsn: LSN) -> None:
+        if lsn > self._pool.visible.lsn:
             assert self._sink is not None
-            await self._sink.wait_durable(self._owed)
+            await self._sink.wait_durable(lsn)
 
     def forget_base(self) -> None:
         """Nothing of this turn was told to anybody, nor will be."""
