@@ -20,9 +20,10 @@ Invariants
 - SYNC is the last moment at which SQLite can roll back, so there the volume is asked for room. It
   is sent even with synchronous=OFF. COMMIT_PHASETWO calls the sink, synchronously, once.
 - A connection's own page cache is valid for one state only. SQLite checks 16 bytes of page 1
-  (change counter, size) at each SHARED. Commits form one line and each counts up, a backtrack too
-  (`engine.sql.header`), so two states never agree in them; and after a reset of the pool the bytes are
-  made to differ, in case history was rewound.
+  (change counter, size) at each SHARED, and knows those of its own commit. The counter that
+  it is shown is this file's own: the same while the state is, which an LSN names until the pool is reset,
+  and else one more. What page 1 in the volume says is not looked at, so a commit that changes nothing
+  else of that page has no record of it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from engine.errors import VolumeFull
 from engine.log.record import PageChange
 from engine.ports import Clock
 from engine.sql.bridge import await_sync
+from engine.sql.header import counter_of, keep, next_number, show, to_bytes
 from engine.sql.pool import BufferPool, Snapshot
 from engine.sql.sink import LARGE_COMMIT_PAGES, CommitSink
 from engine.types import LSN, PAGE_SIZE, CommitMark, PageNo
@@ -45,7 +47,8 @@ _COMMIT = apsw.SQLITE_FCNTL_COMMIT_PHASETWO
 _SHIFT = PAGE_SIZE.bit_length() - 1
 _WITHIN = PAGE_SIZE - 1
 _COUNTER_AT, _COUNTER_SIZE = 24, 16
-_STALE = b"\xff" * _COUNTER_SIZE
+_HEADER: PageNo = 0
+"""What SQLite calls page 1."""
 _JULIAN_EPOCH_MS = 210_866_760_000_000  # SQLite counts milliseconds from noon, 4714 BC
 
 _EXCLUDED = {
@@ -78,7 +81,9 @@ class VolumeFile(apsw.VFSFile):
         self._dirty: dict[PageNo, bytes] = {}
         self._pages = 0  # size in pages as SQLite sees it now
         self._rolling_back = False  # the SYNC of a commit failed, so what follows undoes it
-        self._generation = pool.generation
+        self._counter = 0
+        self._counted: tuple[LSN, int] = (-1, 0)
+        """What `_counter` is for: the LSN and the pool's generation."""
 
     # -- reading
 
@@ -93,16 +98,18 @@ class VolumeFile(apsw.VFSFile):
             cached = self._get_nowait(page, mark.lsn)
             image = cached or await_sync(self._pool.get(page, mark.lsn))
         if amount == PAGE_SIZE:
-            return image
-        if amount == _COUNTER_SIZE and offset == _COUNTER_AT and self._moved():
-            return _STALE
+            return image if page else show(image, self._shown_counter())
         start = offset & _WITHIN
+        if amount == _COUNTER_SIZE and offset == _COUNTER_AT:
+            return to_bytes(self._shown_counter()) + image[start + 4 : start + amount]
         return image[start : start + amount]
 
-    def _moved(self) -> bool:
-        moved = self._generation != self._pool.generation
-        self._generation = self._pool.generation
-        return moved
+    def _shown_counter(self) -> int:
+        """Another one than before if the state is another than before."""
+        state = ((self.mark or self.next_mark).lsn, self._pool.generation)
+        if state != self._counted:
+            self._counter, self._counted = next_number(self._counter), state
+        return self._counter
 
     def xFileSize(self) -> int:
         mark = self.mark or self.next_mark
@@ -210,14 +217,18 @@ class VolumeFile(apsw.VFSFile):
             # write a page without reading it (one from the free list).
             before = self._get_nowait(page, at) if page < size else None
             after = self._dirty[page]
+            if page == _HEADER and before is not None:
+                after = keep(after, before)
             if page < self._pages and after != before:
                 changes.append(PageChange(page, before, after))
+        if _HEADER in self._dirty:
+            self._counter = counter_of(self._dirty[_HEADER])
         self._dirty.clear()
-        if not changes:
-            return
-        mark, lsns = self._sink.commit(changes, self._pages)
-        self._pool.install(mark, {c.page: (lsns[c.page], c.after) for c in changes})
-        self.committed = self.mark = mark
+        if changes:
+            mark, lsns = self._sink.commit(changes, self._pages)
+            self._pool.install(mark, {c.page: (lsns[c.page], c.after) for c in changes})
+            self.committed = self.mark = mark
+        self._counted = self.mark.lsn, self._pool.generation
 
     def take_committed(self) -> CommitMark | None:
         """The commit made since the last call, if any."""

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from engine.instance.backtrack import ChunkStream, backtrack_database
 from engine.net.pb import instance_pb2 as pb
 from engine.net.pb.storage_pb2 import CommitPoint
-from engine.sql.header import next_number, put_back, same_contents
+from engine.sql.header import counter_of, keep, next_number, put_back, same_contents, show
 from engine.sql.session import Session
 from engine.steps import OFF
 from engine.types import PAGE_SIZE, CommitMark
@@ -48,15 +48,34 @@ def test_the_header_is_that_of_then_with_numbers_that_nobody_has_seen(
     past: bytes, current: bytes, pages: int
 ) -> None:
     page = put_back(past + b"rows", current + b"other rows", pages)
-    counter, cookie = page[24:28], page[40:44]
-    assert page[92:96] == counter
-    assert counter not in (past[24:28], current[24:28])
+    cookie = page[40:44]
+    assert page[92:96] == page[24:28] == current[24:28]
     assert cookie not in (past[40:44], current[40:44])
     assert int.from_bytes(page[28:32], "big") == pages
     kept = [slice(24), slice(32, 40), slice(44, 92), slice(96, None)]
     assert [page[part] for part in kept] == [(past + b"rows")[part] for part in kept]
     assert same_contents(page, past[:28] + page[28:32] + past[32:] + b"rows")
     assert not same_contents(page, page[:-1] + b"x")
+
+
+@given(page=st.binary(min_size=100, max_size=120), counter=numbers, other=st.binary(min_size=100))
+def test_a_counter_is_shown_in_place_of_the_one_that_is_kept(
+    page: bytes, counter: int, other: bytes
+) -> None:
+    shown = show(page, counter)
+    assert counter_of(shown) == counter
+    assert (shown[92:96] == shown[24:28]) is (page[92:96] == page[24:28]), "the size is as valid"
+    whole = page[:92] + page[24:28] + page[96:]
+    written = show(whole, counter)
+    assert keep(written, whole) == whole, "nothing but the counter has changed"
+    kept = keep(written, other)
+    assert kept[24:28] == kept[92:96] == other[24:28]
+    rest = [slice(24), slice(28, 92), slice(96, None)]
+    assert (
+        [kept[part] for part in rest]
+        == [shown[part] for part in rest]
+        == [page[part] for part in rest]
+    )
 
 
 class Sent:
