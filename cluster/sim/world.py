@@ -82,6 +82,7 @@ class Shape:
             coalesce_s=0.4,
             coalesce_bytes=16 * 1024,
             coalesce_rounds=3,
+            coalesce_busy_rounds=3,
             coalesce_pages_per_batch=8,
             scrub_s=1.0,
         )

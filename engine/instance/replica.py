@@ -17,8 +17,7 @@ from operator import attrgetter
 from engine.config import InstanceConfig, VolumeConfig
 from engine.errors import DeadlineExceeded, ProtocolError, SextetError, StaleEpoch, Unavailable
 from engine.instance.commitpoint import CommitPoint
-from engine.log.frame import decode_frame
-from engine.log.record import Record
+from engine.log.frame import Redo, check_body, index_frame, read_header
 from engine.moments import Moment
 from engine.net.methods import CONFIRMED_COMMIT, FOLLOW
 from engine.net.pb import instance_pb2 as pb
@@ -106,7 +105,7 @@ class Replica:
             ("joins", "gaps", "records_applied", "commits_applied", *map(within, LAG_STEPS_MS)), 0
         )
         self.commit_point = CommitPoint(runtime, self._ask_writer)
-        self._pending: list[Record] = []  # above the applied VDL
+        self._pending: list[Redo] = []  # above the applied VDL
         self._pending_bytes = 0
         self._applied: LSN = 0
         self._heard_at = runtime.clock.monotonic()
@@ -308,9 +307,10 @@ class Replica:
         self._heard_at = self._runtime.clock.monotonic()
         self._learn(item.grown, grown=True)
         for frame in item.frames:
-            records = decode_frame(frame)
-            self._pending.extend(records)
-            self._pending_bytes += sum(map(_size, records))
+            check_body(frame, read_header(frame))
+            redo = [Redo(ref, frame) for ref in index_frame(frame)]
+            self._pending.extend(redo)
+            self._pending_bytes += sum(map(_size, redo))
         commits = 0
         if item.vdl > self._applied:
             commits = self._apply_up_to(item.vdl)
@@ -333,12 +333,13 @@ class Replica:
     def _apply_up_to(self, vdl: LSN) -> int:
         """The number of commits that have become visible."""
         pending = self._pending
-        pending.sort(key=attrgetter("lsn"))
+        pending.sort(key=attrgetter("ref.lsn"))
         expected = self._applied
-        ready: list[Record] = []
+        ready: list[Redo] = []
         mark: CommitMark | None = None
         commits = 0
-        for record in pending:
+        for redo in pending:
+            record = redo.ref
             if record.lsn > vdl:
                 break
             if record.lsn <= self._applied:
@@ -346,17 +347,17 @@ class Replica:
             if record.prev_lsn != expected:
                 raise FeedGap(f"record {record.lsn} follows {record.prev_lsn}, not {expected}")
             expected = record.lsn
-            ready.append(record)
+            ready.append(redo)
             if record.commit is not None:
                 mark = record.commit
                 commits += 1
         if expected != vdl or mark is None or mark.lsn != vdl:
             raise FeedGap(f"VDL is {vdl} but redo came only up to {expected}")
         self._runtime.steps.before(Step.APPLY)
-        self._pending = [r for r in pending if r.lsn > vdl]
+        self._pending = [redo for redo in pending if redo.ref.lsn > vdl]
         self._pending_bytes = sum(map(_size, self._pending))
-        for record in ready:
-            self.tails.note(pg_of(record.page), record.lsn)
+        for redo in ready:
+            self.tails.note(pg_of(redo.ref.page), redo.ref.lsn)
         assert self.pool is not None
         self.pool.apply(ready, mark)
         self.counters["records_applied"] += len(ready)
@@ -367,5 +368,5 @@ class Replica:
         return commits
 
 
-def _size(record: Record) -> int:
-    return RECORD_BYTES + sum(len(data) for _, data in record.ranges)
+def _size(redo: Redo) -> int:
+    return RECORD_BYTES + redo.ref.end - redo.ref.offset

@@ -68,6 +68,35 @@ class RecordRef(NamedTuple):
     end: int
 
 
+class Redo:
+    """A record that is still in its checked frame: its ranges are decoded when somebody asks for them.
+
+    Raises FormatError then, if they reach beyond the page.
+    """
+
+    __slots__ = ("_frame", "ref")
+
+    def __init__(self, ref: RecordRef, frame: bytes) -> None:
+        self.ref = ref
+        self._frame = frame
+
+    @property
+    def page(self) -> PageNo:
+        return self.ref.page
+
+    @property
+    def lsn(self) -> LSN:
+        return self.ref.lsn
+
+    @property
+    def full(self) -> bool:
+        return self.ref.full
+
+    @property
+    def ranges(self) -> Ranges:
+        return ranges_at(self._frame, self.ref)
+
+
 # -- writing
 
 

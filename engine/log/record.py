@@ -7,7 +7,7 @@ chain of back-links reaches, and recovery walks the volume's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from engine.types import LSN, CommitMark, Epoch, PageNo
 
@@ -27,6 +27,22 @@ class Record(NamedTuple):
     """The ranges apply to a page of zeros, not to the page's older version."""
     ranges: Ranges
     commit: CommitMark | None = None
+
+
+class Change(Protocol):
+    """What somebody who has the older page needs of a record, decoded or not."""
+
+    @property
+    def page(self) -> PageNo: ...
+
+    @property
+    def lsn(self) -> LSN: ...
+
+    @property
+    def full(self) -> bool: ...
+
+    @property
+    def ranges(self) -> Ranges: ...
 
 
 @dataclass(frozen=True, slots=True)

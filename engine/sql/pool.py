@@ -32,7 +32,7 @@ from typing import Protocol
 
 from engine.errors import Corrupt
 from engine.log.apply import apply_record
-from engine.log.record import Record
+from engine.log.record import Change
 from engine.sql.readahead import WINDOW_MAX, ReadAhead, block
 from engine.sql.versions import Versions
 from engine.types import LSN, PAGE_SIZE, CommitMark, PageNo
@@ -75,7 +75,7 @@ class _Flight:
         self.read_at = read_at
         self.historic: frozenset[PageNo] = frozenset()  # changed in (read_at, take-off], maybe
         self.stale = False  # the pool was reset meanwhile: the answer serves its waiters only
-        self.changes: dict[PageNo, list[tuple[LSN, Record | None]]] = {}
+        self.changes: dict[PageNo, list[tuple[LSN, Change | None]]] = {}
         self.waiters: list[tuple[PageNo, asyncio.Future[bytes | None]]] = []
 
 
@@ -279,7 +279,7 @@ class BufferPool:
         self._forget_changes()
         self._versions.evict()
 
-    def apply(self, records: Sequence[Record], mark: CommitMark) -> None:
+    def apply(self, records: Sequence[Change], mark: CommitMark) -> None:
         """A replica's redo: whole MTRs in LSN order, up to the new `visible`.
 
         Changes cached pages and pages that are being fetched; the rest is discarded (P17 §4.2.4).
@@ -316,7 +316,7 @@ class BufferPool:
         self.tip = mark
         self._wake()
 
-    def _note_change(self, page: PageNo, lsn: LSN, record: Record | None) -> None:
+    def _note_change(self, page: PageNo, lsn: LSN, record: Change | None) -> None:
         self._changed[page] = lsn
         for flight in self._flying.get(page, ()):
             flight.changes.setdefault(page, []).append((lsn, record))

@@ -25,36 +25,43 @@ log = logging.getLogger(__name__)
 
 
 class Coalescer:
-    """`run` is the background task; `coalesce` does one segment now."""
+    """`run` is the background task, `look` one turn of it; `coalesce` does one segment now."""
 
     def __init__(self, state: NodeState) -> None:
         self._state = state
         self._waited: dict[Segment, int] = {}
+        self._reached: dict[Segment, LSN] = {}
+        """SCLs at the last look."""
 
     async def run(self) -> None:
         config = self._state.config
         while True:
             await asyncio.sleep(config.coalesce_s * (0.75 + self._state.runtime.rng.random() / 2))
-            for volume, segment in self._due():
-                try:
-                    await self.coalesce(volume, segment)
-                except (DiskFull, Corrupt) as error:
-                    log.error("coalescing group %d: %s", segment.pg, error)
+            await self.look()
+
+    async def look(self) -> None:
+        """Coalesce the segments that are due, after one pause more."""
+        for volume, segment in self._due():
+            try:
+                await self.coalesce(volume, segment)
+            except (DiskFull, Corrupt) as error:
+                log.error("coalescing group %d: %s", segment.pg, error)
 
     def _due(self) -> list[tuple[Volume, Segment]]:
         """Segments with enough redo, or with some for long enough."""
         config = self._state.config
         due = []
+        before, self._reached = self._reached, {}
         for volume, segment in self._state.segments():
+            self._reached[segment] = segment.scl
             if segment.applied >= segment.tail():
                 self._waited.pop(segment, None)
                 continue
             waited = self._waited.get(segment, 0) + 1
             self._waited[segment] = waited
-            if (
-                segment.uncoalesced_bytes >= config.coalesce_bytes
-                or waited >= config.coalesce_rounds
-            ):
+            busy = segment.scl != before.get(segment, segment.scl)
+            limit = config.coalesce_busy_rounds if busy else config.coalesce_rounds
+            if segment.uncoalesced_bytes >= config.coalesce_bytes or waited >= limit:
                 due.append((volume, segment))
         return due
 

@@ -31,7 +31,9 @@ class StorageConfig:
     coalesce_s: float = 1.0
     coalesce_bytes: int = 4 * MIB
     coalesce_rounds: int = 10
-    """Redo becomes pages when it has gathered this much, or has waited this many pauses."""
+    coalesce_busy_rounds: int = 60
+    """Redo becomes pages when it has gathered this much, or has waited this many pauses: the second
+    number while more has come in each pause, as a page that changes often then becomes fewer versions."""
 
     archived: bool = False
     """Somebody archives the log: what has not been archived stays."""

@@ -300,8 +300,8 @@ INSTANCES = (
         "G5",
         "a replica reads at a new VDL from segments complete to an old one",
         "engine.instance.replica",
-        "            self.tails.note(pg_of(record.page), record.lsn)\n",
-        "            pg_of(record.page)\n",
+        "            self.tails.note(pg_of(redo.ref.page), redo.ref.lsn)\n",
+        "            pg_of(redo.ref.page)\n",
     ),
     _one(
         "replicas-pin-nothing",

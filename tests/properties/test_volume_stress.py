@@ -43,6 +43,7 @@ STORAGE = StorageConfig(
     coalesce_s=0.05,
     coalesce_bytes=16 * 1024,
     coalesce_rounds=2,
+    coalesce_busy_rounds=2,
     scrub_s=0.1,
 )
 VOLUME = VolumeConfig(

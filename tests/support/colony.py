@@ -51,6 +51,7 @@ STORAGE = StorageConfig(
     coalesce_s=0.1,
     coalesce_bytes=4 * 1024,
     coalesce_rounds=2,
+    coalesce_busy_rounds=2,
     coalesce_pages_per_batch=3,
     scrub_s=0.3,
     peer_timeout_s=1.0,

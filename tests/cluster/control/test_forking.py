@@ -29,7 +29,9 @@ from tests.cluster.control.test_forktable import clone_spec
 from tests.cluster.control.test_service import World
 from tests.support.until import until
 
-BUSY = StorageConfig(gossip_s=0.05, coalesce_s=0.05, coalesce_rounds=1, scrub_s=5.0)
+BUSY = StorageConfig(
+    gossip_s=0.05, coalesce_s=0.05, coalesce_rounds=1, coalesce_busy_rounds=1, scrub_s=5.0
+)
 """What can go goes at once."""
 
 

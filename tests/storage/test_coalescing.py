@@ -1,0 +1,74 @@
+"""When redo becomes pages: soon once no more comes, late while it does, at once if it is much."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from tests.storage.harness import QUIET, VOLUME, Log, Node
+
+Make = Callable[..., Awaitable[Node]]
+
+ROUNDS, BUSY_ROUNDS = 3, 8
+WAITING = replace(QUIET, coalesce_rounds=ROUNDS, coalesce_busy_rounds=BUSY_ROUNDS)
+
+
+async def opened(make: Make, coalesce_bytes: int = QUIET.coalesce_bytes) -> Node:
+    node = await make(config=replace(WAITING, coalesce_bytes=coalesce_bytes))
+    await node.assign()
+    await node.fence(1)
+    return node
+
+
+async def commit(node: Node, log: Log) -> None:
+    await node.append(log.commit([0])[0])
+    node.state.volume(VOLUME).learn_points(vdl=log.last)
+
+
+async def looks_until_applied(node: Node, log: Log, *, busy: bool) -> int:
+    """How many, with a commit before each if `busy`."""
+    applied = node.segment().applied
+    for looks in range(1, 2 * BUSY_ROUNDS):
+        if busy:
+            await commit(node, log)
+        await node.node.coalescer.look()
+        if node.segment().applied > applied:
+            return looks
+    raise AssertionError("never")
+
+
+async def test_redo_that_has_stopped_coming_waits_for_a_few_looks(make: Make) -> None:
+    node, log = await opened(make), Log()
+    for _ in range(3):
+        await commit(node, log)
+        assert await looks_until_applied(node, log, busy=False) == ROUNDS
+        assert node.segment().applied == log.last
+
+
+async def test_redo_that_keeps_coming_waits_longer_and_becomes_one_version(make: Make) -> None:
+    node, log = await opened(make), Log()
+    for _ in range(2):
+        before = node.state.counters["pages_coalesced"]
+        assert await looks_until_applied(node, log, busy=True) == BUSY_ROUNDS
+        assert node.segment().applied == log.last
+        assert node.state.counters["pages_coalesced"] == before + 1
+
+
+async def test_a_pause_ends_the_waiting(make: Make) -> None:
+    node, log = await opened(make), Log()
+    for _ in range(ROUNDS + 1):
+        await commit(node, log)
+        await node.node.coalescer.look()
+    assert node.segment().applied == 0
+    await node.node.coalescer.look()
+    assert node.segment().applied == log.last
+
+
+async def test_much_redo_waits_for_nothing(make: Make) -> None:
+    node, log = await opened(make, coalesce_bytes=200), Log()
+    await commit(node, log)
+    await node.node.coalescer.look()
+    assert node.segment().applied == 0
+    await commit(node, log)
+    await node.node.coalescer.look()
+    assert node.segment().applied == log.last
