@@ -1,10 +1,7 @@
 """The real disk: one folder, files that grow at the end, fdatasync.
 
-`sync` runs in a worker thread of the file's own, not on the loop. Measured on two shared cores (ext4,
-appends of 1.5 KB, one fdatasync for all that wait): alone, a thread costs 0.1 ms more per sync (0.30
-against 0.20 ms); with 16 waiting it carries 95 % of the appends and with 64 98 %, and the loop
-answers others three to five times sooner (p50 1.1 against 5.0 ms with 16). A disk that takes 50 ms
-would stop an inline node's heartbeats; here what arrives meanwhile shares the next sync.
+`sync` is not done on the loop (`engine.net.datasync`): a disk that takes 50 ms would stop a node's
+heartbeats. What arrives meanwhile shares the next sync.
 
 Reads, folder changes and truncations are on the loop: they are rare or small.
 
@@ -12,7 +9,7 @@ Invariants
 - Of an append that failed nothing is left: the file is cut back before DiskFull is raised.
 - After DiskFailed an append file refuses everything. The kernel may have dropped the dirty pages and
   cleared the error, so that a second fsync would lie. This holds even when nobody waits for the
-  failed sync any more: the worker itself closes the gate.
+  failed sync any more: its outcome is told to the file, not to who called.
 - A name is durable once the call that made it returns, with every folder made on the way.
 
 Names that begin with a dot are the disk's own (files not yet renamed) and are not listed.
@@ -20,16 +17,15 @@ Names that begin with a dot are the disk's own (files not yet renamed) and are n
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from engine.errors import DiskFailed, DiskFull
+from engine.net.datasync import DataSync, data_sync
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -42,7 +38,7 @@ class OsAppendFile:
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._size = os.lseek(self._handle, 0, os.SEEK_END)
         self._failed = ""
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sync-{path.name}")
+        self._data_sync: DataSync | None = None
 
     @property
     def size(self) -> int:
@@ -89,16 +85,15 @@ class OsAppendFile:
 
     async def sync(self) -> None:
         self._check()
-        await asyncio.get_running_loop().run_in_executor(self._worker, self._sync)
-
-    def _sync(self) -> None:
-        """In the worker thread, one at a time."""
+        if self._data_sync is None:
+            self._data_sync = data_sync(self._handle, self._synced)
+        await self._data_sync.start()
         self._check()
-        try:
-            os.fdatasync(self._handle)
-        except OSError as error:
+
+    def _synced(self, error: OSError | None) -> None:
+        """Also when whoever called `sync` waits no more; maybe in a thread."""
+        if error is not None:
             self._failed = f"fdatasync of {self._path} failed: {error}"
-            raise DiskFailed(self._failed) from error
 
     def _check(self) -> None:
         if self._failed:
@@ -106,7 +101,8 @@ class OsAppendFile:
 
     def close(self) -> None:
         if self._handle >= 0:
-            self._worker.shutdown(wait=True)
+            if self._data_sync is not None:
+                self._data_sync.close()
             os.close(self._handle)
             self._handle = -1
 

@@ -14,7 +14,9 @@ import random
 import resource
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Protocol
 
 import pytest
@@ -22,6 +24,7 @@ import pytest
 from cluster.sim.disk import DiskImage, SimDisk
 from engine.errors import DiskFailed, DiskFull
 from engine.faults.disk import FaultyDisk
+from engine.net import datasync
 from engine.net.disk import OsDisk
 from engine.ports import AppendFile, Disk
 from tests.support.faulty import Faults
@@ -67,9 +70,27 @@ class OsWorld:
         def fail(_handle: int) -> None:
             raise OSError(errno.EIO, "Input/output error")
 
-        with self._monkeypatch.context() as patch:
+        kernel = datasync.linux_aio
+        with (
+            Path("/dev/full").open("wb", buffering=0) as full,
+            self._monkeypatch.context() as patch,
+        ):
             patch.setattr(os, "fdatasync", fail)
+            if kernel is not None:
+                # A write that cannot succeed in its place: the kernel tells an error as its outcome.
+                failing = partial(kernel.Operation.write, b"x", full.fileno(), 0)
+                operation = SimpleNamespace(fdsync=lambda _handle: failing())
+                aio = SimpleNamespace(Context=kernel.Context, Operation=operation)
+                patch.setattr(datasync, "linux_aio", aio)
             yield
+
+
+class ThreadWorld(OsWorld):
+    """The real disk where the kernel has no asynchronous fdatasync."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(folder, monkeypatch)
+        monkeypatch.setattr(datasync, "linux_aio", None)
 
 
 class FaultyWorld(OsWorld):
@@ -112,7 +133,7 @@ class SimWorld:
             self._image.failing_syncs = 0
 
 
-WORLDS = [OsWorld, FaultyWorld, SimWorld]
+WORLDS = [OsWorld, ThreadWorld, FaultyWorld, SimWorld]
 
 
 @pytest.fixture(params=WORLDS, ids=lambda kind: kind.__name__)

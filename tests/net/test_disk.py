@@ -9,13 +9,19 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from engine.errors import DiskFailed, DiskFull
+from engine.net import datasync
 from engine.net.disk import OsDisk
 
 SMALL_DISK_BYTES = 256 * 1024
+
+kernel = pytest.mark.skipif(
+    datasync.linux_aio is None, reason="the kernel has no asynchronous fdatasync here"
+)
 
 
 @pytest.fixture
@@ -105,7 +111,9 @@ async def test_append_that_cannot_be_taken_back_closes_the_file(
     file.close()
 
 
-async def test_sync_does_not_stop_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_thread_that_syncs_does_not_stop_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     began, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -113,6 +121,7 @@ async def test_sync_does_not_stop_the_loop(tmp_path: Path, monkeypatch: pytest.M
         loop.call_soon_threadsafe(began.set)
         go_on.wait(10)
 
+    monkeypatch.setattr(datasync, "linux_aio", None)
     monkeypatch.setattr(os, "fdatasync", slow)
     file = OsDisk(tmp_path).open_append("1.wal")
     syncing = asyncio.ensure_future(file.sync())
@@ -121,6 +130,76 @@ async def test_sync_does_not_stop_the_loop(tmp_path: Path, monkeypatch: pytest.M
     assert not syncing.done()
     go_on.set()
     await syncing
+    file.close()
+
+
+@kernel
+async def test_whoever_comes_during_a_sync_of_the_kernel_shares_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, begun = datasync.linux_aio, 0
+
+    def fdsync(handle: int) -> object:
+        nonlocal begun
+        begun += 1
+        return real.Operation.fdsync(handle)
+
+    aio = SimpleNamespace(Context=real.Context, Operation=SimpleNamespace(fdsync=fdsync))
+    monkeypatch.setattr(datasync, "linux_aio", aio)
+    file = OsDisk(tmp_path).open_append("1.wal")
+    file.append(bytes(1 << 20))
+    syncing = [asyncio.ensure_future(file.sync()) for _ in range(20)]
+    await asyncio.sleep(0)
+    assert begun == 1
+    assert file.append(b"meanwhile") == 1 << 20
+    await asyncio.gather(*syncing)
+    assert begun == 2
+    file.close()
+
+
+@kernel
+async def test_what_the_kernel_does_not_take_is_a_failed_sync(tmp_path: Path) -> None:
+    """A pipe in the place of the log: there is nothing to sync."""
+    file = OsDisk(tmp_path).open_append("1.wal")
+    reader, writer = os.pipe()
+    (handle,) = [n for n in map(int, os.listdir("/proc/self/fd")) if _is(n, tmp_path / "1.wal")]
+    os.dup2(writer, handle)
+    outcomes = await asyncio.gather(file.sync(), file.sync(), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [DiskFailed] * 2
+    assert "fdatasync of" in str(outcomes[0])
+    file.close()
+    os.close(reader)
+    os.close(writer)
+
+
+def _is(handle: int, path: Path) -> bool:
+    try:
+        return Path(f"/proc/self/fd/{handle}").readlink() == path
+    except FileNotFoundError:
+        return False
+
+
+@kernel
+async def test_closing_waits_for_the_sync_under_way(tmp_path: Path) -> None:
+    file = OsDisk(tmp_path).open_append("1.wal")
+    file.append(bytes(1 << 20))
+    syncing = asyncio.ensure_future(file.sync())
+    await asyncio.sleep(0)
+    file.close()
+    await asyncio.wait_for(syncing, 10)
+
+
+async def test_a_kernel_that_has_none_to_give_leaves_it_to_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(**_: int) -> None:
+        raise SystemError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(datasync, "linux_aio", SimpleNamespace(Context=none))
+    file = OsDisk(tmp_path).open_append("1.wal")
+    file.append(b"x")
+    await file.sync()
+    assert any(thread.name.startswith("sync-") for thread in threading.enumerate())
     file.close()
 
 

@@ -1,0 +1,126 @@
+"""fdatasync that holds up nobody: by the kernel's own worker where it has one, else by a thread.
+
+A thread of ours costs five switches and as many fights for the interpreter's lock for each sync, 0.35 ms
+of CPU, and the kernel's (Linux 4.18's asynchronous fdatasync, told through an eventfd) a fifth of that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Protocol
+
+try:
+    from caio import linux_aio
+except ImportError:  # another system
+    linux_aio = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+Done = Callable[[OSError | None], None]
+
+
+class DataSync(Protocol):
+    """Of one open file."""
+
+    def start(self) -> asyncio.Future[None]:
+        """Begin to make durable what has been written. The future never fails: the outcome is told to
+        `done` first, and it is told even when nobody waits any more."""
+
+    def close(self) -> None:
+        """Wait for what has begun. The file may be closed after that."""
+
+
+def data_sync(handle: int, done: Done) -> DataSync:
+    """The best there is here. To be called on the loop that will wait."""
+    if linux_aio is not None:
+        try:
+            return KernelSync(handle, done)
+        except (SystemError, NotImplementedError) as error:  # not this kernel, or too many of them
+            log.info("fdatasync in a thread, as the kernel does not do it alone: %s", error)
+    return ThreadSync(handle, done)
+
+
+class KernelSync:
+    """DataSync by Linux AIO; one at a time, and whoever comes meanwhile shares the next.
+
+    Raises SystemError where the kernel has none to give.
+    """
+
+    def __init__(self, handle: int, done: Done) -> None:
+        self._handle = handle
+        self._done = done
+        self._current: list[asyncio.Future[None]] = []
+        self._next: list[asyncio.Future[None]] = []
+        self._context = linux_aio.Context(max_requests=1)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._context.fileno, self._look)
+
+    def start(self) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._next.append(future)
+        if not self._current:
+            self._submit()
+        return future
+
+    def _submit(self) -> None:
+        self._current, self._next = self._next, []
+        operation = linux_aio.Operation.fdsync(self._handle)
+        operation.set_callback(self._ended)
+        try:
+            self._context.submit(operation)
+        except (SystemError, ValueError, OverflowError) as error:
+            self._tell(OSError(errno.EIO, f"the kernel did not take it: {error}"))
+
+    def _look(self) -> None:
+        with suppress(BlockingIOError):  # what it told of has been taken already
+            self._context.poll()
+        self._context.process_events()
+
+    def _ended(self, result: int) -> None:
+        self._tell(OSError(-result, os.strerror(-result)) if result < 0 else None)
+
+    def _tell(self, error: OSError | None) -> None:
+        self._done(error)
+        ended, self._current = self._current, []
+        if error is not None:  # another one could succeed, and would mean nothing
+            ended += self._next
+            self._next = []
+        for future in ended:
+            if not future.done():
+                future.set_result(None)
+        if self._next:
+            self._submit()
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._context.fileno)
+        while self._current:
+            self._context.process_events(min_requests=1, timeout=-1)
+
+
+class ThreadSync:
+    """DataSync by a thread of the file's own."""
+
+    def __init__(self, handle: int, done: Done) -> None:
+        self._handle = handle
+        self._done = done
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sync-{handle}")
+
+    def start(self) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().run_in_executor(self._worker, self._sync)
+
+    def _sync(self) -> None:
+        try:
+            os.fdatasync(self._handle)
+        except OSError as error:
+            self._done(error)
+        else:
+            self._done(None)
+
+    def close(self) -> None:
+        self._worker.shutdown(wait=True)
