@@ -14,7 +14,8 @@ Life of a write
  4. `engine.sql.vfs.VolumeFile.xRead` serves pages from the buffer pool. A miss switches to the event
     loop and back (see the life of a read).
  5. At commit SQLite hands over its dirty pages (`engine.sql.vfs.VolumeFile.xWrite`) and sends its last
-    fallible signal: `engine.volume.writer.VolumeWriter.reserve` grows the volume or refuses.
+    fallible signal: `engine.volume.writer.VolumeWriter.reserve` grows the volume or refuses. Page 1 is left
+    out if nothing but its change counter is new (`engine.sql.header.keep`).
     A commit that will keep this process busy for seconds is announced (`engine.instance.busy.Busy`).
  6. `engine.volume.writer.VolumeWriter.commit` makes one MTR: for each page an LSN, the byte ranges that
     differ (`engine.log.diff.diff_page`) and a record (`engine.log.frame.encode_record`); the last one is
@@ -27,8 +28,9 @@ Life of a write
  9. A storage node checks epoch, membership and checksums and appends the frame to its log
     (`engine.storage.state.NodeState.take_in`, `engine.storage.wal.Wal.append`); its segment's chain moves
     (`engine.log.chain.Chain.offer`).
-10. One fdatasync covers whatever gathered (`engine.storage.wal.Wal.sync`); only then is the SCL
-    acknowledged (`engine.storage.appending.serve_append`).
+10. One fdatasync covers whatever gathered (`engine.storage.wal.Wal.sync`), done by the kernel's own worker
+    (`engine.net.datasync.KernelSync`); only then is the SCL acknowledged
+    (`engine.storage.appending.serve_append`).
 11. An ack counts if it names the membership epoch that the writer knows (`engine.volume.links.NodeLink`);
     `engine.volume.durability.DurabilityTracker.acked` takes it in, in the place of what that node said
     before, and the node hears so with the next request. With the fourth of six (of both sixes

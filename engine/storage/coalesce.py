@@ -61,7 +61,11 @@ class Coalescer:
             self._waited[segment] = waited
             busy = segment.scl != before.get(segment, segment.scl)
             limit = config.coalesce_busy_rounds if busy else config.coalesce_rounds
-            if segment.uncoalesced_bytes >= config.coalesce_bytes or waited >= limit:
+            if (
+                waited >= limit
+                or segment.uncoalesced_bytes >= config.coalesce_bytes
+                or segment.has_pending(config.coalesce_page_records)
+            ):
                 due.append((volume, segment))
         return due
 

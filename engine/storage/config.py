@@ -32,8 +32,10 @@ class StorageConfig:
     coalesce_bytes: int = 4 * MIB
     coalesce_rounds: int = 10
     coalesce_busy_rounds: int = 60
+    coalesce_page_records: int = 4096
     """Redo becomes pages when it has gathered this much, or has waited this many pauses: the second
-    number while more has come in each pause, as a page that changes often then becomes fewer versions."""
+    number while more has come in each pause, as a page that changes often then becomes fewer versions.
+    Or when some page has so many records that applying them would hold up a read."""
 
     archived: bool = False
     """Somebody archives the log: what has not been archived stays."""

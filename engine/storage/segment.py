@@ -343,6 +343,13 @@ class Segment:
                 found.append(page)
         return sorted(found)
 
+    def has_pending(self, records: int) -> bool:
+        """Whether a page has so many records above `applied`."""
+        applied = self.applied
+        return any(
+            len(known) >= records and known[-records].lsn > applied for known in self.index.values()
+        )
+
     def changed_pages(self, upto: LSN) -> list[PageNo]:
         """Pages with records at or below `upto` that are not collected yet, in order."""
         return sorted(page for page, records in self.index.items() if records[0].lsn <= upto)

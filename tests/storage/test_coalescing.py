@@ -13,15 +13,15 @@ ROUNDS, BUSY_ROUNDS = 3, 8
 WAITING = replace(QUIET, coalesce_rounds=ROUNDS, coalesce_busy_rounds=BUSY_ROUNDS)
 
 
-async def opened(make: Make, coalesce_bytes: int = QUIET.coalesce_bytes) -> Node:
-    node = await make(config=replace(WAITING, coalesce_bytes=coalesce_bytes))
+async def opened(make: Make, **limits: int) -> Node:
+    node = await make(config=replace(WAITING, **limits))
     await node.assign()
     await node.fence(1)
     return node
 
 
-async def commit(node: Node, log: Log) -> None:
-    await node.append(log.commit([0])[0])
+async def commit(node: Node, log: Log, page: int = 0) -> None:
+    await node.append(log.commit([page])[0])
     node.state.volume(VOLUME).learn_points(vdl=log.last)
 
 
@@ -72,3 +72,17 @@ async def test_much_redo_waits_for_nothing(make: Make) -> None:
     await commit(node, log)
     await node.node.coalescer.look()
     assert node.segment().applied == log.last
+
+
+async def test_a_page_with_many_records_waits_for_nothing(make: Make) -> None:
+    """Others may wait: it is this one whose records a read would have to apply."""
+    node, log = await opened(make, coalesce_page_records=3), Log()
+    for _ in range(2):
+        for page in (1, 2, 1, 2):
+            await commit(node, log, page)
+            await node.node.coalescer.look()
+        applied = node.segment().applied
+        assert applied < log.last - 3
+        await commit(node, log, 2)
+        await node.node.coalescer.look()
+        assert node.segment().applied == log.last
