@@ -290,6 +290,8 @@ class Instance:
     def _available(self) -> None:
         self._state = "available"
         self.ready.set()
+        assert self.pool is not None
+        self._in_role(_warm(self.pool), "warm the pool")
 
     # -- RPCs
 
@@ -439,3 +441,9 @@ class Instance:
             counters |= replica.reader.counters
         for name, value in sorted(counters.items()):
             reply.counters[name] = value
+
+
+async def _warm(pool: BufferPool) -> None:
+    """Storage that does not answer is told to whoever needs a page."""
+    with contextlib.suppress(SextetError):
+        await pool.warm()

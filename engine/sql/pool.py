@@ -27,13 +27,14 @@ Caveats
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from engine.errors import Corrupt
 from engine.log.apply import apply_record
 from engine.log.record import Change
-from engine.sql.readahead import WINDOW_MAX, ReadAhead, block
+from engine.sql.readahead import WARMING_PAGES, WINDOW_MAX, ReadAhead, block
 from engine.sql.versions import Versions
 from engine.types import LSN, PAGE_SIZE, CommitMark, PageNo
 
@@ -187,13 +188,7 @@ class BufferPool:
             near = block(page, pages)
         else:
             near = range(page, page + self._readahead.missed(page, pages))
-        return [page] + [
-            p
-            for p in near
-            if p != page
-            and (p, read_at) not in self._flights
-            and self.get_nowait(p, read_at) is None
-        ]
+        return [page, *(other for other in self._missing(near, read_at) if other != page)]
 
     async def _fly(self, pages: Sequence[PageNo], read_at: LSN) -> bytes:
         """Fetch `pages`, cache them, serve whoever waits for one; returns the first one's image."""
@@ -265,6 +260,25 @@ class BufferPool:
                 return  # the writer has installed the new version itself
             newest = apply_record(newest, record)
         self._versions.set_current(page, changes[-1][0], newest)
+
+    async def warm(self) -> None:
+        """Fetch the whole volume if there is room for it, so that nobody has to wait for each page that
+        happens to be wanted. Raises what the source raises."""
+        page = 0
+        while page < (pages := self.visible.pages) <= self._roomy:
+            near = block(page, pages, WARMING_PAGES)
+            page = near.stop
+            missing = self._missing(near, self.visible.lsn)
+            if missing:
+                with suppress(Corrupt):  # whoever wants the page itself will be told
+                    await self._fly(missing, self.visible.lsn)
+
+    def _missing(self, pages: Iterable[PageNo], read_at: LSN) -> list[PageNo]:
+        return [
+            page
+            for page in pages
+            if (page, read_at) not in self._flights and self.get_nowait(page, read_at) is None
+        ]
 
     # -- changes
 

@@ -20,15 +20,18 @@ from engine.volume.geometry import first_page, pg_of
 WINDOW_MAX = 32
 """Pages per fetch: 128 KiB. More would delay the first page without saving many round trips."""
 
+WARMING_PAGES = 128
+"""Per fetch of a pool that is warmed while nobody waits for it."""
+
 RUNS_MAX = 32
 
 
-def block(page: PageNo, pages: int) -> range:
-    """The pages around `page` of a volume of `pages` that are fetched at once, itself among them; all of
-    its protection group."""
+def block(page: PageNo, pages: int, size: int = WINDOW_MAX) -> range:
+    """The pages around `page` of a volume of `pages` that are fetched at once, `size` at most, itself among
+    them; all of its protection group."""
     group = pg_of(page)
-    first = max(page - page % WINDOW_MAX, first_page(group))
-    return range(first, max(page + 1, min(first + WINDOW_MAX, first_page(group + 1), pages)))
+    first = max(page - page % size, first_page(group))
+    return range(first, max(page + 1, min(first + size, first_page(group + 1), pages)))
 
 
 class ReadAhead:

@@ -97,6 +97,53 @@ async def test_without_it_a_miss_is_one_page() -> None:
     assert small.volume.reads[-1][0] == (40,)
 
 
+async def test_a_pool_with_room_for_the_whole_volume_is_warmed() -> None:
+    world = World(capacity=1024, pages=300)
+    lsn = world.volume.vdl.lsn
+    await world.text(40, lsn)
+    await world.pool.warm()
+    assert all(world.pool.get_nowait(page, lsn) == image(f"page {page}") for page in range(300))
+    fetched = [page for pages, _ in world.volume.reads for page in pages]
+    assert sorted(fetched) == list(range(300)), "each once"
+    assert len(world.volume.reads) == 1 + 3
+    await world.pool.warm()
+    assert len(world.volume.reads) == 1 + 3
+
+
+async def test_a_pool_that_the_volume_does_not_fit_is_not_warmed() -> None:
+    for world in (World(capacity=1024, pages=769), World(capacity=1023, pages=300)):
+        await world.pool.warm()
+        assert world.volume.reads == []
+
+
+async def test_what_is_written_while_the_pool_is_warmed_stays_the_newest() -> None:
+    world = World(capacity=1024, pages=300)
+    world.volume.gate.clear()
+    warming = await parked(world.pool.warm())
+    mark = world.write(p3="new")
+    reading = await parked(world.text(3, world.pool.visible.lsn))
+    world.volume.gate.set()
+    await warming
+    assert await reading == "page 3"
+    assert world.pool.get_nowait(3, mark.lsn) == image("new")
+    world.durable()
+    assert await world.text(3, world.pool.visible.lsn) == "new"
+    assert await world.text(4, world.pool.visible.lsn) == "page 4"
+
+
+async def test_warming_ends_with_the_source_and_passes_damage_by() -> None:
+    world = World(capacity=1024, pages=300)
+    world.volume.failure = QuorumLost("nobody answers")
+    with pytest.raises(QuorumLost):
+        await world.pool.warm()
+    world.volume.failure = Corrupt("a page is damaged")
+    await world.pool.warm()
+    assert world.pool.images == 0
+    world.volume.failure = None
+    await world.pool.warm()
+    assert world.pool.images == 300
+
+
 async def test_a_miss_is_fetched_once_and_then_cached() -> None:
     world = World(pages=2)
     at = world.pool.visible.lsn
