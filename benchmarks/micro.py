@@ -156,7 +156,7 @@ class _Sink:
         self.pool: BufferPool | None = None
 
     def commit(
-        self, changes: Sequence[PageChange], pages: int
+        self, changes: Sequence[PageChange], pages: int, free: int | None = None
     ) -> tuple[CommitMark, dict[int, int]]:
         lsns = {}
         for change in changes:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 try:
     from caio import linux_aio
@@ -21,6 +22,9 @@ except ImportError:  # another system
     linux_aio = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
+
+UNDER_WAY_MAX = 64
+"""Files of one loop that are synced at a time; a storage node has one."""
 
 Done = Callable[[OSError | None], None]
 
@@ -46,6 +50,50 @@ def data_sync(handle: int, done: Done) -> DataSync:
     return ThreadSync(handle, done)
 
 
+class _Kernel:
+    """A loop's one context of asynchronous I/O: making and giving back one takes the kernel 30 ms.
+
+    Raises SystemError where the kernel has none to give.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._context = linux_aio.Context(max_requests=UNDER_WAY_MAX)
+        loop.add_reader(self._context.fileno, self._look)
+
+    def begin(self, handle: int, ended: Callable[[int], None]) -> None:
+        operation = linux_aio.Operation.fdsync(handle)
+        operation.set_callback(ended)
+        self._context.submit(operation)
+
+    def _look(self) -> None:
+        with suppress(BlockingIOError):  # what it told of has been taken already
+            self._context.poll()
+        self._take()
+
+    def wait(self) -> None:
+        """Until something has ended."""
+        self._take(min_requests=1, timeout=-1)
+
+    def _take(self, **how: int) -> None:
+        try:
+            self._context.process_events(**how)
+        except SystemError as error:
+            if error.args[:1] != (errno.EINTR,):  # a signal came: nothing is lost
+                raise
+
+
+_KERNELS: WeakKeyDictionary[asyncio.AbstractEventLoop, _Kernel] = WeakKeyDictionary()
+
+
+def _kernel() -> _Kernel:
+    """That of the running loop."""
+    loop = asyncio.get_running_loop()
+    kernel = _KERNELS.get(loop)
+    if kernel is None:
+        kernel = _KERNELS[loop] = _Kernel(loop)
+    return kernel
+
+
 class KernelSync:
     """DataSync by Linux AIO; one at a time, and whoever comes meanwhile shares the next.
 
@@ -57,12 +105,10 @@ class KernelSync:
         self._done = done
         self._current: list[asyncio.Future[None]] = []
         self._next: list[asyncio.Future[None]] = []
-        self._context = linux_aio.Context(max_requests=1)
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._context.fileno, self._look)
+        self._kernel = _kernel()
 
     def start(self) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = self._loop.create_future()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._next.append(future)
         if not self._current:
             self._submit()
@@ -70,20 +116,15 @@ class KernelSync:
 
     def _submit(self) -> None:
         self._current, self._next = self._next, []
-        operation = linux_aio.Operation.fdsync(self._handle)
-        operation.set_callback(self._ended)
         try:
-            self._context.submit(operation)
-        except (SystemError, ValueError, OverflowError) as error:
+            self._kernel.begin(self._handle, self._ended)
+        except Exception as error:
             self._tell(OSError(errno.EIO, f"the kernel did not take it: {error}"))
 
-    def _look(self) -> None:
-        with suppress(BlockingIOError):  # what it told of has been taken already
-            self._context.poll()
-        self._context.process_events()
-
     def _ended(self, result: int) -> None:
-        self._tell(OSError(-result, os.strerror(-result)) if result < 0 else None)
+        """The kernel's word: 0, or an error's number negated, which caio hands on without its sign."""
+        number = (1 << 64) - result if result >= 1 << 63 else abs(result)
+        self._tell(OSError(number, os.strerror(number)) if result else None)
 
     def _tell(self, error: OSError | None) -> None:
         self._done(error)
@@ -98,9 +139,8 @@ class KernelSync:
             self._submit()
 
     def close(self) -> None:
-        self._loop.remove_reader(self._context.fileno)
         while self._current:
-            self._context.process_events(min_requests=1, timeout=-1)
+            self._kernel.wait()
 
 
 class ThreadSync:
@@ -109,15 +149,19 @@ class ThreadSync:
     def __init__(self, handle: int, done: Done) -> None:
         self._handle = handle
         self._done = done
+        self._failed = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sync-{handle}")
 
     def start(self) -> asyncio.Future[None]:
         return asyncio.get_running_loop().run_in_executor(self._worker, self._sync)
 
     def _sync(self) -> None:
+        if self._failed:
+            return  # another one could succeed, and would mean nothing
         try:
             os.fdatasync(self._handle)
         except OSError as error:
+            self._failed = True
             self._done(error)
         else:
             self._done(None)

@@ -85,6 +85,8 @@ class OsAppendFile:
 
     async def sync(self) -> None:
         self._check()
+        if self._handle < 0:
+            raise DiskFailed(f"{self._path} is closed")
         if self._data_sync is None:
             self._data_sync = data_sync(self._handle, self._synced)
         await self._data_sync.start()

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from engine.errors import Corrupt
+from engine.errors import Corrupt, FormatError
 from engine.log.apply import apply_record
 from engine.log.record import Change
 from engine.sql.readahead import WARMING_PAGES, WINDOW_MAX, ReadAhead, block
@@ -258,7 +258,10 @@ class BufferPool:
         for _, record in changes:
             if record is None:
                 return  # the writer has installed the new version itself
-            newest = apply_record(newest, record)
+            try:
+                newest = apply_record(newest, record)
+            except FormatError:
+                return  # not cached: storage will say what is the matter with it
         self._versions.set_current(page, changes[-1][0], newest)
 
     async def warm(self) -> None:

@@ -25,7 +25,7 @@ class CommitSink(Protocol):
         """A large commit comes; it goes on in the same step of the loop in which this returns."""
 
     def commit(
-        self, changes: Sequence[PageChange], pages: int
+        self, changes: Sequence[PageChange], pages: int, free: int | None = None
     ) -> tuple[CommitMark, Mapping[PageNo, LSN]]:
         """One MTR; its mark, and the LSN that each page's new version gets.
 

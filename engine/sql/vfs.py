@@ -36,7 +36,7 @@ from engine.errors import VolumeFull
 from engine.log.record import PageChange
 from engine.ports import Clock
 from engine.sql.bridge import await_sync
-from engine.sql.header import counter_of, keep, next_number, show, to_bytes
+from engine.sql.header import counter_of, free_pages_of, keep, next_number, show, to_bytes
 from engine.sql.pool import BufferPool, Snapshot
 from engine.sql.sink import LARGE_COMMIT_PAGES, CommitSink
 from engine.types import LSN, PAGE_SIZE, CommitMark, PageNo
@@ -144,6 +144,8 @@ class VolumeFile(apsw.VFSFile):
         self._rolling_back = False
         if self._dirty:
             self._dirty.clear()  # a commit has emptied it: this is a rollback
+            # Of an empty database SQLite keeps what it has written, and the number of it, which comes next.
+            self._counter, self._counted = next_number(self._counter), (-1, 0)
         if level == _NONE:
             self.mark = None
             if self._snapshot is not None:
@@ -221,11 +223,13 @@ class VolumeFile(apsw.VFSFile):
                 after = keep(after, before)
             if page < self._pages and after != before:
                 changes.append(PageChange(page, before, after))
+        free = None
         if _HEADER in self._dirty:
             self._counter = counter_of(self._dirty[_HEADER])
+            free = free_pages_of(self._dirty[_HEADER])
         self._dirty.clear()
         if changes:
-            mark, lsns = self._sink.commit(changes, self._pages)
+            mark, lsns = self._sink.commit(changes, self._pages, free)
             self._pool.install(mark, {c.page: (lsns[c.page], c.after) for c in changes})
             self.committed = self.mark = mark
         self._counted = self.mark.lsn, self._pool.generation

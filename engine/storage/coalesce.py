@@ -52,6 +52,10 @@ class Coalescer:
         config = self._state.config
         due = []
         before, self._reached = self._reached, {}
+        gathered = sum(segment.uncoalesced_bytes for _, segment in self._state.segments())
+        crowded = (
+            gathered > config.frame_cache_bytes // 2
+        )  # beyond it redo is read from the disk again
         for volume, segment in self._state.segments():
             self._reached[segment] = segment.scl
             if segment.applied >= segment.tail():
@@ -59,7 +63,7 @@ class Coalescer:
                 continue
             waited = self._waited.get(segment, 0) + 1
             self._waited[segment] = waited
-            busy = segment.scl != before.get(segment, segment.scl)
+            busy = not crowded and segment.scl != before.get(segment, segment.scl)
             limit = config.coalesce_busy_rounds if busy else config.coalesce_rounds
             if (
                 waited >= limit

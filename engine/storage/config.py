@@ -35,7 +35,8 @@ class StorageConfig:
     coalesce_page_records: int = 4096
     """Redo becomes pages when it has gathered this much, or has waited this many pauses: the second
     number while more has come in each pause, as a page that changes often then becomes fewer versions.
-    Or when some page has so many records that applying them would hold up a read."""
+    Or when some page has so many records that applying them would hold up a read. Nothing counts as busy
+    while all redo that waits is more than half of the frames kept in memory."""
 
     archived: bool = False
     """Somebody archives the log: what has not been archived stays."""

@@ -14,6 +14,7 @@ may be answered is asked again afterwards.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
@@ -31,6 +32,9 @@ from engine.types import LSN, PAGE_SIZE, ZERO_PAGE, PageNo, SegmentId
 from engine.volume.geometry import pg_of
 
 log = logging.getLogger(__name__)
+
+RECORDS_PER_TURN = 2000
+"""After so many records others get a turn of the loop: some ten milliseconds."""
 
 _TRIES_MAX = 8
 """How often a read begins again because a frame was repaired or its file dropped under it."""
@@ -98,10 +102,14 @@ async def page_images(
         wanted = [page for page, found in zip(pages, records, strict=True) if not _whole(found)]
         bases = await _bases(state, segment, wanted, read_lsn, repair=repair)
         try:
-            return [
-                _image(state, bases.get(page), found)
-                for page, found in zip(pages, records, strict=True)
-            ]
+            images, turn = [], 0
+            for page, found in zip(pages, records, strict=True):
+                turn += len(found)
+                if turn > RECORDS_PER_TURN:
+                    turn = len(found)
+                    await asyncio.sleep(0)
+                images.append(_image(state, bases.get(page), found))
+            return images
         except _BadFrame as bad:
             if not repair:
                 raise Corrupt(

@@ -171,9 +171,11 @@ class VolumeWriter:
             await self.before_large_commit()
 
     def commit(
-        self, changes: Sequence[PageChange], pages: int
+        self, changes: Sequence[PageChange], pages: int, free: int | None = None
     ) -> tuple[CommitMark, Mapping[PageNo, LSN]]:
         """One MTR: a record per changed page, the last one the CPL. Cannot fail, does not wait.
+
+        `free`: pages of SQLite's free list, if that is known otherwise than by a change of page 0.
 
         Returns the commit's mark and each page's new LSN; durable once `wait_durable(mark.lsn)`.
         """
@@ -185,7 +187,7 @@ class VolumeWriter:
             lsns[change.page] = lsn
             self._record(lsn, change, mark if lsn == mark.lsn else None)
         self._tracker.committed(mark)
-        self.limit.committed(pages, free_pages(changes))
+        self.limit.committed(pages, free_pages(changes) if free is None else free)
         counters = self.counters
         counters["commits"] += 1
         counters["records"] += len(changes)

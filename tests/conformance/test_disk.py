@@ -71,18 +71,18 @@ class OsWorld:
             raise OSError(errno.EIO, "Input/output error")
 
         kernel = datasync.linux_aio
-        with (
-            Path("/dev/full").open("wb", buffering=0) as full,
-            self._monkeypatch.context() as patch,
-        ):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with self._monkeypatch.context() as patch:
             patch.setattr(os, "fdatasync", fail)
             if kernel is not None:
-                # A write that cannot succeed in its place: the kernel tells an error as its outcome.
-                failing = partial(kernel.Operation.write, b"x", full.fileno(), 0)
+                # A write in its place that nobody can read: it is taken, and ends with an error.
+                failing = partial(kernel.Operation.write, b"x", writer, 0)
                 operation = SimpleNamespace(fdsync=lambda _handle: failing())
                 aio = SimpleNamespace(Context=kernel.Context, Operation=operation)
                 patch.setattr(datasync, "linux_aio", aio)
             yield
+        os.close(writer)
 
 
 class ThreadWorld(OsWorld):

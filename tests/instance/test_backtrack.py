@@ -186,8 +186,8 @@ async def test_redo_grows_with_the_difference(cluster: Cluster) -> None:
 
 
 async def test_a_session_that_slept_on_a_replica_sees_what_came_after(cluster: Cluster) -> None:
-    """Both statements count up from the same numbers, and change the same page: the change counter of
-    then, put back as it was, would say that this session's cache is valid."""
+    """Both statements change the same page in the same way, from the same state: what this session has
+    cached of the one is not valid for the other."""
     writer = await cluster.start("main-1")
     replica = await cluster.start("main-2")
     session, asleep = writer.session(), replica.session()

@@ -180,6 +180,39 @@ def _is(handle: int, path: Path) -> bool:
 
 
 @kernel
+async def test_the_kernels_error_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = datasync.linux_aio
+    reader, writer = os.pipe()
+    os.close(reader)
+    operation = SimpleNamespace(fdsync=lambda _: real.Operation.write(b"x", writer, 0))
+    aio = SimpleNamespace(Context=real.Context, Operation=operation)
+    monkeypatch.setattr(datasync, "linux_aio", aio)
+    file = OsDisk(tmp_path).open_append("1.wal")
+    with pytest.raises(DiskFailed, match=r"fdatasync of .*1\.wal failed: .*Broken pipe"):
+        await file.sync()
+    with pytest.raises(DiskFailed):
+        file.append(b"more")
+    file.close()
+    os.close(writer)
+
+
+@kernel
+async def test_files_that_come_and_go_leave_no_descriptors(tmp_path: Path) -> None:
+    """As the log's files do: one context serves all of a loop's."""
+    disk = OsDisk(tmp_path)
+    counts = []
+    for number in range(5):
+        file = disk.open_append(f"{number}.wal")
+        file.append(b"x")
+        await file.sync()
+        file.close()
+        counts.append(len(os.listdir("/proc/self/fd")))
+        with pytest.raises(DiskFailed, match="closed"):
+            await file.sync()
+    assert counts == [counts[0]] * 5
+
+
+@kernel
 async def test_closing_waits_for_the_sync_under_way(tmp_path: Path) -> None:
     file = OsDisk(tmp_path).open_append("1.wal")
     file.append(bytes(1 << 20))

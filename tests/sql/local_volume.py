@@ -41,6 +41,7 @@ class LocalVolume:
         self.on_durable: list[Callable[[CommitMark], None]] = []
         self.reads: list[tuple[tuple[PageNo, ...], LSN]] = []
         self.reading = asyncio.Event()  # set when a read has arrived
+        self.free: int | None = None  # what the last commit said of the free list
         self.gate = asyncio.Event()  # reads wait for it
         self.gate.set()
         self.room = asyncio.Event()
@@ -89,10 +90,11 @@ class LocalVolume:
         await asyncio.sleep(0)
 
     def commit(
-        self, changes: Sequence[PageChange], pages: int
+        self, changes: Sequence[PageChange], pages: int, free: int | None = None
     ) -> tuple[CommitMark, Mapping[PageNo, LSN]]:
         assert changes
         assert pages <= self.max_pages
+        self.free = free
         last = self.commits[-1]
         mark = CommitMark(last.lsn + len(changes), 0, pages)
         lsns: dict[PageNo, LSN] = {}

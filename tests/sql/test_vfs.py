@@ -188,6 +188,37 @@ async def test_a_file_whose_size_was_never_valid_is_believed_by_its_length(
     await engine.close()
 
 
+async def test_a_commit_without_page_1_says_how_many_pages_are_free(
+    volume: LocalVolume, session: Session
+) -> None:
+    """A writer that has just started would else not know whether a full volume has room again."""
+    await run(session, "create table t(a, b)")
+    await run(session, "insert into t values (1, zeroblob(40000)), (2, 'x')")
+    await run(session, "delete from t where a = 1")
+    ((free,),) = await rows(session, "pragma freelist_count")
+    volume.free, known = None, len(volume.log)
+    await run(session, "update t set b = 'y'")
+    assert 0 not in [record.page for record in volume.log[known:]]
+    assert volume.free == free > 0
+
+
+async def test_a_first_commit_that_finds_no_room_leaves_no_page_behind(
+    volume: LocalVolume, engine: SqlEngine, session: Session
+) -> None:
+    """SQLite keeps an empty page 1 of it, with the number that the next commit of anybody gets."""
+    other = engine.session()
+    volume.max_pages = 1
+    with pytest.raises(Exception, match="maximum"):
+        await run(other, "create table t(a)")
+    volume.max_pages = 100
+    await run(session, "create table u(a)")
+    await settle()
+    assert await rows(other, "select * from u") == []
+    await run(other, "insert into u values (1)")
+    await settle()
+    assert await rows(session, "select * from u") == [(1,)]
+
+
 async def test_a_large_commit_is_announced_and_a_small_one_is_not(
     volume: LocalVolume, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+import pytest
+
+from engine.storage import reading
 from tests.storage.harness import QUIET, VOLUME, Log, Node
 
 Make = Callable[..., Awaitable[Node]]
@@ -86,3 +90,38 @@ async def test_a_page_with_many_records_waits_for_nothing(make: Make) -> None:
         await commit(node, log, 2)
         await node.node.coalescer.look()
         assert node.segment().applied == log.last
+
+
+async def test_a_node_with_much_redo_in_all_counts_nothing_as_busy(make: Make) -> None:
+    node, log = await opened(make, frame_cache_bytes=500), Log()
+    assert await looks_until_applied(node, log, busy=True) == ROUNDS
+
+
+async def test_a_long_way_to_a_page_leaves_others_a_turn(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "RECORDS_PER_TURN", 4)
+    node, log = await opened(make), Log()
+    for n in range(20):
+        await commit(node, log, n % 4)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def read() -> int:
+        nonlocal turns
+        turns = 0
+        found = await node.read(range(4), log.last, pg_lsn=log.last)
+        assert found == [log.page_at(page, log.last) for page in range(4)]
+        return turns
+
+    counting = asyncio.ensure_future(count())
+    in_turns = await read()
+    monkeypatch.setattr(reading, "RECORDS_PER_TURN", 1000)
+    at_once = await read()
+    counting.cancel()
+    assert in_turns > at_once
