@@ -126,7 +126,7 @@ def test_log_is_kept_until_it_is_archived_and_goes_then() -> None:
         end = town.vdl
         town.bucket.unreachable = True
         for _ in range(8):
-            await town.write(10)
+            await town.write(20)
             await asyncio.sleep(0.4)
         await asyncio.sleep(3.0)  # enough for all to become pages, and its log superfluous
         assert town.vdl > end + 300

@@ -164,7 +164,7 @@ async def test_the_commit_at_a_moment_is_told_and_exported(town: Town) -> None:
     writer = await filled(town, 3)
     pages = await writer.run("PRAGMA page_count")
     middle = await commit_at(town, at_lsn=writer.commit)
-    await insert(writer)
+    await writer.run("INSERT INTO t (text) VALUES (hex(randomblob(9000)))")  # several records
     by_time = await commit_at(town, at_time_us=middle.time_us)
     assert (by_time.lsn, by_time.pages) == (middle.lsn, pages[0][0])
     assert (await commit_at(town, at_lsn=middle.lsn + 1)).lsn == middle.lsn
