@@ -6,8 +6,8 @@ Single rows of pgbench's accounts are updated by 16 clients, through pgbench, as
 cluster with two replicas grows from size to size: the updated table stays as it is, about 10 MB, which the
 buffer pool holds, and rows of 5 MB beside it make the volume larger; each size is measured once all redo
 has become pages, the archive has caught up, and the table has been read once. Then for each number of
-replicas a new cluster with that table alone is measured.
-An empty `--sizes` or `--replicas` leaves that part out.
+replicas a new cluster with that table alone is measured. An empty `--sizes` or `--replicas` leaves that
+part out.
 
 Prints for each the median rate over the rounds with least and most, its ratio to the first of its part,
 and microseconds of CPU for one commit by the kernel's count, by kind of process. All processes and pgbench

@@ -19,7 +19,6 @@ MAGIC = b"SQLite format 3\0"
 
 _COUNTER = slice(24, 28)  # file change counter
 _SIZE = slice(28, 32)  # pages, valid if the two counters are equal
-_FREE = slice(36, 40)  # pages of the free list
 _COOKIE = slice(40, 44)  # schema cookie
 _VALID_FOR = slice(92, 96)  # the change counter when the size was written
 _BYTES = 4
@@ -43,11 +42,6 @@ def to_bytes(number: int) -> bytes:
 def counter_of(page: bytes) -> int:
     """The change counter in page 1."""
     return _number(page, _COUNTER)
-
-
-def free_pages_of(page: bytes) -> int:
-    """How many pages the free list has, in page 1."""
-    return _number(page, _FREE)
 
 
 def put_back(past: bytes, current: bytes, pages: int) -> bytes:

@@ -27,7 +27,8 @@ class CommitSink(Protocol):
     def commit(
         self, changes: Sequence[PageChange], pages: int, free: int | None = None
     ) -> tuple[CommitMark, Mapping[PageNo, LSN]]:
-        """One MTR; its mark, and the LSN that each page's new version gets.
+        """One MTR; its mark, and the LSN that each page's new version gets. `free`: pages of SQLite's free
+        list, where it is known though page 1 is not among the changes.
 
         Synchronous and infallible: the last way back is `reserve`.
         """

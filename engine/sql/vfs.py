@@ -36,10 +36,11 @@ from engine.errors import VolumeFull
 from engine.log.record import PageChange
 from engine.ports import Clock
 from engine.sql.bridge import await_sync
-from engine.sql.header import counter_of, free_pages_of, keep, next_number, show, to_bytes
+from engine.sql.header import counter_of, keep, next_number, show, to_bytes
 from engine.sql.pool import BufferPool, Snapshot
 from engine.sql.sink import LARGE_COMMIT_PAGES, CommitSink
 from engine.types import LSN, PAGE_SIZE, CommitMark, PageNo
+from engine.volume.limit import free_in
 
 _NONE, _SHARED, _RESERVED = 0, apsw.SQLITE_LOCK_SHARED, apsw.SQLITE_LOCK_RESERVED
 _SYNC = apsw.SQLITE_FCNTL_SYNC
@@ -226,7 +227,7 @@ class VolumeFile(apsw.VFSFile):
         free = None
         if _HEADER in self._dirty:
             self._counter = counter_of(self._dirty[_HEADER])
-            free = free_pages_of(self._dirty[_HEADER])
+            free = free_in(self._dirty[_HEADER])
         self._dirty.clear()
         if changes:
             mark, lsns = self._sink.commit(changes, self._pages, free)

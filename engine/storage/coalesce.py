@@ -53,9 +53,8 @@ class Coalescer:
         due = []
         before, self._reached = self._reached, {}
         gathered = sum(segment.uncoalesced_bytes for _, segment in self._state.segments())
-        crowded = (
-            gathered > config.frame_cache_bytes // 2
-        )  # beyond it redo is read from the disk again
+        # What is no longer cached would have to be read from the log again.
+        crowded = gathered > config.frame_cache_bytes // 2
         for volume, segment in self._state.segments():
             self._reached[segment] = segment.scl
             if segment.applied >= segment.tail():

@@ -26,8 +26,13 @@ def free_pages(changes: Sequence[PageChange]) -> int | None:
     """Pages of SQLite's free list after a commit; None if it did not write the header."""
     for change in changes:
         if change.page == 0:
-            return int.from_bytes(change.after[_FREE_AT : _FREE_AT + 4], "big")
+            return free_in(change.after)
     return None
+
+
+def free_in(header: bytes) -> int:
+    """Pages of SQLite's free list, by page 0."""
+    return int.from_bytes(header[_FREE_AT : _FREE_AT + 4], "big")
 
 
 class StorageLimit:
