@@ -58,13 +58,14 @@ CHANGED = diff_page(BEFORE, AFTER)
 
 def record(lsn: int) -> bytes:
     commit = CommitMark(lsn, 1_790_000_000_000_000, 1000)
-    full, ranges = CHANGED
+    full, moves, ranges = CHANGED
     return encode_record(
         lsn=lsn,
         prev_lsn=lsn - 1,
         prev_pg_lsn=lsn - 1,
         page=7,
         full=full,
+        moves=moves,
         ranges=ranges,
         commit=commit,
     )

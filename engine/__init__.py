@@ -17,10 +17,11 @@ Life of a write
     fallible signal: `engine.volume.writer.VolumeWriter.reserve` grows the volume or refuses. Page 1 is left
     out if nothing but its change counter is new (`engine.sql.header.keep`).
     A commit that will keep this process busy for seconds is announced (`engine.instance.busy.Busy`).
- 6. `engine.volume.writer.VolumeWriter.commit` makes one MTR: for each page an LSN, the byte ranges that
-    differ (`engine.log.diff.diff_page`) and a record (`engine.log.frame.encode_record`); the last one is
-    the CPL. The new versions go into the pool (`engine.sql.pool.BufferPool.install`), the lock is
-    free, the next transaction runs. This session now waits.
+ 6. `engine.volume.writer.VolumeWriter.commit` makes one MTR: for each page an LSN, what moved and
+    the byte ranges that differ (`engine.log.diff.diff_page`) and a record
+    (`engine.log.frame.encode_record`); the last one is the CPL. The new versions go into the pool
+    (`engine.sql.pool.BufferPool.install`), the lock is free, the next transaction runs. This session
+    now waits.
  7. At the end of the loop's turn all commits that gathered become one frame per protection group
     (`engine.log.frame.build_frame`), told to `engine.volume.durability.DurabilityTracker.sent`.
  8. The same bytes go to six storage nodes (`engine.volume.links.NodeLink`) and, once they are durable or

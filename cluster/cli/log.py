@@ -121,6 +121,7 @@ def record_to_json(record: Record) -> dict[str, Any]:
         "epoch": record.epoch,
         "page": record.page,
         "full": record.full,
+        "moves": [list(move) for move in record.moves],
         "ranges": [[offset, len(data)] for offset, data in record.ranges],
         "bytes": sum(len(data) for _, data in record.ranges),
         "commit": None if commit is None else {"time_us": commit.time_us, "pages": commit.pages},
@@ -143,8 +144,10 @@ def _table(records: Iterable[Record]) -> Table:
 
 
 def ranges_text(record: Record) -> str:
-    """The changed ranges, the first few of them; "all:" where the rest of the page is zero."""
-    parts = [f"{offset}+{len(data)}" for offset, data in record.ranges[:RANGES_SHOWN]]
+    """Moves, as `to+bytes<from`, and the changed ranges, the first few of them; "all:" where the rest of
+    the page is zero."""
+    parts = [f"{offset}+{length}<{source}" for offset, length, source in record.moves]
+    parts += [f"{offset}+{len(data)}" for offset, data in record.ranges[:RANGES_SHOWN]]
     if len(record.ranges) > RANGES_SHOWN:
         parts.append(f"… {len(record.ranges) - RANGES_SHOWN} more")
     text = " ".join(parts)

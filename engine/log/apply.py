@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from engine.log.diff import apply_ranges
+from engine.log.diff import apply_diff
 from engine.log.record import Change
 from engine.types import ZERO_PAGE
-
-__all__ = ["apply_ranges", "apply_record"]
 
 
 def apply_record(image: bytes | None, record: Change) -> bytes:
     """The page after `record`; `image` None means that the page was never written before."""
-    return apply_ranges(image or ZERO_PAGE, record.full, record.ranges)
+    return apply_diff(image or ZERO_PAGE, record.full, record.moves, record.ranges)

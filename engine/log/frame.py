@@ -4,7 +4,9 @@
              | epoch u64 | first_lsn u64 | last_lsn u64 | prev_pg_lsn u64        little-endian
     record   flags u8 | varint lsn - prev_pg_lsn | varint lsn - prev_lsn | varint page
              | CPL only: varint time_us, varint pages
-             | varint bytes of ranges | (varint gap, varint length, bytes)*
+             | varint bytes of the rest
+             | moves only: varint count, (varint offset, varint length, varint from)*
+             | (varint gap, varint length, bytes)*
 
 Invariants
 - Every byte is covered by one of the two CRC32Cs. The header has its own, so that a rotten body does
@@ -23,7 +25,7 @@ from typing import NamedTuple
 from google_crc32c import value as crc32c
 
 from engine.errors import Corrupt, FormatError, TornFrame
-from engine.log.record import Ranges, Record
+from engine.log.record import Moves, Ranges, Record
 from engine.types import LSN, PAGE_SIZE, CommitMark, Epoch, PageNo, PgNo, VolumeId
 
 MAGIC = 0x31465853  # "SXF1" in little-endian: the digit is the format's version
@@ -37,6 +39,8 @@ HEADER_SIZE = _HEADER.size
 
 _FULL = 1
 _CPL = 2
+_MOVES = 4
+_KNOWN = _FULL | _CPL | _MOVES
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,13 @@ class FrameHeader:
 
 
 class RecordRef(NamedTuple):
-    """A record inside a frame without its ranges, which are at [offset, end)."""
+    """A record inside a frame without its moves and ranges, which are at [offset, end)."""
 
     lsn: LSN
     prev_lsn: LSN
     page: PageNo
     full: bool
+    moves: bool
     commit: CommitMark | None
     start: int
     offset: int
@@ -69,9 +74,9 @@ class RecordRef(NamedTuple):
 
 
 class Redo:
-    """A record that is still in its checked frame: its ranges are decoded when somebody asks for them.
+    """A record that is still in its checked frame: what it changes is decoded when somebody asks for it.
 
-    Raises FormatError then, if they reach beyond the page.
+    Raises FormatError then, if that reaches beyond the page.
     """
 
     __slots__ = ("_frame", "ref")
@@ -93,6 +98,10 @@ class Redo:
         return self.ref.full
 
     @property
+    def moves(self) -> Moves:
+        return moves_at(self._frame, self.ref)
+
+    @property
     def ranges(self) -> Ranges:
         return ranges_at(self._frame, self.ref)
 
@@ -107,11 +116,12 @@ def encode_record(
     prev_pg_lsn: LSN,
     page: PageNo,
     full: bool,
+    moves: Moves = (),
     ranges: Ranges,
     commit: CommitMark | None,
 ) -> bytes:
     """A record's bytes. `commit.lsn` must be `lsn`."""
-    flags = (_FULL if full else 0) | (_CPL if commit else 0)
+    flags = (_FULL if full else 0) | (_CPL if commit else 0) | (_MOVES if moves else 0)
     out = bytearray((flags,))
     _put(out, lsn - prev_pg_lsn)
     _put(out, lsn - prev_lsn)
@@ -120,6 +130,11 @@ def encode_record(
         _put(out, commit.time_us)
         _put(out, commit.pages)
     body = bytearray()
+    if moves:
+        _put(body, len(moves))
+        for move in moves:
+            for number in move:
+                _put(body, number)
     position = 0
     for offset, data in ranges:
         _put(body, offset - position)
@@ -218,7 +233,7 @@ def find_next_frame(data: bytes, offset: int) -> int | None:
 
 
 def index_frame(frame: bytes) -> list[RecordRef]:
-    """The records of a checked frame, without decoding their ranges."""
+    """The records of a checked frame, without decoding what they change."""
     header = read_header(frame)
     refs = []
     lsn = header.prev_pg_lsn
@@ -227,6 +242,8 @@ def index_frame(frame: bytes) -> list[RecordRef]:
         for _ in range(header.count):
             start = position
             flags, distance, back = frame[position : position + 3]
+            if flags & ~_KNOWN:
+                raise FormatError(f"record flags {flags:#x} are of a newer Sextet")
             position += 3
             if (distance | back) & 0x80:  # rarely: most links lead back a record or two
                 distance, position = _get(frame, start + 1)
@@ -240,8 +257,8 @@ def index_frame(frame: bytes) -> list[RecordRef]:
                 commit = CommitMark(lsn, time_us, pages)
             size, position = _get(frame, position)
             end = position + size
-            full = bool(flags & _FULL)
-            refs.append(RecordRef(lsn, lsn - back, page, full, commit, start, position, end))
+            full, moves = bool(flags & _FULL), bool(flags & _MOVES)
+            refs.append(RecordRef(lsn, lsn - back, page, full, moves, commit, start, position, end))
             position = end
     except (IndexError, ValueError):
         raise FormatError(f"frame {header.first_lsn}..{header.last_lsn} ends early") from None
@@ -250,10 +267,34 @@ def index_frame(frame: bytes) -> list[RecordRef]:
     return refs
 
 
+def moves_at(frame: bytes, ref: RecordRef) -> Moves:
+    """The moves of one record of `frame`. Raises FormatError if they reach beyond its page."""
+    return _moves(frame, ref)[0] if ref.moves else ()
+
+
+def _moves(frame: bytes, ref: RecordRef) -> tuple[Moves, int]:
+    """The moves of a record that has some, and where its ranges begin."""
+    moves: list[tuple[int, int, int]] = []
+    body = frame[: ref.end]
+    try:
+        count, position = _get(body, ref.offset)
+        while len(moves) < count:
+            offset, position = _get(body, position)
+            length, position = _get(body, position)
+            source, position = _get(body, position)
+            if max(offset, source) + length > PAGE_SIZE:
+                raise FormatError(f"record {ref.lsn} moves bytes beyond its page")
+            moves.append((offset, length, source))
+    except IndexError:
+        raise FormatError(f"record {ref.lsn} ends early") from None
+    return tuple(moves), position
+
+
 def ranges_at(frame: bytes, ref: RecordRef) -> Ranges:
     """The byte ranges of one record of `frame`. Raises FormatError if they reach beyond its page."""
     ranges = []
-    position, end, at = ref.offset, ref.end, 0
+    position = _moves(frame, ref)[1] if ref.moves else ref.offset
+    end, at = ref.end, 0
     while position < end:
         gap = frame[position]
         position += 1
@@ -279,10 +320,11 @@ def decode_frame(frame: bytes) -> list[Record]:
     records = []
     prev = header.prev_pg_lsn
     for ref in index_frame(frame):
-        ranges = ranges_at(frame, ref)
+        ranges, moves = ranges_at(frame, ref), moves_at(frame, ref)
         records.append(
             Record(
-                ref.lsn, ref.prev_lsn, prev, header.epoch, ref.page, ref.full, ranges, ref.commit
+                *(ref.lsn, ref.prev_lsn, prev, header.epoch, ref.page),
+                *(ref.full, ranges, ref.commit, moves),
             )
         )
         prev = ref.lsn

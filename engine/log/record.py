@@ -1,4 +1,4 @@
-"""A redo record: the changed byte ranges of one page, and where it stands in the log (P17 §3.1).
+"""A redo record: the moves and changed byte ranges of one page, and where it stands in the log (P17 §3.1).
 
 `prev_lsn` and `prev_pg_lsn` are back-links: a segment is complete exactly as far as its group's
 chain of back-links reaches, and recovery walks the volume's.
@@ -14,6 +14,9 @@ from engine.types import LSN, CommitMark, Epoch, PageNo
 Ranges: TypeAlias = tuple[tuple[int, bytes], ...]
 """(offset in the page, new bytes), ascending and not overlapping."""
 
+Moves: TypeAlias = tuple[tuple[int, int, int], ...]
+"""(offset, length, from): these bytes come from elsewhere in the page, all from it as it was before."""
+
 
 class Record(NamedTuple):
     """One record, decoded. With `commit` it is a CPL: the last record of its MTR (P17 §4.1)."""
@@ -26,7 +29,9 @@ class Record(NamedTuple):
     full: bool
     """The ranges apply to a page of zeros, not to the page's older version."""
     ranges: Ranges
+    """Laid over the page once `moves` have been made."""
     commit: CommitMark | None = None
+    moves: Moves = ()
 
 
 class Change(Protocol):
@@ -40,6 +45,9 @@ class Change(Protocol):
 
     @property
     def full(self) -> bool: ...
+
+    @property
+    def moves(self) -> Moves: ...
 
     @property
     def ranges(self) -> Ranges: ...

@@ -19,7 +19,8 @@ import logging
 from collections.abc import Sequence
 
 from engine.errors import Corrupt, NotComplete, ProtocolError, SnapshotTooOld, UnknownSegment
-from engine.log.frame import ranges_at
+from engine.log.diff import lay
+from engine.log.frame import moves_at, ranges_at
 from engine.net.pb import storage_pb2 as pb
 from engine.steps import Mark
 from engine.storage.ancestry import inherit
@@ -165,7 +166,7 @@ def _image(state: NodeState, base: PageVersion | None, records: Sequence[RecordA
             raise _BadFrame(record.frame) from error
         if record.full:
             page[:] = ZERO_PAGE
-        for offset, data in ranges_at(frame, record.record):
-            page[offset : offset + len(data)] = data
+        ref = record.record
+        lay(page, moves_at(frame, ref), ranges_at(frame, ref))
     assert len(page) == PAGE_SIZE
     return newer[-1].lsn, bytes(page)

@@ -261,13 +261,14 @@ class VolumeWriter:
     def _record(self, lsn: LSN, change: PageChange, commit: CommitMark | None) -> None:
         pg = pg_of(change.page)
         prev_pg = self._pg_last[pg]
-        full, ranges = diff_page(change.before, change.after)
+        full, moves, ranges = diff_page(change.before, change.after)
         body = encode_record(
             lsn=lsn,
             prev_lsn=self._last_lsn,
             prev_pg_lsn=prev_pg,
             page=change.page,
             full=full,
+            moves=moves,
             ranges=ranges,
             commit=commit,
         )

@@ -64,7 +64,7 @@ class Ledger:
             at = lsn * 97 % (PAGE_SIZE - 16)
             image[at : at + 16] = f"{self.epoch:4}:{lsn:11}".encode()[-16:]
             self.pages[page] = bytes(image)
-            full, ranges = diff_page(before, self.pages[page])
+            full, moves, ranges = diff_page(before, self.pages[page])
             prev = self.records[-1].lsn if self.records else 0
             prev_pg = next((r.lsn for r in reversed(self.records) if r.pg == pg), 0)
             commit = mark if lsn == mark.lsn else None
@@ -74,6 +74,7 @@ class Ledger:
                 prev_pg_lsn=prev_pg,
                 page=page,
                 full=full,
+                moves=moves,
                 ranges=ranges,
                 commit=commit,
             )

@@ -126,9 +126,13 @@ def test_record_as_a_line_of_the_log():
         "epoch": 2,
         "page": 3,
         "full": False,
+        "moves": [],
         "ranges": [[0, 2], [10, 1], [20, 1], [30, 2]],
         "bytes": 6,
         "commit": {"time_us": 1_700_000_000_123_456, "pages": 12},
     }
+    moved = record._replace(moves=((100, 40, 98),))
+    assert ranges_text(moved) == "100+40<98 0+2 10+1 20+1 … 1 more"
+    assert record_to_json(moved)["moves"] == [[100, 40, 98]]
     whole = Record(9, 8, 5, 2, 3, True, ranges[:1])
     assert (ranges_text(whole), commit_text(whole)) == ("all: 0+2", "")

@@ -14,6 +14,7 @@ from engine.log.frame import (
     encode_record,
     find_next_frame,
     index_frame,
+    moves_at,
     ranges_at,
     read_header,
     split_frames,
@@ -38,6 +39,16 @@ def ranges(draw: st.DrawFn) -> tuple[tuple[int, bytes], ...]:
 
 
 @st.composite
+def moves(draw: st.DrawFn) -> tuple[tuple[int, int, int], ...]:
+    found = []
+    for _ in range(draw(st.integers(0, 3))):
+        length = draw(st.integers(1, PAGE_SIZE))
+        place = st.integers(0, PAGE_SIZE - length)
+        found.append((draw(place), length, draw(place)))
+    return tuple(found)
+
+
+@st.composite
 def batches(draw: st.DrawFn, most: int = 6) -> tuple[bytes, list[Record]]:
     """A frame and the records in it."""
     prev_pg = draw(st.integers(0, 2**40))
@@ -58,6 +69,7 @@ def batches(draw: st.DrawFn, most: int = 6) -> tuple[bytes, list[Record]]:
                 full=draw(st.booleans()),
                 ranges=draw(ranges()),
                 commit=mark if draw(st.booleans()) else None,
+                moves=draw(moves()),
             )
         )
     frame = build_frame(
@@ -79,6 +91,7 @@ def encoded(record: Record) -> bytes:
         prev_pg_lsn=record.prev_pg_lsn,
         page=record.page,
         full=record.full,
+        moves=record.moves,
         ranges=record.ranges,
         commit=record.commit,
     )
@@ -91,6 +104,7 @@ def test_decoding_gives_back_the_records(batch: tuple[bytes, list[Record]]) -> N
     refs = index_frame(frame)
     assert [(r.lsn, r.page, r.commit) for r in refs] == [(r.lsn, r.page, r.commit) for r in records]
     assert [ranges_at(frame, ref) for ref in refs] == [record.ranges for record in records]
+    assert [moves_at(frame, ref) for ref in refs] == [record.moves for record in records]
 
 
 @given(batches(most=2), st.data())
@@ -146,3 +160,40 @@ def test_reading_goes_on_behind_a_rotten_header(
 def test_garbage_is_never_a_frame(data: bytes) -> None:
     with pytest.raises(FormatError):
         decode_frame(data)
+
+
+def framed(record: bytes) -> bytes:
+    """A frame whose checksums are right, whatever is in it."""
+    return build_frame(
+        volume=1, pg=0, epoch=1, prev_pg_lsn=0, first_lsn=1, last_lsn=1, records=[record]
+    )
+
+
+def one(moves: tuple[tuple[int, int, int], ...], *, full: bool = False) -> bytes:
+    return encode_record(
+        lsn=1, prev_lsn=0, prev_pg_lsn=0, page=7, full=full, moves=moves, ranges=(), commit=None
+    )
+
+
+@pytest.mark.parametrize("move", [(0, 2, PAGE_SIZE - 1), (PAGE_SIZE - 1, 2, 0), (9, 5000, 0)])
+def test_a_move_beyond_the_page_is_refused(move: tuple[int, int, int]) -> None:
+    frame = framed(one((move,)))
+    with pytest.raises(FormatError, match="record 1 moves bytes beyond its page"):
+        moves_at(frame, index_frame(frame)[0])
+    with pytest.raises(FormatError):
+        decode_frame(frame)
+
+
+def test_moves_that_end_early_are_refused() -> None:
+    whole = one(((4, 8, 0),))
+    assert whole[-4:] == bytes((1, 4, 8, 0)), "a count, then offset, length, from"
+    more = whole[:-4] + bytes((2, 4, 8, 0))
+    frame = framed(more)
+    with pytest.raises(FormatError, match="record 1 ends early"):
+        moves_at(frame, index_frame(frame)[0])
+
+
+def test_a_record_of_a_newer_format_is_refused() -> None:
+    frame = framed(bytes((0x40,)) + one(())[1:])
+    with pytest.raises(FormatError, match="newer"):
+        index_frame(frame)

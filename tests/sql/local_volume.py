@@ -105,9 +105,9 @@ class LocalVolume:
             if change.before is not None:
                 assert change.before == newest, "the diff is against the tip"
                 assert change.before != change.after
-            full, ranges = diff_page(change.before, change.after)
+            full, moves, ranges = diff_page(change.before, change.after)
             cpl = mark if lsn == mark.lsn else None
-            record = Record(lsn, lsn - 1, 0, 1, change.page, full, ranges, cpl)
+            record = Record(lsn, lsn - 1, 0, 1, change.page, full, ranges, cpl, moves)
             assert apply_record(newest, record) == change.after
             self.log.append(record)
             self.versions.setdefault(change.page, []).append((lsn, change.after))

@@ -449,7 +449,7 @@ def test_a_pool_without_room_is_refused() -> None:
 async def test_a_full_record_needs_no_older_version() -> None:
     world = World(pages=1)
     await world.text(0, world.pool.visible.lsn)
-    full, ranges = diff_page(None, image("fresh"))
+    full, _, ranges = diff_page(None, image("fresh"))
     lsn = world.pool.visible.lsn + 1
     mark = CommitMark(lsn, 0, 1)
     world.pool.apply([Record(lsn, lsn - 1, 0, 1, 0, full, ranges, mark)], mark)

@@ -78,7 +78,7 @@ class Log:
             lsn, pg = self.next, pg_of(page)
             before = self.pages.get(page)
             after = self._changed(before, whole)
-            full, ranges = diff_page(None if whole else before, after)
+            full, moves, ranges = diff_page(None if whole else before, after)
             prev = self.pg_last.get(pg, 0)
             body = encode_record(
                 lsn=lsn,
@@ -86,6 +86,7 @@ class Log:
                 prev_pg_lsn=prev,
                 page=page,
                 full=full,
+                moves=moves,
                 ranges=ranges,
                 commit=mark if lsn == mark.lsn else None,
             )
