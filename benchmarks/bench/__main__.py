@@ -34,8 +34,9 @@ from benchmarks.bench.sextet import Sextet
 from benchmarks.local import RESULTS
 
 LOAD_ROWS = 100_000
-LOAD, REDO = "bulk load", "redo of a simple-update"
-PAGES = "dirty pages of a simple-update to its redo"
+LOAD = "bulk load"
+REDO_OF = ("simple-update, one round trip", "simple-update")
+"""Each commit of the first shares its frames with others of its batch; the second has its own."""
 
 Database = Sextet | Postgres
 
@@ -95,9 +96,9 @@ class Bench:
                 self._note(line, database, number, value)
                 if measured.failed:
                     print(f"{measured.failed} transactions failed", file=sys.stderr)
-                if work.name == "simple-update" and clients == max(work.clients) and self.whole:
+                if work.name in REDO_OF and clients == max(work.clients) and self.whole:
                     commits = max(1, measured.count)
-                    self._redo(database, number, clients, commits, (before, after))
+                    self._redo(database, number, work.name, clients, commits, (before, after))
         if self.whole:
             line = self._line(LOAD, 1, "rows/s", 1.0)
             self._note(line, database, number, self._load(database, number))
@@ -106,6 +107,7 @@ class Bench:
         self,
         database: Database,
         number: int,
+        work: str,
         clients: int,
         commits: int,
         written: tuple[Written, Written],
@@ -113,10 +115,10 @@ class Bench:
         """`written`: before so many commits, and after them."""
         before, after = written
         redo = after.log - before.log
-        line = self._line(REDO, clients, "bytes", 0.5, less=True)
+        line = self._line(f"redo of a {work}", clients, "bytes", 0.5, less=True)
         self._note(line, database, number, redo / commits)
         if before.dirty_pages is not None and after.dirty_pages is not None:
-            line = self._line(PAGES, clients, "times", 10, own=True)
+            line = self._line(f"dirty pages to redo, {work}", clients, "times", 10, own=True)
             pages = after.dirty_pages - before.dirty_pages
             self._note(line, database, number, pages / max(1, redo))
 
