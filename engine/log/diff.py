@@ -21,6 +21,7 @@ from engine.types import PAGE_SIZE, ZERO_PAGE
 
 # A range costs about three bytes of header, so bridging three equal bytes is never dearer.
 _RUNS = re.compile(rb"[^\0]+(?:\0{1,3}[^\0]+)*", re.DOTALL)
+_GAP = bytes(16)
 _OUTER = 512
 _INNER = 64
 
@@ -49,13 +50,13 @@ def diff_page(before: bytes | None, after: bytes) -> Diff:
     if len(after) != PAGE_SIZE or (before is not None and len(before) != PAGE_SIZE):
         raise ValueError(f"a page has {PAGE_SIZE} bytes")
     if before is None:
-        return Diff(True, (), _runs(after, after))
+        return Diff(True, (), _filled(after))
     ranges = _differences(before, after)
     moves: Moves = ()
     if _cost(ranges) > _DEAR:
         moves, ranges = _with_moves(before, after, ranges)
         if _cost(ranges) > PAGE_SIZE // 2:
-            full = _runs(after, after)
+            full = _filled(after)
             if _cost(full) < _cost(ranges):
                 return Diff(True, (), full)
     return Diff(False, moves, ranges)
@@ -95,6 +96,19 @@ def _runs(mask: bytes, after: bytes, base: int = 0) -> Ranges:
     return tuple(
         [(base + m.start(), after[base + m.start() : base + m.end()]) for m in _RUNS.finditer(mask)]
     )
+
+
+def _filled(page: bytes) -> Ranges:
+    """All but the longer stretches of zeros; a new page is mostly one of them between two of bytes."""
+    found = []
+    start, last = 0, len(page.rstrip(b"\0"))
+    while start < last:
+        start = PAGE_SIZE - len(page[start:].lstrip(b"\0"))
+        end = page.find(_GAP, start, last)
+        end = last if end < 0 else end
+        found.append((start, page[start:end]))
+        start = end
+    return tuple(found)
 
 
 def _cost(ranges: Ranges) -> int:

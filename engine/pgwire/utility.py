@@ -282,8 +282,10 @@ def statements(sql: str) -> Iterator[str]:
 
 
 def _end_of_statement(sql: str, start: int, trigger: bool) -> int:
+    if sql.find(";", start) < 0:
+        return len(sql)
     depth = 0
-    for found in _MARKS.finditer(sql, start):
+    for found in (_MARKS if trigger else _HIDING).finditer(sql, start):
         word = found[0].upper()
         if word == ";" and depth <= 0:
             return found.start()
@@ -292,16 +294,21 @@ def _end_of_statement(sql: str, start: int, trigger: bool) -> int:
     return len(sql)
 
 
-_MARKS = re.compile(
+_HIDING = re.compile(
     r"""
     '(?:[^']|'')*+(?:'|\Z) | "(?:[^"]|"")*+(?:"|\Z) | `(?:[^`]|``)*+(?:`|\Z) | \[[^\]]*+(?:\]|\Z)
     | --[^\n]*+ | /\*(?:[^*]|\*(?!/))*+(?:\*/|\Z)
-    | ; | (?<![\w$])(?:begin|case|end)(?![\w$])
+    | ;
     """,
-    re.VERBOSE | re.IGNORECASE,
+    re.VERBOSE,
 )
 """What decides where a statement ends, and what could hide such a thing. Not tokens: a string of
 several megabytes must not hold up everybody while it is split."""
+
+_MARKS = re.compile(
+    _HIDING.pattern + r"| (?<![\w$])(?:begin|case|end)(?![\w$])", re.VERBOSE | re.IGNORECASE
+)
+"""In a trigger, too, where statements are inside of a statement."""
 
 _SELECT = re.compile(r"\s*+select\b", re.IGNORECASE)
 _BARE_SELECT = re.compile(  # possessive throughout, so it never tries a second way
