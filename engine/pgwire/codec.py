@@ -28,6 +28,7 @@ _GSS = 80877104
 _HEAD = struct.Struct("!Bi")
 _INT = struct.Struct("!i")
 _SHORT = struct.Struct("!h")
+_COUNT = struct.Struct("!H")
 
 
 # -- frontend messages
@@ -243,30 +244,27 @@ class _Reader:
         self.at += 1
         return chr(self.body[self.at - 1])
 
-    def short(self) -> int:
-        (found,) = _SHORT.unpack_from(self.body, self.at)
-        self.at += 2
-        return int(found)
-
     def integer(self) -> int:
         (found,) = _INT.unpack_from(self.body, self.at)
         self.at += 4
         return int(found)
 
     def shorts(self) -> tuple[int, ...]:
-        count = self._count()
-        found = struct.unpack_from(f"!{count}h", self.body, self.at) if count else ()
-        self.at += 2 * count
-        return found
+        (count,) = _COUNT.unpack_from(self.body, self.at)
+        at = self.at + 2
+        self.at = at + 2 * count
+        return struct.unpack_from(f"!{count}h", self.body, at) if count else ()
 
     def ints(self) -> tuple[int, ...]:
-        return tuple([self.integer() for _ in range(self._count())])
+        (count,) = _COUNT.unpack_from(self.body, self.at)
+        self.at += 2
+        return tuple([self.integer() for _ in range(count)])
 
     def values(self) -> tuple[bytes | None, ...]:
         """Of a Bind, which comes with every statement: no call for each."""
         body, at = self.body, self.at + 2
         found: list[bytes | None] = []
-        for _ in range(self._count()):
+        for _ in range(_COUNT.unpack_from(body, at - 2)[0]):
             (size,) = _INT.unpack_from(body, at)
             at += 4
             if size == -1:
@@ -281,9 +279,6 @@ class _Reader:
 
     def rest(self) -> None:
         self.at = len(self.body)
-
-    def _count(self) -> int:
-        return self.short() & 0xFFFF
 
 
 Decode: TypeAlias = Callable[[_Reader], Message]

@@ -98,10 +98,11 @@ class Connection:
         )
         self._statements: dict[str, Prepared] = {}
         self._portals: dict[str, Portal] = {}
+        self._decoder = wire.decoder
         self._implicit = Implicit(session, wire.decoder)
         self._skipping = False
         wire.on_lost = session.cancel
-        wire.owes, wire.settle = lambda: session.owes, session.settle
+        wire.owes, wire.settle = session.owes, session.settle
 
     # -- life
 
@@ -110,7 +111,8 @@ class Connection:
         try:
             if not await self._welcome():
                 return
-            while (message := await self._wire.next()) is not None:
+            wire = self._wire
+            while (message := wire.take() or await wire.next()) is not None:
                 if isinstance(message, Terminate):
                     return
                 if not self._skipping or isinstance(message, Sync):
@@ -150,7 +152,7 @@ class Connection:
         self._settings.defaults = replace(self._settings.sql)
 
     async def _handle(self, message: Message) -> None:
-        self._answer_later(self._wire.decoder.more_follows())
+        self._session.answer_later(self._decoder.more_follows() or self._implicit.open)
         try:
             match message:
                 case Query(sql):
@@ -198,7 +200,7 @@ class Connection:
     def _tell(self, error: SextetError) -> None:
         """Raises OutcomeLost: who does not know what became of a commit is told so whatever comes, and
         cannot be told first what that transaction has read."""
-        if isinstance(error, CommitUnknown) and self._session.owes:
+        if isinstance(error, CommitUnknown) and self._session.owes():
             raise OutcomeLost(str(error)) from error
         self._wire.write(_error(error))
 

@@ -34,7 +34,7 @@ class Wire(asyncio.Protocol):
         self.settle: Callable[[], Awaitable[None]] | None = None
         self.lost = False
         self._transport: asyncio.Transport | None = None
-        self._arrived = asyncio.Event()
+        self._arrived: asyncio.Future[None] | None = None
         self._writable = asyncio.Event()
         self._writable.set()
         self._gathered = 0
@@ -73,7 +73,7 @@ class Wire(asyncio.Protocol):
         if self._gathered > READ_AHEAD_BYTES and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-        self._arrived.set()
+        self._wake()
 
     def eof_received(self) -> bool:
         self._end()
@@ -90,10 +90,14 @@ class Wire(asyncio.Protocol):
     def _end(self) -> None:
         if not self._ended:
             self._ended = self.lost = True
-            self._arrived.set()
+            self._wake()
             self._writable.set()
             self._open.set()
             self.on_lost()
+
+    def _wake(self) -> None:
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -110,13 +114,14 @@ class Wire(asyncio.Protocol):
             if message is not None or not await self._more():
                 return message
 
+    def take(self) -> Message | None:
+        """The next message if there is one and nothing keeps it waiting, else `next` is to be asked.
+        Raises ProtocolError."""
+        return self.decoder.next() if self._out_bytes < WRITE_BYTES else None
+
     async def next(self) -> Message | None:
         """The next message, None if the client left. Raises ProtocolError."""
-        message = self.decoder.next()
-        if message is None or self._out_bytes >= WRITE_BYTES:
-            await self.flush()
-        if message is not None:
-            return message
+        await self.flush()
         while True:
             message = self.decoder.next()
             if message is not None or not await self._more():
@@ -131,8 +136,8 @@ class Wire(asyncio.Protocol):
                 self._transport.resume_reading()
         if self._ended:
             return False
-        self._arrived.clear()
-        await self._arrived.wait()
+        self._arrived = asyncio.get_running_loop().create_future()
+        await self._arrived
         return True
 
     # -- bytes out

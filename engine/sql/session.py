@@ -69,6 +69,8 @@ class Session:
         self._pool = engine.pool
         self._watch = Watch(self.settings)
         self._turn = WriteTurn(engine.pool, engine.sink, engine.lock, self._watch)
+        self.owes = self._turn.owes
+        """Whether results were given that nobody may be shown yet."""
         self._connection: Connection | None = None
         self._prepared = PreparedStatements(engine.pool, engine.settings.prepared_max)
         self._cursors: list[Cursor] = []  # unfinished
@@ -105,14 +107,9 @@ class Session:
         the session `owes`, and asks it to `settle`. For statements that others follow at once."""
         self._turn.later = later
 
-    @property
-    def owes(self) -> bool:
-        """Whether results were given that nobody may be shown yet."""
-        return self._turn.owes
-
     async def settle(self) -> None:
         """Wait until what has been given may be shown. Raises SqlError: then it never may."""
-        if self._turn.owes:
+        if self.owes():
             with self._watch:
                 try:
                     await self._turn.settle()
@@ -297,7 +294,9 @@ class Session:
     # -- executing
 
     async def _execute(self, statement: Statement, params: Sequence[SqlValue]) -> Cursor:
-        connection = await self._connected()
+        connection = self._connection
+        if connection is None or self.settings.read_as_of is not self._as_of:
+            connection = await self._connected()
         if statement.control is not None:
             return await self._control(connection, statement, statement.control)
         if not statement.verb:
@@ -311,8 +310,10 @@ class Session:
     async def _read(
         self, connection: Connection, statement: Statement, params: Sequence[SqlValue]
     ) -> Cursor:
-        await self._catch_up(connection)
-        await self._prepared.check_columns(connection, statement)
+        if self.settings.read_consistency is not ReadConsistency.EVENTUAL:
+            await self._catch_up(connection)
+        if not self._prepared.holds(connection, statement):
+            await self._prepared.check_columns(connection, statement)
         running, rows = await run_sync(connection.start, statement.text, params, PREFETCH)
         cursor = Cursor(self, statement, rows=rows, running=running)
         if running is not None:

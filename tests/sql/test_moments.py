@@ -138,7 +138,8 @@ async def test_every_wait_has_its_time_limit(volume: LocalVolume, engine: SqlEng
     await run(holder, "begin immediate")
     assert type(await fails(waiter, insert)) is QueryCanceled
     assert type(await fails(waiter, "begin immediate")) is QueryCanceled
-    waiter.settings.lock_timeout_s = 0.01
+    # Far apart: on a loaded machine both of two near ones are over when somebody looks.
+    waiter.settings.lock_timeout_s, waiter.settings.statement_timeout_s = 0.01, 60
     assert type(await fails(waiter, "begin exclusive")) is LockTimeout
     await run(waiter, "begin")
     assert type(await fails(waiter, insert)) is LockTimeout
@@ -146,6 +147,7 @@ async def test_every_wait_has_its_time_limit(volume: LocalVolume, engine: SqlEng
     await run(waiter, "rollback")
     await run(holder, "rollback")
 
+    waiter.settings.statement_timeout_s = 0.02
     volume.room.clear()  # back-pressure
     assert type(await fails(waiter, insert)) is QueryCanceled
     assert not engine.lock.held
