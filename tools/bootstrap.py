@@ -130,6 +130,8 @@ class Environment:
     def _create(self) -> None:
         import venv
 
+        if self.venv.is_symlink():  # what is at its other end is another's, and would be deleted
+            sys.exit(f"{self.venv} is a link; remove it, or make the environment where it leads")
         if self.venv.exists() and not (self.venv / "pyvenv.cfg").exists():
             sys.exit(f"{self.venv} is there and no virtual environment; move it away")
         print("making {} with Python {}.{}.{}".format(self.venv, *sys.version_info[:3]), flush=True)

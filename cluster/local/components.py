@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 from cluster.local.folder import Folder, socket_name
 from cluster.local.layout import ClusterSpec, InstanceSpec, Layout, StorageSpec, address
+from cluster.local.spawn import PYTHON_MODULE
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,7 @@ def components_of(folder: Folder, layout: Layout) -> tuple[Component, ...]:
 
 
 def _python(module: str, *arguments: str) -> tuple[str, ...]:
-    # -P: the working directory is the data folder and must not be searched for modules.
-    return (sys.executable, "-P", "-m", module, *arguments)
+    return (*PYTHON_MODULE, module, *arguments)
 
 
 def _storage(folder: Folder, layout: Layout, node: StorageSpec) -> Component:

@@ -1,7 +1,8 @@
 """The parent of every process of an installation: starts them, restarts what dies, stops them.
 
 It knows nothing else. It speaks no gRPC and reads no catalog, so it shares no failure with what it
-restarts: a dead control plane or an exhausted port cannot keep it from doing its work.
+restarts: a dead control plane or an exhausted port cannot keep it from doing its work. It has loaded its
+children's modules, because they are forks of it (`cluster.local.spawn`), and runs nothing of them.
 
 Invariants
 - One supervisor per data folder, and none while a process of an earlier one is left: the lock is
@@ -27,7 +28,6 @@ import ctypes
 import logging
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -40,6 +40,7 @@ from cluster.local.holds import Holds
 from cluster.local.layout import load
 from cluster.local.processes import ProcessId, end_all
 from cluster.local.signals import SignalQueue
+from cluster.local.spawn import Process, preload, start
 from cluster.local.state import (
     ChildState,
     SupervisorState,
@@ -86,7 +87,7 @@ class _Child:
 
     def __init__(self, component: Component) -> None:
         self.component = component
-        self.popen: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self.identity: ProcessId | None = None
         self.started_at = 0.0
         self.start_at = time.monotonic() + LATE_S if component.late else 0.0
@@ -104,12 +105,12 @@ class _Child:
 
     @property
     def running(self) -> bool:
-        return self.popen is not None
+        return self.process is not None
 
     def signal(self, number: signal.Signals) -> None:
         # Not reaped yet, so the pid is still ours even if the process has just died.
-        if self.popen is not None:
-            self.popen.send_signal(number)
+        if self.process is not None:
+            self.process.send_signal(number)
 
     def forget_pulse(self) -> None:
         if self.pulse is not None:
@@ -128,6 +129,7 @@ class Supervisor:
         self._lock = lock
         self._children = {c.name: _Child(c) for c in components}
         self._holds = Holds(folder.faults)
+        self._loaded: frozenset[str] = frozenset()  # modules of children that can be forked
         self._stopping = False
         self._listen_at = 0.0
         self._published: SupervisorState | None = None  # None: what is written may be old
@@ -136,6 +138,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Start everything and keep it running; returns once all of it has been stopped."""
+        self._loaded = preload([c.component.command for c in self._children.values()])
         while not self._stopping:
             self._obey_faults()
             self._end_who_hangs()
@@ -210,19 +213,18 @@ class Supervisor:
             child.pulse = Listener()
             pulse = child.pulse.writer
             with self._open_log(child.name) as output:
-                child.popen = subprocess.Popen(
+                child.process = start(
                     child.component.command,
-                    cwd=self._folder.data,
-                    env={
+                    loaded=self._loaded,
+                    folder=self._folder.data,
+                    environment={
                         **os.environ,
                         SUPERVISED: str(os.getpid()),
                         PULSE: str(pulse),
                         **self._holds.environment(),
                     },
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(self._lock, pulse),
+                    output=output,
+                    passed=(self._lock, pulse),
                 )
         except OSError as error:
             log.error("! %s cannot be started: %s", child.name, error)
@@ -230,8 +232,8 @@ class Supervisor:
             self._again_later(child)
             return
         child.pulse.born()
-        child.identity = ProcessId.of(child.popen.pid)
-        log.info("> %s started, pid %d", child.name, child.popen.pid)
+        child.identity = ProcessId.of(child.process.pid)
+        log.info("> %s started, pid %d", child.name, child.process.pid)
 
     def _open_log(self, name: str) -> BinaryIO:
         path = self._folder.log(name)
@@ -241,11 +243,11 @@ class Supervisor:
 
     def _reap(self) -> None:
         for child in list(self._children.values()):
-            if child.popen is None or child.popen.poll() is None:
+            if child.process is None or (status := child.process.poll()) is None:
                 continue
-            child.exit_status = child.popen.returncode
-            log.info("< %s, pid %d, %s", child.name, child.popen.pid, _how(child.exit_status))
-            child.popen = child.identity = None
+            child.exit_status = status
+            log.info("< %s, pid %d, %s", child.name, child.process.pid, _how(status))
+            child.process = child.identity = None
             child.paused = False
             child.forget_pulse()
             if child.kill_at is not None and not child.wanted_again:
@@ -274,6 +276,7 @@ class Supervisor:
             log.error("! cannot read the layout, nothing changes: %s", error)
             return
         wanted = {c.name: c for c in components_of(self._folder, layout)}
+        self._loaded |= preload([c.command for c in wanted.values()])
         for name, component in wanted.items():
             child = self._children.get(name)
             if child is not None:
