@@ -1,9 +1,9 @@
 """A process that starts others as a supervisor does, for tests: one thread, modules of a folder loaded.
 
-    spawner.py FOLDER PASSED THREADS MODULE [ARGUMENT...]
+    spawner.py FOLDER ASKED MODULE [ARGUMENT...]
 
-Prints "forked" or "started", then the child's exit status. `PASSED` descriptors go to the child. A line
-on our input is a signal's name, which the child is sent; with "now" in place of a line at once.
+Prints "forked" or "started", then the child's exit status. ASKED is JSON: `signal`, which the child is sent
+at once; `thread`, to have another thread before it is started.
 """
 
 from __future__ import annotations
