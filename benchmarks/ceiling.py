@@ -11,8 +11,8 @@
   `ANY 3` of which must have a commit on disk, both as in `make bench`; reads at the writer only.
 
 By turns, never two at a time, each with pgbench -M prepared. Prints medians over the rounds: transactions a
-second, milliseconds of one, microseconds of CPU for one by the kernel's count (all processes of the server
-and none of pgbench), and the rate divided by PostgreSQL's. All share this machine's CPUs with pgbench.
+second, milliseconds of one, microseconds of CPU for one by the kernel's count (all processes of the server,
+and beside it pgbench, which shares this machine's CPUs with them), and the rate divided by PostgreSQL's.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class Figure:
     latency_ms: float
     cpu_us: float
     """For one transaction, all processes of the server."""
+    client_us: float = 0.0
+    """Likewise, of pgbench."""
 
 
 @dataclass
@@ -79,6 +81,7 @@ class Results:
             statistics.median(one.tps for one in found),
             statistics.median(one.latency_ms for one in found),
             statistics.median(one.cpu_us for one in found),
+            statistics.median(one.client_us for one in found),
         )
 
     def ratio(self, work: Work, rung: str) -> float | None:
@@ -101,7 +104,7 @@ class Results:
         ]
 
     def table(self) -> str:
-        rows = [("work", "rung", "tps", "ms", "CPU µs", "ratio")]
+        rows = [("work", "rung", "tps", "ms", "CPU µs", "pgbench", "ratio")]
         for work, rung in sorted(self.figures, key=lambda key: [ROUND, *WORKS].index(key[0])):
             figure, ratio = self.median(work, rung), self.ratio(work, rung)
             rows.append(
@@ -111,10 +114,11 @@ class Results:
                     f"{figure.tps:,.0f}",
                     f"{figure.latency_ms:.2f}",
                     f"{figure.cpu_us:,.0f}",
+                    f"{figure.client_us:,.0f}" if figure.client_us else "-",
                     "-" if ratio is None else f"{ratio:.2f}",
                 )
             )
-        return "\n".join("{:24}{:22}{:>9}{:>9}{:>9}{:>8}".format(*row) for row in rows)
+        return "\n".join("{:24}{:22}{:>9}{:>9}{:>9}{:>9}{:>8}".format(*row) for row in rows)
 
 
 # -- servers
@@ -165,12 +169,12 @@ def started(database: Sextet | Postgres) -> Iterator[Target]:
         with psycopg.connect(database.writer_url, autocommit=True) as client:
             client.execute("SELECT sum(abalance) FROM pgbench_accounts")
         pids = [] if isinstance(database, Postgres) else list(all_processes(database).values())
-        yield Target(database.writer_url, partial(used_s, database, pids))
+        yield Target(database.writer_url, partial(spent_s, database, pids))
     finally:
         database.stop()
 
 
-def used_s(database: Sextet | Postgres, pids: Sequence[int]) -> float:
+def spent_s(database: Sextet | Postgres, pids: Sequence[int]) -> float:
     """PostgreSQL has a process for each client, which counts as its postmaster's once it has ended."""
     total = 0.0
     for pid in database.pids() if isinstance(database, Postgres) else pids:
@@ -195,17 +199,23 @@ def drive(
         for name, clients in works:
             script = folder / f"{name}.sql"
             script.write_text(next(work.script for work in scripts.WORKS if work.name == name))
-            before = target.cpu_s()
+            before, client_before = target.cpu_s(), children_s()
             measured = pgbench.run(
                 script, [target.url], clients=clients, seconds=seconds, scale=scale
             )
+            client_s = children_s() - client_before
             time.sleep(LEFT_S)
-            used = target.cpu_s() - before
+            used_s = target.cpu_s() - before
             if measured.failed:
                 print(f"{measured.failed} transactions failed", file=sys.stderr)
-            cpu_us = used / max(1, measured.count) * 1e6
-            figures[name, clients] = Figure(measured.tps, measured.latency_ms, cpu_us)
+            cpu_us, client_us = (s / max(1, measured.count) * 1e6 for s in (used_s, client_s))
+            figures[name, clients] = Figure(measured.tps, measured.latency_ms, cpu_us, client_us)
     return figures
+
+
+def children_s() -> float:
+    """What children of this process have used that have ended; while a server is driven, pgbench."""
+    return ended_children_cpu_s(os.getpid())
 
 
 def echoes(seconds: float, folder: Path | None = None) -> dict[Work, Figure]:
