@@ -13,21 +13,18 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ladder.memory import engine_in_memory
 from benchmarks.local import save
 from engine.log.apply import apply_record
 from engine.log.diff import diff_page
 from engine.log.frame import build_frame, decode_frame, encode_record, index_frame, read_header
-from engine.log.record import PageChange
-from engine.net.clock import LoopClock
 from engine.net.disk import OsDisk
 from engine.net.pb import storage_pb2 as pb
 from engine.pgwire import codec
-from engine.sql.engine import SqlEngine
-from engine.sql.pool import BufferPool
 from engine.storage.pagestore import SegmentRow
 from engine.storage.segment import Points, Segment
 from engine.storage.walfile import Location
@@ -142,49 +139,11 @@ PLAIN: dict[str, Callable[[], Any]] = {
 }
 
 
-class _Nobody:
-    """A page source that never has to be asked: the pool begins empty."""
-
-    async def read_pages(self, pages: Sequence[int], read_lsn: int) -> list[tuple[int, bytes]]:
-        raise AssertionError("everything is cached")
-
-
-class _Sink:
-    """Takes commits and says at once that they are durable."""
-
-    def __init__(self) -> None:
-        self.lsn = 0
-        self.pool: BufferPool | None = None
-
-    def commit(
-        self, changes: Sequence[PageChange], pages: int, free: int | None = None
-    ) -> tuple[CommitMark, dict[int, int]]:
-        lsns = {}
-        for change in changes:
-            diff_page(change.before, change.after)
-            self.lsn += 1
-            lsns[change.page] = self.lsn
-        return CommitMark(self.lsn, self.lsn, pages), lsns
-
-    async def wait_durable(self, lsn: int) -> None:
-        assert self.pool is not None
-        self.pool.set_visible(self.pool.tip)
-
-    async def ready(self) -> None: ...
-
-    async def reserve(self, pages: int) -> None: ...
-
-    async def prepare(self) -> None: ...
-
-
 async def sql_lines(
     measure: Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[None]],
 ) -> None:
     """Statements through session, SQLite and VFS, without network and storage."""
-    sink = _Sink()
-    pool = BufferPool(_Nobody(), capacity_pages=65_536, start=CommitMark(0, 0, 0))
-    sink.pool = pool
-    engine = SqlEngine(pool, sink, LoopClock(), random.Random(1))
+    engine = engine_in_memory()
     session = engine.session()
 
     async def run(sql: str, *values: Any) -> None:

@@ -22,6 +22,13 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
+def ended_children_cpu_s(pid: int) -> float:
+    """User and system time of its children that have ended and that it has waited for. Raises OSError if
+    there is no such process."""
+    fields = _stat(pid)
+    return (int(fields[13]) + int(fields[14])) / TICKS
+
+
 def children(pid: int) -> list[int]:
     """The processes whose parent is `pid` now."""
     found = []

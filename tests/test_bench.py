@@ -15,6 +15,7 @@ from benchmarks.bench import pgbench, report, scripts
 from benchmarks.bench.report import Line
 from benchmarks.growth import Point, Round
 
+WORK = "import sys; sum(range(3_000_000)); print(end='.', flush=True); sys.stdin.read()"
 OUTPUT = """\
 transaction type: update.sql
 number of transactions actually processed: 1234
@@ -82,8 +83,10 @@ def test_what_the_kernel_says_of_a_process() -> None:
     with pytest.raises(ValueError, match="no sizes of memory"):
         procfs.parse_memory("Rss: 1 kB\n")
     child = subprocess.Popen(
-        [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
+        [sys.executable, "-c", WORK], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
+    assert child.stdout is not None
+    assert child.stdout.read(1) == b"."
     try:
         assert child.pid in procfs.children(os.getpid())
         assert os.getpid() not in procfs.children(os.getpid())
@@ -91,8 +94,12 @@ def test_what_the_kernel_says_of_a_process() -> None:
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
         assert not procfs.is_alive(child.pid)
+        used, ended = procfs.cpu_s(child.pid), procfs.ended_children_cpu_s(os.getpid())
     finally:
         child.communicate()
+    ended = procfs.ended_children_cpu_s(os.getpid()) - ended
+    assert used > 0
+    assert ended == pytest.approx(used, abs=2 / procfs.TICKS)  # both are rounded
     assert child.pid not in procfs.children(os.getpid())
     assert not procfs.is_alive(child.pid)
 
