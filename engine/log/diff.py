@@ -123,16 +123,32 @@ def _with_moves(before: bytes, after: bytes, ranges: Ranges) -> tuple[Moves, Ran
     moves: list[tuple[int, int, int]] = []
     image, cost = before, _cost(ranges)
     while cost > _DEAR and len(moves) < _MOVES_MAX:
-        for offset, length, source in _found(before, after, ranges):
-            moved = image[:offset] + before[source : source + length] + image[offset + length :]
-            left = _differences(moved, after)
-            if _cost(left) + _MOVE_COST < cost:
+        for move in _found(before, after, ranges):
+            start, length, source = move
+            end = start + length
+            left = _outside(ranges, start, end, image, after)
+            if (less := _cost(left)) + _MOVE_COST < cost:
                 break
         else:
             break
-        moves.append((offset, length, source))
-        image, ranges, cost = moved, left, _cost(left)
+        moves.append(move)
+        image = image[:start] + before[source : source + length] + image[end:]
+        ranges, cost = left, less
     return tuple(moves), ranges
+
+
+def _outside(ranges: Ranges, start: int, end: int, image: bytes, after: bytes) -> Ranges:
+    """What is left of `ranges` once [start, end) is as it should be."""
+    left: list[tuple[int, bytes]] = []
+    for found in ranges:
+        low, high = found[0], found[0] + len(found[1])
+        if high <= start or end <= low:
+            left.append(found)
+            continue
+        for at, stop in ((low, start), (end, high)):
+            if at < stop:
+                left += _runs(_xor(image[at:stop], after[at:stop]), after, at)
+    return tuple(left)
 
 
 def _found(before: bytes, after: bytes, ranges: Ranges) -> Iterator[tuple[int, int, int]]:

@@ -106,8 +106,9 @@ def provocation(step: Step) -> tuple[Fault, ...]:
             return PROVOCATION
 
 
-SEEDS = {Step.CANCEL_CHANGE: 3}
-"""With seed 1 a slow node that is being replaced holds the recovery up for longer than is waited here."""
+SEEDS = {Step.CANCEL_CHANGE: 3, Step.COPY: 3}
+"""With seed 1 a slow node that is being replaced holds the recovery up for longer than is waited here, and
+nobody has to copy once more."""
 
 
 def plan(step: Step) -> Plan:
