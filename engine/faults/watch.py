@@ -1,8 +1,9 @@
-"""One process's view of the active faults: read at start, looked at again every LOOK_S.
+"""One process's view of the active faults: read at start, looked at again and again.
 
-A look is one `stat`. The file is read again when it has changed, and the table is made again when a
-fault ends by itself. What took effect is counted here and written with the next look; what may happen
-only once is written before it happens.
+A look is one `stat`, every LOOK_S while any fault is active anywhere and every CALM_LOOK_S otherwise: a
+dozen processes that wake up for nothing are much of what an idle installation costs. The file is read
+again when it has changed, and the table is made again when a fault ends by itself. What took effect is
+counted here and written with the next look; what may happen only once is written before it happens.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from engine.faults.table import FAIL_FSYNC, FaultTable
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.05
+CALM_LOOK_S = 0.1
+"""So late at most a new fault is in force. A command that sets one waits until all have seen it."""
 
 
 class FaultWatch:
@@ -33,6 +36,7 @@ class FaultWatch:
         self.rng = rng
         self.table = FaultTable(name, ())
         self._path = path
+        self._file_name = str(path)
         self._own = effects_path(path, name)
         self._effects = read_effects(self._own)
         self._file = FaultFile()
@@ -42,17 +46,19 @@ class FaultWatch:
         self._stamp: tuple[int, int, int] | None = None
         self._unwritten = True
         self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._on_isolation: Callable[[bool], None] = lambda isolated: None
         self._isolated = False
         self.look()
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="faults")
+        """Look from now on, by a bare timer: a task that sleeps costs twice as much for each look."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._pause(), self._turn, loop)
 
     def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def changed(self) -> None:
         """Wait until `table` is another one."""
@@ -84,22 +90,26 @@ class FaultWatch:
 
     # -- looking
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
             self.look()
+        finally:
+            self._timer = loop.call_later(self._pause(), self._turn, loop)
+
+    def _pause(self) -> float:
+        return LOOK_S if self._shown else CALM_LOOK_S
 
     def look(self) -> None:
         """See whether the file or the time has changed anything."""
         try:
-            status = os.stat(self._path)
+            status = os.stat(self._file_name)
             stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
         except FileNotFoundError:
             stamp = (0, 0, 0)
         if stamp != self._stamp:
             self._stamp = stamp
             self._read()
-        if self._file.active(time.time()) != self._shown:
+        if self._file.faults and self._file.active(time.time()) != self._shown:
             self._make_table()
         if self._unwritten:
             self._write()
