@@ -90,10 +90,11 @@ class InstanceConfig:
     """Buffer pool capacity in pages of 4 KiB: 256 MiB."""
 
     report_s: float = 0.1
-    """Replica to writer: read point and lag."""
+    """Replica to writer: read point and lag, with the next item that comes after so long."""
 
-    heartbeat_s: float = 0.1
-    """Writer to replica when nothing else travels."""
+    heartbeat_s: float = 0.2
+    """Writer to replica when nothing else travels. The control plane takes a replica that heard the writer
+    just now for a witness that it lives (`cluster.control.looks.HEARD_S`)."""
 
     feed_pause_s: float = 0.0005
     """Between two messages to one replica, times the number of replicas: under load a message tells of
@@ -104,7 +105,7 @@ class InstanceConfig:
     """Redo that is not durable yet travels once it is so much; what is less goes with the news of VDL."""
 
     silence_s: float = 10.0
-    """Writer and replica say something ten times a second. Whoever hears nothing for this long gives
+    """Writer and replica say something several times a second. Whoever hears nothing for this long gives
     the stream up, and joins again if it is the replica."""
 
     follower_queue_bytes_max: int = 16 * MIB
