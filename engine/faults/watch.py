@@ -1,9 +1,9 @@
 """One process's view of the active faults: read at start, looked at again and again.
 
-A look is one `stat`, every LOOK_S while any fault is active anywhere and every CALM_LOOK_S otherwise: a
-dozen processes that wake up for nothing are much of what an idle installation costs. The file is read
-again when it has changed, and the table is made again when a fault ends by itself. What took effect is
-counted here and written with the next look; what may happen only once is written before it happens.
+A look is one `stat`, whenever somebody rings (`engine.faults.bells`), every LOOK_S while any fault is
+active anywhere, and every CALM_LOOK_S in any case. The file is read again when it has changed, and the
+table is made again when a fault ends by itself. What took effect is counted here and written with the next
+look; what may happen only once is written before it happens.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.errors import ConfigError
+from engine.faults.bells import SUFFIX, Bell
 from engine.faults.effects import Effect, effects_path, read_effects, write_effects
 from engine.faults.file import ActiveFault, FaultFile, read
 from engine.faults.table import FAIL_FSYNC, FaultTable
@@ -24,8 +25,8 @@ from engine.faults.table import FAIL_FSYNC, FaultTable
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.05
-CALM_LOOK_S = 0.1
-"""So late at most a new fault is in force. A command that sets one waits until all have seen it."""
+CALM_LOOK_S = 1.0
+"""For a change of which nobody rang. Where there can be no bell it is LOOK_S always."""
 
 
 class FaultWatch:
@@ -47,18 +48,24 @@ class FaultWatch:
         self._unwritten = True
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._bell: Bell | None = None
         self._on_isolation: Callable[[bool], None] = lambda isolated: None
         self._isolated = False
         self.look()
 
     def start(self) -> None:
-        """Look from now on, by a bare timer: a task that sleeps costs twice as much for each look."""
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._pause(), self._turn, loop)
+        """Look from now on whenever there may be something new."""
+        try:
+            self._bell = Bell(self._own.with_suffix(SUFFIX), self._turn)
+        except OSError as error:
+            log.warning("no bell tells of new faults, so they are looked for: %s", error)
+        self._turn()  # nobody rings for what has changed until now
 
     def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._bell is not None:
+            self._bell.close()
 
     async def changed(self) -> None:
         """Wait until `table` is another one."""
@@ -90,14 +97,16 @@ class FaultWatch:
 
     # -- looking
 
-    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _turn(self) -> None:
+        """Look now, and again after a while."""
+        if self._timer is not None:
+            self._timer.cancel()
         try:
             self.look()
         finally:
-            self._timer = loop.call_later(self._pause(), self._turn, loop)
-
-    def _pause(self) -> float:
-        return LOOK_S if self._shown else CALM_LOOK_S
+            calm = not self._shown and self._bell is not None
+            pause = CALM_LOOK_S if calm else LOOK_S
+            self._timer = asyncio.get_running_loop().call_later(pause, self._turn)
 
     def look(self) -> None:
         """See whether the file or the time has changed anything."""

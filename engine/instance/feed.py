@@ -174,7 +174,7 @@ class Feed:
     ) -> None:
         while not follower.too_slow and not reader.done():
             # If it takes longer nothing has happened, and the item below is a heartbeat.
-            await set_within(follower.wake, self._config.heartbeat_s)
+            await set_within(follower.wake, self._to_beat_s())
             follower.wake.clear()
             news = follower.has_news
             await self._send(stream, self._item(follower))
@@ -182,6 +182,13 @@ class Feed:
                 raise DeadlineExceeded("this replica is silent")
             if news:
                 await asyncio.sleep(self._config.feed_pause_s * len(self._followers))
+
+    def _to_beat_s(self) -> float:
+        """Seconds until the next heartbeat, which is every follower's at the same moment: this process then
+        wakes up once for all of them."""
+        every = self._config.heartbeat_s
+        left = every - self._runtime.clock.monotonic() % every
+        return left if left > every / 20 else every  # the beat of just now, a little early
 
     def _item(self, follower: _Follower) -> pb.FeedItem:
         """What has come for it since the last one."""
