@@ -29,7 +29,7 @@ class StorageConfig:
     """Pause between gossip rounds, normally and while a segment has a gap or is damaged."""
 
     gossip_calm_times: int = 3
-    """It is so many times as long while no redo comes and nobody has had anything new to say for a while."""
+    """It is so many times as long while no redo comes and nobody has had anything new to say."""
 
     coalesce_s: float = 1.0
     coalesce_bytes: int = 4 * MIB

@@ -26,7 +26,7 @@ _FIRST_FRAME = (SegmentId(0, 0), 0)
 
 
 class _Passes:
-    """One kind of things, through all of which `check` goes again and again, no sooner than every so often."""
+    """One kind of things, through all of which `check` goes again and again, but not too soon."""
 
     def __init__(self, check: Callable[[int], Awaitable[int]], now: float) -> None:
         self._check = check

@@ -128,6 +128,7 @@ class VolumeWriter:
         self._grow_lock = asyncio.Lock()
         self._points_sent: tuple[LSN, LSN] = (0, 0)
         self._stirred = asyncio.Event()  # redo has been sent since the points were looked at
+        self._calm = False  # all has been said, and no redo is under way
         self._sent_last: tuple[tuple[object, ...], pb.AppendRequest] | None = None
         self.pgmrpl: Callable[[], LSN] = lambda: 0
         self.before_large_commit: Callable[[], Awaitable[None]] | None = None
@@ -587,10 +588,9 @@ class VolumeWriter:
         """
         head: LSN = 0
         silent = 0
-        calm = False
         while True:
-            rounds = self._config.idle_rounds_max - silent if calm else 1
-            if calm:
+            rounds = self._config.idle_rounds_max - silent if self._calm else 1
+            if self._calm:
                 await set_within(self._stirred, rounds * self._config.idle_points_s)
             else:
                 await asyncio.sleep(self._config.idle_points_s)
@@ -602,7 +602,7 @@ class VolumeWriter:
             if stalled:
                 self._runtime.steps.mark(Mark.STALLED_ASKED)
             silent = 0 if self._in_flight else silent + rounds
-            calm = not self._in_flight and points == self._points_sent
+            self._calm = not self._in_flight and points == self._points_sent
             if silent >= self._config.idle_rounds_max:
                 silent = 0
                 self._points_sent = (
