@@ -28,7 +28,8 @@ class VolumeConfig:
     """Per storage node. Above it, what is durable elsewhere is dropped; gossip brings it back."""
 
     idle_points_s: float = 0.1
-    """How soon VDL and PGMRPL travel when no redo does."""
+    """How soon VDL and PGMRPL travel when no redo does. A PGMRPL that rises later travels when it is time
+    to ask again (below)."""
 
     idle_rounds_max: int = 10
     """After so many of these pauses the points travel even if they are the same: the answers tell a

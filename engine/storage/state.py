@@ -85,7 +85,7 @@ class NodeState:
     stopped: str = ""
     """Why this node is ending itself, if it is."""
     stirred: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set whenever redo comes: gossip, which rests while nothing happens, clears it."""
+    """Set when redo comes or a group's members change: gossip, which rests meanwhile, clears it."""
     rows: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while segment rows are made and written, so an older row never overwrites a newer."""
 
