@@ -762,8 +762,10 @@ def test_while_nothing_happens_three_nodes_are_asked_and_all_if_one_is_away(
 
     async def act(town: Town) -> None:
         for _ in range(2):
+            asked.clear()
             await town.write()
             await town.archived()
+            assert 6 in asked
             await asyncio.sleep(1.0)
             asked.clear()
             await asyncio.sleep(2.0)
