@@ -28,7 +28,8 @@ class VolumeConfig:
     """Per storage node. Above it, what is durable elsewhere is dropped; gossip brings it back."""
 
     idle_points_s: float = 0.1
-    """How soon VDL and PGMRPL travel when no redo does."""
+    """How soon VDL and PGMRPL travel when no redo does. A PGMRPL that rises later travels when it is time
+    to ask again (below)."""
 
     idle_rounds_max: int = 10
     """After so many of these pauses the points travel even if they are the same: the answers tell a
@@ -90,10 +91,11 @@ class InstanceConfig:
     """Buffer pool capacity in pages of 4 KiB: 256 MiB."""
 
     report_s: float = 0.1
-    """Replica to writer: read point and lag."""
+    """Replica to writer: read point and lag, with the next item that comes after so long."""
 
-    heartbeat_s: float = 0.1
-    """Writer to replica when nothing else travels."""
+    heartbeat_s: float = 0.2
+    """Writer to replica when nothing else travels. The control plane takes a replica that heard the writer
+    just now for a witness that it lives (`cluster.control.looks.HEARD_S`)."""
 
     feed_pause_s: float = 0.0005
     """Between two messages to one replica, times the number of replicas: under load a message tells of
@@ -104,7 +106,7 @@ class InstanceConfig:
     """Redo that is not durable yet travels once it is so much; what is less goes with the news of VDL."""
 
     silence_s: float = 10.0
-    """Writer and replica say something ten times a second. Whoever hears nothing for this long gives
+    """Writer and replica say something several times a second. Whoever hears nothing for this long gives
     the stream up, and joins again if it is the replica."""
 
     follower_queue_bytes_max: int = 16 * MIB

@@ -86,3 +86,17 @@ async def unless_late(answer: Awaitable[T], within_s: float) -> T | None:
             return await answer
     except TimeoutError:
         return None
+
+
+async def set_within(event: asyncio.Event, within_s: float) -> None:
+    """Wait until somebody sets `event`; after `within_s` seconds that is done here.
+
+    What `asyncio.timeout` does costs a cancelled task and an exception each time it comes to that.
+    """
+    if event.is_set():
+        return
+    timer = asyncio.get_running_loop().call_later(within_s, event.set)
+    try:
+        await event.wait()
+    finally:
+        timer.cancel()

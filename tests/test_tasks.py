@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.tasks import Background, backoff, unless_late
+from engine.tasks import Background, backoff, set_within, unless_late
 
 
 async def test_failure_is_logged_and_reported_by_name(caplog: pytest.LogCaptureFixture) -> None:
@@ -143,3 +143,23 @@ async def test_what_comes_in_time_and_what_is_given_up() -> None:
     assert await unless_late(soon(), 10.0) == 7
     assert await unless_late(never, 0.0) is None
     assert never.cancelled(), "nobody goes on with it"
+
+
+async def test_set_within_waits_for_whoever_sets_it_and_no_longer_than_that() -> None:
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+    await set_within(event, 0.01)
+    assert event.is_set()
+    event.clear()
+    loop.call_soon(event.set)
+    await set_within(event, 3600.0)
+    await set_within(event, 3600.0)  # it is set already
+    event.clear()
+    waiting = asyncio.create_task(set_within(event, 0.02))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    later = loop.create_future()
+    loop.call_later(0.05, later.set_result, None)
+    await later
+    assert not event.is_set(), "who was cancelled sets nothing"

@@ -169,8 +169,8 @@ class FailoverWatch:
     # -- looking
 
     async def _look_always(self, ward: _Ward, name: str) -> None:
+        due = self._now
         while (instance := ward.instances.get(name)) is not None:
-            began = self._now
             look = await self._looker.look(instance, ward.row, ward.memberships)
             if name not in ward.instances:
                 break
@@ -183,8 +183,10 @@ class FailoverWatch:
             looked, self._looked = self._looked, asyncio.Event()
             looked.set()
             moving = ward.moving is not None and ward.moving.to == name
-            every = LOOK_MOVING_S if moving else LOOK_S
-            await asyncio.sleep(max(0.0, every - (self._now - began)))
+            # Not an interval after the last look began: those who began together go on together, which
+            # wakes this process up once for all of them.
+            due = max(due + (LOOK_MOVING_S if moving else LOOK_S), self._now)
+            await asyncio.sleep(due - self._now)
         ward.looks.pop(name, None)
         ward.asked.pop(name, None)
 

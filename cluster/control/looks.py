@@ -31,8 +31,9 @@ SLOW_SYNC_US = 250_000
 FRESH_S = 1.0
 """An older answer says nothing of how an instance is now."""
 
-HEARD_S = 0.5
-"""A replica that heard from the writer within this time is a witness; it hears ten times a second."""
+HEARD_S = 0.6
+"""A replica that heard from the writer within this time is a witness; it hears five times a second, and is
+asked four times. Whoever was silent for longer than that is not replaced sooner (`health.Patience`)."""
 
 BUSY = frozenset({"importing", "committing"})
 """States of a writer that may say nothing for a while: it has one long computation to do."""

@@ -40,10 +40,14 @@ class RepairConfig:
     """Units are in the names."""
 
     check_s: float = 1.0
-    """Pause between two passes."""
+    """Pause between two passes while some node is silent or has something to be put right."""
 
     busy_s: float = 0.2
     """The same while a member is being replaced."""
+
+    calm_times: int = 2
+    """It is so many times as long while all is as it should be. Who registers is looked at at once, and
+    the patience with who falls silent (`gone_s`) is far longer."""
 
     gone_s: float = 30.0
     """A storage node that has been silent for so long is replaced, if there is another one to do it.
@@ -98,8 +102,13 @@ class Repairer:
             self._wake.clear()
 
     def _pause(self) -> float:
-        busy = any(membership.replacing is not None for _, membership in self._groups)
-        return self._config.busy_s if busy else self._config.check_s
+        if any(membership.replacing is not None for _, membership in self._groups):
+            return self._config.busy_s
+        well = all(
+            node.answers and not any(seen.damaged for seen in node.segments.values())
+            for node in self.nodes.values()
+        )
+        return self._config.check_s * (self._config.calm_times if well else 1)
 
     async def check(self) -> int:
         """One pass; how many changes it made."""

@@ -85,6 +85,8 @@ class Shape:
             coalesce_busy_rounds=3,
             coalesce_pages_per_batch=8,
             scrub_s=1.0,
+            scrub_items=64,
+            scrub_pass_s=0.1,  # that is, not at all: a pass takes two pauses
         )
     )
     volume: VolumeConfig = field(default_factory=VolumeConfig)

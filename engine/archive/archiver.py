@@ -159,6 +159,8 @@ class Archiver:
         self._base_error = ""  # why there was none, as it was said last
         self._belongs = False  # the volume's past is the archive's
         self._told: LSN = 0  # the highest bound that nodes were told of
+        self._calm = False  # the last round found nothing to do
+        self._turn = 0  # of those who are asked then
         self._stuck = 0  # rounds in which nothing followed, though there is something
 
     async def start(self) -> None:
@@ -316,12 +318,24 @@ class Archiver:
         assert self._source is not None
         bound = self._end.upto if self._making is None else min(self._making, self._end.upto)
         if bound <= self._told:
-            return await self._source.look(bound)
+            return await self._glance(bound) or await self._source.look(bound)
         self._runtime.steps.before(Step.TELL)
         standing = await self._source.look(bound)
         self._told = bound
         self._runtime.steps.after(Step.TELL)
         return standing
+
+    async def _glance(self, bound: LSN) -> Standing | None:
+        """While nothing happens it is enough to ask a few nodes whether something has. None if it has, or
+        somebody does not answer: then all are to be asked."""
+        assert self._source is not None
+        if not self._calm:
+            return None
+        few = self._source.few(self._turn)
+        self._turn += 1
+        standing = await self._source.look(bound, few)
+        new = standing.vdl > self._end.upto
+        return standing if not new and standing.epochs.keys() == set(few) else None
 
     async def _round(self) -> bool:
         """True if there is more to be done at once."""
@@ -330,8 +344,9 @@ class Archiver:
             return False
         self._belongs = True
         standing = await self._look()
-        self._consider_base(standing)
         after, config = self._end.upto, self._config
+        self._calm = standing.vdl <= after
+        self._consider_base(standing)
         if standing.vdl > after:
             try:
                 frames = await self._frames(standing, after)
@@ -476,6 +491,9 @@ class Archiver:
         if self._bare or end.number - self._base >= self._config.base_chunks_max:
             size = 0
         if self._making is None and self._since_base >= size and end.upto == end.newest.lsn:
+            self._calm = False
+            if not standing.all_asked:
+                return  # the next round asks all
             self._making = end.upto
             self._background.spawn(self._base_in_time(standing, self.archive, end), name="base")
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.errors import Corrupt, FormatError, SextetError, Unavailable
@@ -38,7 +38,7 @@ from engine.types import (
 )
 from engine.volume.channels import Channels
 from engine.volume.geometry import pg_of
-from engine.volume.quorum import read_quorum, write_quorum
+from engine.volume.quorum import READ, read_quorum, write_quorum
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ class Standing:
     """What nodes said in one round, and where they were then."""
 
     memberships: Mapping[PgNo, Membership] = field(default_factory=dict)
+    all_asked: bool = True
+    """Else it is good for nothing but to see that there is nothing new."""
     vdl: LSN = 0
     archived: LSN = 0
     """Up to where they have heard that the log is archived; those that were started since may not know."""
@@ -96,11 +98,27 @@ class Source:
         self._volume = volume
         self._name = name
 
-    async def look(self, archived: LSN) -> Standing:
-        """Ask every node where it stands, and tell it up to where the log is archived."""
-        standing = Standing(dict(self.memberships))
+    def few(self, turn: int) -> list[NodeId]:
+        """A read quorum of the first group, of other nodes each turn: one of them knows of the newest
+        recovery, and a writer tells all nodes of each VDL."""
+        if not self.memberships:
+            return []
+        first = self.memberships[min(self.memberships)]
+        nodes = sorted(m.node for m in first.voters)
+        start = turn * READ % len(nodes)
+        chosen: list[NodeId] = []
+        for node in nodes[start:] + nodes[:start]:
+            if read_quorum(first).satisfied(chosen):
+                break
+            chosen.append(node)
+        return chosen
+
+    async def look(self, archived: LSN, among: Collection[NodeId] | None = None) -> Standing:
+        """Ask every node, or those `among` them, where it stands, and tell it up to where the log is
+        archived."""
+        standing = Standing(dict(self.memberships), all_asked=among is None)
         addresses = {m.node: m.address for one in self.memberships.values() for m in one.voters}
-        nodes = sorted(addresses)
+        nodes = sorted(addresses if among is None else addresses.keys() & set(among))
         answers = await asyncio.gather(*(self._ask(n, addresses[n], archived) for n in nodes))
         for node, reply in zip(nodes, answers, strict=True):
             if reply is None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
+from engine.faults.bells import ring
 
 FORMAT = 1
 ENVIRONMENT = "SEXTET_FAULTS"
@@ -148,7 +149,8 @@ class Changing:
 
 @contextmanager
 def changing(path: Path) -> Iterator[Changing]:
-    """Read, change, write, alone. What is over is left out. Nothing is written if the body raises."""
+    """Read, change, write, alone; then ring. What is over is left out. Nothing is written if the body
+    raises."""
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         file = read(path)
@@ -157,3 +159,4 @@ def changing(path: Path) -> Iterator[Changing]:
         )
         yield change
         write(path, change.file)
+    ring(path.with_suffix(""))

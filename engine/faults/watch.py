@@ -1,8 +1,9 @@
-"""One process's view of the active faults: read at start, looked at again every LOOK_S.
+"""One process's view of the active faults: read at start, looked at again and again.
 
-A look is one `stat`. The file is read again when it has changed, and the table is made again when a
-fault ends by itself. What took effect is counted here and written with the next look; what may happen
-only once is written before it happens.
+A look is one `stat`, whenever somebody rings (`engine.faults.bells`), every LOOK_S while any fault is
+active anywhere, and every CALM_LOOK_S in any case. The file is read again when it has changed, and the
+table is made again when a fault ends by itself. What took effect is counted here and written with the next
+look; what may happen only once is written before it happens.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.errors import ConfigError
+from engine.faults.bells import SUFFIX, Bell
 from engine.faults.effects import Effect, effects_path, read_effects, write_effects
 from engine.faults.file import ActiveFault, FaultFile, read
 from engine.faults.table import FAIL_FSYNC, FaultTable
@@ -23,6 +25,8 @@ from engine.faults.table import FAIL_FSYNC, FaultTable
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.05
+CALM_LOOK_S = 1.0
+"""For a change of which nobody rang. Where there can be no bell it is LOOK_S always."""
 
 
 class FaultWatch:
@@ -33,6 +37,7 @@ class FaultWatch:
         self.rng = rng
         self.table = FaultTable(name, ())
         self._path = path
+        self._file_name = str(path)
         self._own = effects_path(path, name)
         self._effects = read_effects(self._own)
         self._file = FaultFile()
@@ -42,17 +47,25 @@ class FaultWatch:
         self._stamp: tuple[int, int, int] | None = None
         self._unwritten = True
         self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._bell: Bell | None = None
         self._on_isolation: Callable[[bool], None] = lambda isolated: None
         self._isolated = False
         self.look()
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="faults")
+        """Look from now on whenever there may be something new."""
+        try:
+            self._bell = Bell(self._own.with_suffix(SUFFIX), self._turn)
+        except OSError as error:
+            log.warning("no bell tells of new faults, so they are looked for: %s", error)
+        self._turn()  # nobody rings for what has changed until now
 
     def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._bell is not None:
+            self._bell.close()
 
     async def changed(self) -> None:
         """Wait until `table` is another one."""
@@ -84,22 +97,28 @@ class FaultWatch:
 
     # -- looking
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
+    def _turn(self) -> None:
+        """Look now, and again after a while."""
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
             self.look()
+        finally:
+            calm = not self._shown and self._bell is not None
+            pause = CALM_LOOK_S if calm else LOOK_S
+            self._timer = asyncio.get_running_loop().call_later(pause, self._turn)
 
     def look(self) -> None:
         """See whether the file or the time has changed anything."""
         try:
-            status = os.stat(self._path)
+            status = os.stat(self._file_name)
             stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
         except FileNotFoundError:
             stamp = (0, 0, 0)
         if stamp != self._stamp:
             self._stamp = stamp
             self._read()
-        if self._file.active(time.time()) != self._shown:
+        if self._file.faults and self._file.active(time.time()) != self._shown:
             self._make_table()
         if self._unwritten:
             self._write()

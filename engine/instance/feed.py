@@ -27,7 +27,7 @@ from engine.config import InstanceConfig
 from engine.errors import DeadlineExceeded, Overloaded, Unavailable
 from engine.net.pb import instance_pb2 as pb
 from engine.ports import Runtime, Stream
-from engine.tasks import end_all, unless_late
+from engine.tasks import end_all, set_within
 from engine.types import LSN, CommitMark, Membership
 from engine.volume.fencing import membership_to_pb
 from engine.volume.links import Batch
@@ -41,8 +41,8 @@ LINGER_S = 5.0
 """How long a vanished replica's read point still holds back garbage collection."""
 
 CLOCK_REPORTS = 10
-"""Of so many reports the one that came fastest says what time it is there: of the last second, in
-which clocks do not drift apart."""
+"""Of so many reports the one that came fastest says what time it is there: of the last second or two,
+in which clocks do not drift apart."""
 
 
 class _Follower:
@@ -68,6 +68,11 @@ class _Follower:
         self.report = report
         self.heard_at = now
         self._ahead_us.append(report.now_us - _us(now))
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the next item is more than a heartbeat."""
+        return bool(self.frames or self.grown) or self.waiting_since is not None
 
     def in_its_time_us(self, moment: float) -> int:
         """A moment of the writer's clock on the replica's, or somewhat before it."""
@@ -168,14 +173,22 @@ class Feed:
         self, stream: FeedStream, follower: _Follower, reader: asyncio.Task[None]
     ) -> None:
         while not follower.too_slow and not reader.done():
-            if not follower.wake.is_set():
-                # If it takes longer nothing has happened, and the item below is a heartbeat.
-                await unless_late(follower.wake.wait(), self._config.heartbeat_s)
+            # If it takes longer nothing has happened, and the item below is a heartbeat.
+            await set_within(follower.wake, self._to_beat_s())
             follower.wake.clear()
+            news = follower.has_news
             await self._send(stream, self._item(follower))
             if self._runtime.clock.monotonic() - follower.heard_at > self._config.silence_s:
                 raise DeadlineExceeded("this replica is silent")
-            await asyncio.sleep(self._config.feed_pause_s * len(self._followers))
+            if news:
+                await asyncio.sleep(self._config.feed_pause_s * len(self._followers))
+
+    def _to_beat_s(self) -> float:
+        """Seconds until the next heartbeat, which is every follower's at the same moment: this process then
+        wakes up once for all of them."""
+        every = self._config.heartbeat_s
+        left = every - self._runtime.clock.monotonic() % every
+        return left if left > every / 20 else every  # the beat of just now, a little early
 
     def _item(self, follower: _Follower) -> pb.FeedItem:
         """What has come for it since the last one."""

@@ -111,6 +111,8 @@ class Replica:
         self._heard_at = runtime.clock.monotonic()
         self._following = ""
         self._stream: FeedStream | None = None
+        self._report_due = asyncio.Event()
+        self._reported_at = runtime.clock.monotonic()
 
     async def run(self) -> None:
         """Follow for ever; on any failure join again with backoff."""
@@ -152,10 +154,10 @@ class Replica:
     def lag_now_us(self) -> int:
         """Microseconds from "durable on the writer" to "visible here", at most; grows while it is silent.
 
-        Something is late once the writer should have said two things and said none.
+        Something is late once the writer should have spoken half a heartbeat ago.
         """
         silent_us = self.silent_us()
-        late = silent_us > 2e6 * self._config.heartbeat_s
+        late = silent_us > 1.5e6 * self._config.heartbeat_s
         return self.lag_us + silent_us if late else self.lag_us
 
     async def _ask_writer(self) -> LSN:
@@ -221,9 +223,13 @@ class Replica:
             raise DeadlineExceeded("the writer is silent") from None
 
     async def _report(self, stream: FeedStream) -> None:
+        """After an item, but not more often than `report_s` says. The writer says something all the time,
+        so this wants no timer of its own: two processes that wake up for each other do it once."""
         while True:
+            self._reported_at = self._runtime.clock.monotonic()
+            self._report_due.clear()
             await stream.send(self._report_now())
-            await asyncio.sleep(self._config.report_s)
+            await self._report_due.wait()
 
     def _report_now(self) -> pb.FollowReport:
         """Also the greeting: read points pinned before a rejoin are still in use."""
@@ -305,6 +311,8 @@ class Replica:
 
     def _take(self, item: pb.FeedItem) -> None:
         self._heard_at = self._runtime.clock.monotonic()
+        if self._heard_at - self._reported_at >= self._config.report_s:
+            self._report_due.set()  # told once the item has been applied: nobody else has a turn before
         self._learn(item.grown, grown=True)
         for frame in item.frames:
             check_body(frame, read_header(frame))

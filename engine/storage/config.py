@@ -28,6 +28,9 @@ class StorageConfig:
     gossip_hurry_s: float = 0.05
     """Pause between gossip rounds, normally and while a segment has a gap or is damaged."""
 
+    gossip_calm_times: int = 3
+    """It is so many times as long while no redo comes and nobody has had anything new to say."""
+
     coalesce_s: float = 1.0
     coalesce_bytes: int = 4 * MIB
     coalesce_rounds: int = 10
@@ -44,9 +47,13 @@ class StorageConfig:
     coalesce_pages_per_batch: int = 128
     """Page versions per transaction; the loop serves others between two of them."""
 
-    scrub_s: float = 0.5
-    scrub_items: int = 64
+    scrub_s: float = 1.0
+    scrub_items: int = 128
     """Every pause, this many page versions and as many frames are checked."""
+
+    scrub_pass_s: float = 30.0
+    """So much time at least is between the beginnings of two passes through all page versions, or all
+    frames. Of more than 15 MiB of pages a pass takes longer by itself."""
 
     register_limit_s: float = 2.0
     peer_timeout_s: float = 5.0

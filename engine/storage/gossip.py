@@ -35,12 +35,16 @@ from engine.storage.pagestore import PageVersion
 from engine.storage.segment import Segment
 from engine.storage.state import NodeState, check_numbers
 from engine.storage.volume import Volume
+from engine.tasks import set_within
 from engine.types import LSN, PAGE_SIZE, SegmentId
 from engine.volume.fencing import commit_from_pb
 from engine.volume.geometry import pg_of
 from engine.volume.membership import is_joining, made_whole
 
 log = logging.getLogger(__name__)
+
+CALM_ROUNDS = 4
+"""After so many rounds in which there was nothing new to say or to fetch, rounds come less often."""
 
 
 def describe(state: NodeState, segments: Iterable[SegmentId]) -> pb.GossipReply:
@@ -108,10 +112,17 @@ class Gossiper:
         """The highest SCL that a peer reported in an earlier round."""
         self._given_up: set[SegmentId] = set()
         """Segments that were said to have lost something for good."""
+        self._last: pb.GossipRequest | None = None
+        self._calm = 0
+        """Rounds since there was something new."""
 
     async def run(self) -> None:
         state = self._state
         while True:
+            if self._calm >= CALM_ROUNDS and not self._hurry():
+                longer = state.config.gossip_calm_times - 1
+                await set_within(state.stirred, longer * state.config.gossip_s)
+            state.stirred.clear()
             await asyncio.sleep(self._pause() * (0.5 + state.runtime.rng.random()))
             peers = self._peers()
             if not peers:
@@ -124,10 +135,12 @@ class Gossiper:
             except (SextetError, TimeoutError) as error:
                 log.debug("gossip with %s: %s: %s", name, type(error).__name__, error)
 
+    def _hurry(self) -> bool:
+        return any(s.chain.pending or s.row.damaged for _, s in self._state.segments())
+
     def _pause(self) -> float:
         config = self._state.config
-        hurry = any(s.chain.pending or s.row.damaged for _, s in self._state.segments())
-        return config.gossip_hurry_s if hurry else config.gossip_s
+        return config.gossip_hurry_s if self._hurry() else config.gossip_s
 
     def _peers(self) -> dict[str, Channel]:
         peers: dict[str, Channel] = {}
@@ -144,7 +157,10 @@ class Gossiper:
         state.counters["gossip_rounds"] += 1
         own = describe(state, [segment.row.id for _, segment in state.segments()])
         request = pb.GossipRequest(node=state.name, segments=own.segments, volumes=own.volumes)
+        calm = self._calm + 1 if request == self._last else 0
+        self._last, self._calm = request, 0  # if nobody answers there may be something new
         reply = await channel.call(GOSSIP, request, timeout=state.config.peer_timeout_s)
+        self._calm = calm
         await _learn_volumes(state, reply.volumes)
         known = {said.volume: said for said in reply.volumes}
         for said in reply.segments:
@@ -191,6 +207,8 @@ class Gossiper:
         patient: bool,
     ) -> None:
         key = segment.row.id
+        if said.scl > segment.scl:
+            self._calm = 0
         due = not patient or segment.chain.pending > 0 or segment.row.damaged
         if said.scl > segment.scl and (due or self._seen.get(key, 0) > segment.scl):
             await self._catch_up(volume, segment, peer)

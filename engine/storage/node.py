@@ -212,6 +212,7 @@ class StorageNode:
             joining = is_joining(membership, state.name)
             row = SegmentRow(key, state.incarnation, membership, damaged=joining)
             await create_segments(state, [Newborn(row)])
+            state.stirred.set()
             return True
         if segment.row.incarnation != assignment.incarnation:
             return False
@@ -241,6 +242,7 @@ class StorageNode:
                 segment.row = replace(segment.row, membership=before.membership)
             raise
         segment.members_since = max(segment.members_since, membership.epoch)
+        state.stirred.set()
         state.runtime.steps.after(Step.MEMBERS)
 
     async def _drop(self, volume: Volume, segment: Segment, membership: Membership) -> None:

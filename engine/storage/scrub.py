@@ -2,7 +2,8 @@
 
 Page versions and frames of the log in turn, a bounded number per pause, so that a scrub never
 competes with the foreground. Bytes that are in use are checked by their users anyway; this finds rot
-in what nobody has read for long, before the other copies rot too.
+in what nobody has read for long, before the other copies rot too. That takes disks hours, so what is
+little is not read over and over: once all has been checked, the next pass waits (`scrub_pass_s`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from bisect import bisect_right
+from collections.abc import Awaitable, Callable
 
 from engine.errors import Corrupt, DiskFull
 from engine.storage.repair import repair_frame, repair_somehow
@@ -23,6 +25,24 @@ _FIRST_PAGE: tuple[VolumeId, PageNo, LSN] = (0, -1, 0)
 _FIRST_FRAME = (SegmentId(0, 0), 0)
 
 
+class _Passes:
+    """One kind of things, through all of which `check` goes again and again, but not too soon."""
+
+    def __init__(self, check: Callable[[int], Awaitable[int]], now: float) -> None:
+        self._check = check
+        self._next = now  # a pass begins then, or began then if `_under_way`
+        self._under_way = False
+
+    async def go_on(self, limit: int, now: float, least_s: float) -> None:
+        """Check some more, unless the last pass began less than `least_s` seconds ago and is over."""
+        if not self._under_way:
+            if now < self._next:
+                return
+            self._next, self._under_way = now, True
+        if not await self._check(limit):
+            self._next, self._under_way = self._next + least_s, False
+
+
 class Scrubber:
     """`run` is the background task; `check_pages` and `check_frames` are its two steps."""
 
@@ -32,11 +52,12 @@ class Scrubber:
         self._frame_at = _FIRST_FRAME
 
     async def run(self) -> None:
-        config = self._state.config
+        config, clock = self._state.config, self._state.runtime.clock
+        kinds = [_Passes(c, clock.monotonic()) for c in (self.check_pages, self.check_frames)]
         while True:
             await asyncio.sleep(config.scrub_s * (0.75 + self._state.runtime.rng.random() / 2))
-            await self.check_pages(config.scrub_items)
-            await self.check_frames(config.scrub_items)
+            for kind in kinds:
+                await kind.go_on(config.scrub_items, clock.monotonic(), config.scrub_pass_s)
 
     async def check_pages(self, limit: int) -> int:
         """Check the next `limit` page versions; how many there were (0: it begins anew)."""
@@ -58,8 +79,11 @@ class Scrubber:
         """Check the next `limit` frames on disk; how many there were (0: it begins anew)."""
         state = self._state
         due = self._next_frames(limit)
+        suspect = state.wal.suspect(ref.location for _, ref in due)
         for segment, ref in due:
             self._frame_at = (segment.row.id, ref.first)
+            if ref.location not in suspect:
+                continue
             try:
                 state.frame_bytes(ref, from_disk=True)
             except FileNotFoundError:

@@ -84,6 +84,8 @@ class NodeState:
     """What had no room the last time it wrote: "log", "page store"."""
     stopped: str = ""
     """Why this node is ending itself, if it is."""
+    stirred: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when redo comes or a group's members change: gossip, which rests meanwhile, clears it."""
     rows: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while segment rows are made and written, so an older row never overwrites a newer."""
 
@@ -166,6 +168,7 @@ class NodeState:
         steps.before(Step.RECEIVE)
         location = self.append(kept, header)
         segment.add(header, records, location)
+        self.stirred.set()
         self.counters["frames"] += 1
         self.counters["redo_bytes"] += len(kept)
         steps.after(Step.RECEIVE)

@@ -38,7 +38,7 @@ from engine.log.record import PageChange
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel, Runtime
 from engine.steps import Mark, Step
-from engine.tasks import Background, backoff
+from engine.tasks import Background, backoff, set_within
 from engine.types import LAL, LSN, CommitMark, Epoch, Membership, NodeId, PageNo, PgNo
 from engine.volume.durability import DurabilityTracker
 from engine.volume.fencing import OpenedVolume, catch_up, exchange_memberships
@@ -127,6 +127,8 @@ class VolumeWriter:
         self._dead: str | None = None
         self._grow_lock = asyncio.Lock()
         self._points_sent: tuple[LSN, LSN] = (0, 0)
+        self._stirred = asyncio.Event()  # redo has been sent since the points were looked at
+        self._calm = False  # all has been said, and no redo is under way
         self._sent_last: tuple[tuple[object, ...], pb.AppendRequest] | None = None
         self.pgmrpl: Callable[[], LSN] = lambda: 0
         self.before_large_commit: Callable[[], Awaitable[None]] | None = None
@@ -331,6 +333,7 @@ class VolumeWriter:
         if not self._in_flight:
             self._waiting_since = self._runtime.clock.monotonic()
         self._in_flight.append(batch)
+        self._stirred.set()
         self._runtime.steps.before(Step.SEND)
         for link, part in self._shares_of(batch):
             link.offer(part)
@@ -581,18 +584,26 @@ class VolumeWriter:
 
         They also ask: every node answers with its SCLs. A segment whose gap was filled by gossip after
         it took our frames has nothing to acknowledge any more, and a batch may be waiting for it.
+
+        Once all has been said they are not looked at before there is redo again, or it is time to ask.
         """
         head: LSN = 0
         silent = 0
         while True:
-            await asyncio.sleep(self._config.idle_points_s)
+            rounds = self._config.idle_rounds_max - silent if self._calm else 1
+            if self._calm:
+                await set_within(self._stirred, rounds * self._config.idle_points_s)
+            else:
+                await asyncio.sleep(self._config.idle_points_s)
+            self._stirred.clear()
             points = (self._tracker.vdl.lsn, self._pgmrpl())
             waiting = self._in_flight[0].last if self._in_flight else 0
             stalled = waiting != 0 and waiting == head
             head = waiting
             if stalled:
                 self._runtime.steps.mark(Mark.STALLED_ASKED)
-            silent = 0 if self._in_flight else silent + 1
+            silent = 0 if self._in_flight else silent + rounds
+            self._calm = not self._in_flight and points == self._points_sent
             if silent >= self._config.idle_rounds_max:
                 silent = 0
                 self._points_sent = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -15,7 +16,7 @@ from engine.archive.bases import decode_base, index_key
 from engine.archive.catalogue import Target
 from engine.archive.chunks import chunk_key, decode_chunk
 from engine.archive.restore import Archive
-from engine.archive.source import Standing
+from engine.archive.source import Source, Standing
 from engine.archive.verify import verify
 from engine.errors import Corrupt, Unavailable
 from engine.storage.volume import Volume
@@ -743,3 +744,38 @@ def test_an_older_copy_of_the_volume_does_not_go_on_with_its_archive(at: str) ->
     looked_at(town, "main.2", every=7)
     last = asyncio.run(look(town, "main.2", every=1000)).archive
     assert asyncio.run(rows_at(last, Target())) == town.rows
+
+
+def test_while_nothing_happens_three_nodes_are_asked_and_all_if_one_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    look = Source.look
+
+    async def noted(
+        source: Source, archived: LSN, among: Collection[str] | None = None
+    ) -> Standing:
+        asked.append(6 if among is None else len(among))
+        return await look(source, archived, among)
+
+    monkeypatch.setattr(Source, "look", noted)
+
+    async def act(town: Town) -> None:
+        for _ in range(2):
+            asked.clear()
+            await town.write()
+            await town.archived()
+            assert 6 in asked
+            await asyncio.sleep(1.0)
+            asked.clear()
+            await asyncio.sleep(2.0)
+            assert set(asked) == {3}
+        town.process("storage-2").held_down = True
+        town.world.kill(town.process("storage-2"))
+        asked.clear()
+        await asyncio.sleep(2.0)
+        assert set(asked) == {3, 6}
+        await town.write()
+        await town.archived()
+
+    looked_at(play(act))

@@ -12,6 +12,7 @@ from engine.errors import Corrupt, Unavailable
 from engine.log.frame import decode_frame, trim_frame
 from engine.net.pb import storage_pb2 as pb
 from engine.types import PAGE_SIZE, Member, Membership, Replacement, Truncation
+from engine.volume.quorum import read_quorum
 from tests.archive.books import VOLUME, frame_of, ledger_of
 
 NAMES = [f"storage-{n}" for n in range(1, 7)]
@@ -233,3 +234,24 @@ async def test_members_may_change_in_the_middle_of_a_round() -> None:
     nodes.source.memberships = {}
     assert await nodes.source.frames(standing, 0, 0, 8, bytes_max=1 << 20) == FRAMES
     assert len(await nodes.source.pages(standing, [0], 8)) == 1
+
+
+def test_few_are_a_read_quorum_and_others_the_next_time() -> None:
+    nodes = Nodes()
+    few = [nodes.source.few(turn) for turn in range(4)]
+    assert few[0] == few[2] == NAMES[:3]
+    assert few[1] == few[3] == NAMES[3:]
+    new = Member("storage-7", "az1", "storage-7", "first")
+    nodes.source.memberships = {0: replace(MEMBERSHIP, replacing=Replacement(MEMBERS[0], new))}
+    for turn in range(20):
+        asked = nodes.source.few(turn)
+        assert read_quorum(nodes.source.memberships[0]).satisfied(asked)
+        assert len(asked) <= 4
+
+
+async def test_only_those_few_are_asked() -> None:
+    nodes = Nodes()
+    standing = await nodes.source.look(0, NAMES[1:4])
+    assert sorted(standing.epochs) == NAMES[1:4]
+    assert not standing.all_asked
+    assert (await nodes.standing()).all_asked

@@ -21,7 +21,7 @@ from tests.mutants.registry import MUTANTS, by_name
 QUICK = {
     "commit-before-vdl": 2,
     "failed-fsync-retried": 1,
-    "stale-writer": 9,
+    "stale-writer": 2,
     "vdl-rounded-up": 2,
 }
 """Each with a seed that shows it."""

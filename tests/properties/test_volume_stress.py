@@ -45,6 +45,7 @@ STORAGE = StorageConfig(
     coalesce_rounds=2,
     coalesce_busy_rounds=2,
     scrub_s=0.1,
+    scrub_pass_s=0.1,
 )
 VOLUME = VolumeConfig(
     backoff_first_s=0.01,

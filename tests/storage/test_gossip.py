@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import Unavailable
+from engine.storage.gossip import CALM_ROUNDS
 from engine.types import LAL
 from tests.storage.harness import QUIET, VOLUME, GatedStore, Group, Log, Node
 from tests.support.until import until
@@ -76,6 +78,52 @@ async def test_gossip_in_the_background_fills_gaps(tmp_path: Path) -> None:
         await group.nodes[n % 3].append(frame)
     await until(lambda: all(node.segment().scl == log.last for node in group.nodes))
     await group.stop()
+
+
+async def test_gossip_that_rests_wakes_up_for_redo(tmp_path: Path) -> None:
+    config = replace(QUIET, gossip_s=0.02, gossip_hurry_s=0.01, gossip_calm_times=100_000)
+    group = await Group(tmp_path, count=3, config=config).start()
+    behind = group.nodes[0]
+    behind.node.start()
+    log = Log()
+    frames = log.frames(3)
+    await group.append(frames[0])
+    gossiper = behind.node.gossiper
+    await until(lambda: gossiper._calm >= CALM_ROUNDS)
+    for node in group.nodes[1:]:
+        await node.append(*frames[1:])
+    await behind.append(frames[2])  # so that it has a gap
+    await until(lambda: behind.segment().scl == log.last)
+    await group.stop()
+
+
+async def test_a_peer_that_is_ahead_or_silent_leaves_no_rest(group: Group) -> None:
+    log = Log()
+    frames = log.frames(2)
+    behind, ahead = group.nodes[:2]
+    await group.append(frames[0])
+    gossiper, peer = behind.node.gossiper, behind.peer(ahead.name)
+    for _ in range(CALM_ROUNDS + 1):
+        await gossiper.round_with(ahead.name, peer, patient=True)
+    assert gossiper._calm == CALM_ROUNDS
+    await ahead.append(frames[1])
+    await gossiper.round_with(ahead.name, peer, patient=True)
+    assert gossiper._calm == 0
+    await gossiper.round_with(ahead.name, peer, patient=True)
+    assert behind.segment().scl == log.last
+    for _ in range(CALM_ROUNDS):
+        await gossiper.round_with(ahead.name, peer, patient=True)
+    assert gossiper._calm > 1
+    with pytest.raises(Unavailable):
+        await gossiper.round_with(ahead.name, Silent(), patient=True)  # type: ignore[arg-type]
+    assert gossiper._calm == 0
+
+
+class Silent:
+    """A channel to nobody."""
+
+    async def call(self, _method: object, _request: object, *, timeout: float) -> object:
+        raise Unavailable("nobody is there")
 
 
 async def old_log_gone(group: Group) -> Log:

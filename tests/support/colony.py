@@ -54,6 +54,7 @@ STORAGE = StorageConfig(
     coalesce_busy_rounds=2,
     coalesce_pages_per_batch=3,
     scrub_s=0.3,
+    scrub_pass_s=0.3,
     peer_timeout_s=1.0,
 )
 VOLUME = VolumeConfig(

@@ -32,7 +32,9 @@ VOLUME = 1
 NODES = [f"storage-{n}" for n in range(1, 7)]
 AZ = {name: f"az{(n // 2) + 1}" for n, name in enumerate(NODES)}
 
-FAST = StorageConfig(gossip_s=0.05, coalesce_s=0.05, scrub_s=0.05, coalesce_bytes=64 * 1024)
+FAST = StorageConfig(
+    gossip_s=0.05, coalesce_s=0.05, scrub_s=0.05, scrub_pass_s=0.05, coalesce_bytes=64 * 1024
+)
 
 
 class PowerCutDisk(OsDisk):

@@ -297,6 +297,22 @@ async def test_an_idle_writer_learns_that_it_is_over(fleet: Fleet) -> None:
     await new.close()
 
 
+def known_vdls(fleet: Fleet) -> list[int]:
+    """As each node has heard."""
+    nodes = [slot.node for slot in fleet.nodes.values() if slot.node is not None]
+    return [volume.points.vdl for node in nodes for volume in node.state.volumes.values()]
+
+
+async def test_points_that_rest_travel_after_redo_again(fleet: Fleet) -> None:
+    writer = await fleet.open_writer(VolumeConfig(idle_points_s=0.01, idle_rounds_max=1_000_000))
+    model = Model()
+    for _ in range(2):
+        await model.commit(writer)
+        await until(lambda: set(known_vdls(fleet)) == {writer.volume.vdl.lsn})
+        await until(lambda: writer.volume._calm)
+    await writer.close()
+
+
 async def test_who_joins_gets_all_of_an_mtr_that_is_durable_in_part(fleet: Fleet) -> None:
     writer = await fleet.open_writer(VolumeConfig(batches_in_flight_max=1, frame_bytes_max=200))
     seen: list[list[int]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cluster.control.repairing import RepairConfig, Repairer
 from cluster.control.repairs import (
     CHANGES_MAX,
     Begin,
@@ -208,3 +209,19 @@ def test_what_is_left_of_a_deleted_volume_is_dropped_under_an_epoch_without_memb
     told = telling([(VOLUME, GROUP)], replace(gone, segments=held), deleted)
     assert told.drop == ((2, Membership(1, 7, ())),)
     assert told.update == ()
+
+
+def test_a_pass_comes_later_only_while_all_is_well() -> None:
+    config = RepairConfig(check_s=1.0, busy_s=0.2, calm_times=2)
+    repairer = Repairer(None, None, None, None, changed=lambda: None, config=config)  # type: ignore[arg-type]
+    repairer.nodes = fleet()
+    assert repairer._pause() == 2.0
+    silent(repairer.nodes, "storage-2", gone=False)
+    assert repairer._pause() == 1.0
+    repairer.nodes = fleet()
+    held = {SegmentId(VOLUME, 0): segment("storage-3", damaged=True)}
+    repairer.nodes["storage-3"] = replace(node("storage-3"), segments=held)
+    assert repairer._pause() == 1.0
+    changing = changed(GROUP, "storage-1", node("storage-7").member())
+    repairer._groups = [(VOLUME, changing)]
+    assert repairer._pause() == 0.2
