@@ -50,6 +50,7 @@ from cluster.local.state import (
     take_lock,
 )
 from engine.errors import ConfigError, SextetError
+from engine.faults.bells import take_down
 from engine.pulse import PULSE, Listener
 
 log = logging.getLogger("supervisor")
@@ -305,6 +306,7 @@ class Supervisor:
                 child.signal(signal.SIGCONT)
         for stage in sorted({c.component.stage for c in self._children.values()}):
             self._stop([c for c in self._children.values() if c.component.stage == stage])
+        take_down(self._folder.faults.with_suffix(""))
         self._publish()
         log.info("= all stopped")
 

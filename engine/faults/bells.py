@@ -48,6 +48,13 @@ class Bell:
         os.close(self._fd)
 
 
+def take_down(folder: Path) -> None:
+    """All bells of the folder, when nobody listens any more: a stopped installation is files and folders
+    only, which any program can copy."""
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        path.unlink(missing_ok=True)
+
+
 def ring(folder: Path) -> None:
     """All bells of the folder."""
     for name in sorted(os.listdir(folder)) if folder.is_dir() else ():

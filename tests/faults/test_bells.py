@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.faults import watch as watching
-from engine.faults.bells import SUFFIX, ring
+from engine.faults.bells import SUFFIX, ring, take_down
 from engine.faults.watch import FaultWatch
 from tests.support.faulty import Faults
 from tests.support.until import until
@@ -87,3 +87,22 @@ def test_to_ring_once_more_than_fits_does_nothing(tmp_path: Path) -> None:
         ring(tmp_path)
     finally:
         os.close(hangs)
+
+
+async def test_bells_are_taken_down_and_hung_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "CALM_LOOK_S", 3600.0)
+    faults = Faults(tmp_path)
+    one = watch(faults)
+    one.start()
+    one.stop()
+    assert (tmp_path / "faults" / f"n{SUFFIX}").is_fifo()
+    take_down(tmp_path / "faults")
+    assert not list((tmp_path / "faults").glob(f"*{SUFFIX}"))
+    take_down(tmp_path / "nowhere")
+    again = watch(faults)
+    again.start()
+    faults.begin("fill-disk", "n")
+    await until(lambda: again.table.full_disk is not None)
+    again.stop()
