@@ -7,10 +7,11 @@ with the others.
 
 Invariants
 - We have one thread and have only imported gRPC: no channel, no server and no event loop, whose threads
-  and locks a fork would tear. `start` refuses to fork a process with more threads.
+  and locks a fork would tear. Where there are more threads, another program's perhaps, nothing is forked.
 - A child has of ours what is passed and nothing else: no other descriptor, no signal handler, no log
   handler. What it returns, raises or exits with ends it, never the loop that it was copied from.
-- What cannot be loaded here is started as a program of its own, and says in its own log what is wrong.
+- What cannot be loaded or forked here is started as a program of its own, and says in its own log what
+  is wrong.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NoReturn, Protocol
 
@@ -93,7 +95,7 @@ def start(
 
     Of our descriptors it keeps `passed`. Raises OSError.
     """
-    if not _is_module(command) or command[3] not in loaded:
+    if not _is_module(command) or command[3] not in loaded or _threads() != 1:
         return subprocess.Popen(
             command,
             cwd=folder,
@@ -103,8 +105,6 @@ def start(
             stderr=subprocess.STDOUT,
             pass_fds=tuple(passed),
         )
-    if (threads := _threads()) != 1:
-        raise OSError(f"a process with {threads} threads cannot be forked safely")
     sys.stdout.flush()
     sys.stderr.flush()
     # What comes for the child before it has handlers of its own must not be lost in ours.
@@ -123,6 +123,13 @@ def _threads() -> int:
         return len(os.listdir("/proc/self/task"))  # those too that Python has not heard of
     except FileNotFoundError:
         return threading.active_count()
+
+
+def _descriptors() -> set[int]:
+    try:
+        return {int(name) for name in os.listdir("/proc/self/fd")}
+    except FileNotFoundError:
+        return set(range(os.sysconf("SC_OPEN_MAX")))
 
 
 def _is_module(command: Sequence[str]) -> bool:
@@ -160,9 +167,11 @@ def _become(
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:  # whatever is wrong with our log
+            os._exit(status)
 
 
 def _let_go(output: int, passed: Collection[int]) -> None:
@@ -174,8 +183,7 @@ def _let_go(output: int, passed: Collection[int]) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for fd, source in ((0, nothing), (1, output), (2, output)):
         os.dup2(source, fd)
-    low = 3
-    for fd in (*sorted(fd for fd in passed if fd > 2), os.sysconf("SC_OPEN_MAX")):
-        os.closerange(low, fd)
-        low = fd + 1
+    for fd in _descriptors() - {0, 1, 2, *passed}:
+        with suppress(OSError):  # what listed them
+            os.close(fd)
     logging.getLogger().handlers.clear()

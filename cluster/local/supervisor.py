@@ -139,7 +139,9 @@ class Supervisor:
 
     def run(self) -> None:
         """Start everything and keep it running; returns once all of it has been stopped."""
+        self._publish()  # commands are to know of us meanwhile
         self._loaded = preload([c.component.command for c in self._children.values()])
+        self._handle(self._signals.wait(0))
         while not self._stopping:
             self._obey_faults()
             self._end_who_hangs()

@@ -121,6 +121,10 @@ class _End:
     known_us: int = 0
 
 
+ALL_ASKED_ROUNDS = 30
+"""While nothing happens; a node that missed a bound keeps log for so long."""
+
+
 class Archiver:
     """Start with `start`, end with `stop`. `state` is for people."""
 
@@ -327,12 +331,12 @@ class Archiver:
 
     async def _glance(self, bound: LSN) -> Standing | None:
         """While nothing happens it is enough to ask a few nodes whether something has. None if it has, or
-        somebody does not answer: then all are to be asked."""
+        somebody does not answer, and now and then in any case: all are to be asked, and told the bound."""
         assert self._source is not None
-        if not self._calm:
+        self._turn += 1
+        if not self._calm or self._turn % ALL_ASKED_ROUNDS == 0:
             return None
         few = self._source.few(self._turn)
-        self._turn += 1
         standing = await self._source.look(bound, few)
         new = standing.vdl > self._end.upto
         return standing if not new and standing.epochs.keys() == set(few) else None

@@ -29,6 +29,8 @@ from engine.log.record import Moves, Ranges, Record
 from engine.types import LSN, PAGE_SIZE, CommitMark, Epoch, PageNo, PgNo, VolumeId
 
 MAGIC = 0x31465853  # "SXF1" in little-endian: the digit is the format's version
+MAGIC_MOVES = 0x32465853
+"""The same of a frame in which a record has moves. Who does not know them takes it for no frame at all."""
 MAX_FRAME = 8 * 1024 * 1024
 """Bytes; a longer one is refused on sight, so that a rotten length cannot make us read for ever."""
 
@@ -116,7 +118,7 @@ def encode_record(
     prev_pg_lsn: LSN,
     page: PageNo,
     full: bool,
-    moves: Moves = (),
+    moves: Moves,
     ranges: Ranges,
     commit: CommitMark | None,
 ) -> bytes:
@@ -164,7 +166,8 @@ def build_frame(
     rest = _AFTER_CRC.pack(
         crc32c(body), volume, pg, len(records), epoch, first_lsn, last_lsn, prev_pg_lsn
     )
-    start = _START.pack(MAGIC, length)
+    moves = any(record[0] & _MOVES for record in records)
+    start = _START.pack(MAGIC_MOVES if moves else MAGIC, length)
     return b"".join((start, crc32c(start + rest).to_bytes(4, "little"), rest, body))
 
 
@@ -188,7 +191,7 @@ def read_header(data: bytes, offset: int = 0) -> FrameHeader:
     magic, length, header_crc, body_crc, volume, pg, count, epoch, first, last, prev = (
         _HEADER.unpack_from(data, offset)
     )
-    if magic != MAGIC:
+    if magic != MAGIC and magic != MAGIC_MOVES:
         raise FormatError(f"no frame at offset {offset}: magic {magic:#010x}, not {MAGIC:#010x}")
     covered = data[offset : offset + 8] + data[offset + 12 : offset + HEADER_SIZE]
     if crc32c(covered) != header_crc:
@@ -221,7 +224,7 @@ def split_frames(data: bytes) -> Iterator[tuple[FrameHeader, bytes]]:
 
 def find_next_frame(data: bytes, offset: int) -> int | None:
     """The next offset at or after `offset` with a valid header, to go on behind damage."""
-    magic = MAGIC.to_bytes(4, "little")
+    magic = MAGIC.to_bytes(4, "little")[:3]
     while (offset := data.find(magic, offset)) >= 0:
         try:
             read_header(data, offset)
@@ -275,18 +278,19 @@ def moves_at(frame: bytes, ref: RecordRef) -> Moves:
 def _moves(frame: bytes, ref: RecordRef) -> tuple[Moves, int]:
     """The moves of a record that has some, and where its ranges begin."""
     moves: list[tuple[int, int, int]] = []
-    body = frame[: ref.end]
     try:
-        count, position = _get(body, ref.offset)
-        while len(moves) < count:
-            offset, position = _get(body, position)
-            length, position = _get(body, position)
-            source, position = _get(body, position)
+        count, position = _get(frame, ref.offset)
+        while len(moves) < count and position < ref.end:
+            offset, position = _get(frame, position)
+            length, position = _get(frame, position)
+            source, position = _get(frame, position)
             if max(offset, source) + length > PAGE_SIZE:
                 raise FormatError(f"record {ref.lsn} moves bytes beyond its page")
             moves.append((offset, length, source))
     except IndexError:
         raise FormatError(f"record {ref.lsn} ends early") from None
+    if len(moves) < count or position > ref.end:
+        raise FormatError(f"record {ref.lsn} ends early")
     return tuple(moves), position
 
 
@@ -295,21 +299,24 @@ def ranges_at(frame: bytes, ref: RecordRef) -> Ranges:
     ranges = []
     position = _moves(frame, ref)[1] if ref.moves else ref.offset
     end, at = ref.end, 0
-    while position < end:
-        gap = frame[position]
-        position += 1
-        if gap >= 0x80:
-            gap, position = _get(frame, position - 1)
-        size = frame[position]
-        position += 1
-        if size >= 0x80:
-            size, position = _get(frame, position - 1)
-        at += gap
-        if at + size > PAGE_SIZE or position + size > end:
-            raise FormatError(f"record {ref.lsn} reaches beyond its page")
-        ranges.append((at, frame[position : position + size]))
-        at += size
-        position += size
+    try:
+        while position < end:
+            gap = frame[position]
+            position += 1
+            if gap >= 0x80:
+                gap, position = _get(frame, position - 1)
+            size = frame[position]
+            position += 1
+            if size >= 0x80:
+                size, position = _get(frame, position - 1)
+            at += gap
+            if at + size > PAGE_SIZE or position + size > end:
+                raise FormatError(f"record {ref.lsn} reaches beyond its page")
+            ranges.append((at, frame[position : position + size]))
+            at += size
+            position += size
+    except IndexError:
+        raise FormatError(f"record {ref.lsn} ends early") from None
     return tuple(ranges)
 
 

@@ -330,6 +330,7 @@ def commit_frame(lsn: int) -> bytes:
         prev_pg_lsn=lsn - 1,
         page=1,
         full=False,
+        moves=(),
         ranges=((0, bytes(1000)),),
         commit=CommitMark(lsn, 0, 3),
     )

@@ -193,6 +193,21 @@ def test_moves_that_end_early_are_refused() -> None:
         moves_at(frame, index_frame(frame)[0])
 
 
+@pytest.mark.parametrize("body", [b"\x80", b"\x01", b"\x01\x80", b"\x01\x05ab"])
+def test_ranges_that_end_early_are_refused(body: bytes) -> None:
+    frame = framed(one(())[:-1] + bytes((len(body),)) + body)
+    with pytest.raises(FormatError, match="record 1"):
+        ranges_at(frame, index_frame(frame)[0])
+
+
+def test_a_frame_with_moves_is_none_to_who_does_not_know_them() -> None:
+    plain, moved = framed(one(())), framed(one(((4, 8, 0),)))
+    assert (plain[:4], moved[:4]) == (b"SXF1", b"SXF2")
+    assert [f for _, f in split_frames(plain + moved + plain)] == [plain, moved, plain]
+    assert find_next_frame(b"SXF" + moved, 0) == 3
+    assert trim_frame(moved, 1) == moved
+
+
 def test_a_record_of_a_newer_format_is_refused() -> None:
     frame = framed(bytes((0x40,)) + one(())[1:])
     with pytest.raises(FormatError, match="newer"):

@@ -207,7 +207,14 @@ async def test_an_unknown_segment_is_refused(node: Node) -> None:
 
 def _frame(page: int = 0, *, pg: int = 0, epoch: int = 1, lsn: int = 1, claims: int = 1) -> bytes:
     body = encode_record(
-        lsn=1, prev_lsn=0, prev_pg_lsn=0, page=page, full=True, ranges=((0, b"x"),), commit=None
+        lsn=1,
+        prev_lsn=0,
+        prev_pg_lsn=0,
+        page=page,
+        full=True,
+        moves=(),
+        ranges=((0, b"x"),),
+        commit=None,
     )
     return build_frame(
         volume=VOLUME,

@@ -41,6 +41,7 @@ def frames(rng: random.Random, epoch: int, first: LSN, prev: LSN, count: int) ->
                     prev_pg_lsn=prev,
                     page=rng.randrange(6),
                     full=False,
+                    moves=(),
                     ranges=[(0, b"x")],
                     commit=commit,
                 )

@@ -35,7 +35,7 @@ def spawn(folder: Path, *arguments: str, **asked: object) -> list[str]:
     """What the spawner printed, line by line."""
     done = subprocess.run(
         [sys.executable, str(SPAWNER), str(folder), json.dumps(asked), *(arguments or ("child",))],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -126,9 +126,17 @@ def test_what_cannot_be_loaded_is_a_program_of_its_own_and_says_why(tmp_path: Pa
 
 
 def test_a_process_with_threads_is_not_forked(tmp_path: Path) -> None:
-    write_module(tmp_path, "return")
-    with pytest.raises(AssertionError, match="2 threads cannot be forked safely"):
-        spawn(tmp_path, thread=True)
+    write_module(tmp_path, "print('a program of its own')")
+    assert spawn(tmp_path, thread=True) == ["started", "0"]
+    assert log_of(tmp_path) == "a program of its own\n"
+
+
+@pytest.mark.parametrize("body", ["print('much')", "sys.exit('why')", "1/0"])
+def test_a_log_without_room_does_not_keep_a_child_from_ending(tmp_path: Path, body: str) -> None:
+    write_module(tmp_path, body)
+    (tmp_path / "log").symlink_to("/dev/full")
+    how, status = spawn(tmp_path)
+    assert (how, status) == ("forked", "0" if body.startswith("print") else "1")
 
 
 def test_loading_all_there_is_starts_no_thread_and_opens_nothing(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ async def test_frames_give_the_same_log() -> None:
             prev_pg_lsn=record.lsn - 1,
             page=record.page,
             full=record.full,
+            moves=record.moves,
             ranges=record.ranges,
             commit=record.commit,
         )
