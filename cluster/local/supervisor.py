@@ -66,7 +66,7 @@ UP_S = 1.0
 STOP_GRACE_S = 7.0
 """From SIGTERM to SIGKILL; longer than a node's own STOP_S."""
 
-LATE_S = 4.0
+LATE_S = 2.0
 """Who is started late is started so long after it is wanted: as a rule the others answer SQL by then."""
 
 LISTEN_S = 1.0

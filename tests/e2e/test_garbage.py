@@ -56,7 +56,12 @@ TO_A_SESSION = {
 @contextlib.contextmanager
 def undisturbed(cluster) -> Iterator[None]:
     """Clients work on both endpoints during the block; no statement fails and no process ends."""
-    before = {p["name"]: p["pid"] for p in cluster.status()["processes"]}
+
+    def processes() -> dict[str, int | None]:
+        return {p["name"]: p["pid"] for p in cluster.status()["processes"]}
+
+    cluster.until(lambda: all(processes().values()), "the last process has started too")
+    before = processes()
     cluster.query("CREATE TABLE IF NOT EXISTS calm (a)")
     cluster.until_sql("SELECT count(*) >= 0 FROM calm", [(True,)], reader=True)
     stop, errors, counts = threading.Event(), list[BaseException](), {False: 0, True: 0}
@@ -86,7 +91,7 @@ def undisturbed(cluster) -> Iterator[None]:
     assert not errors
     total = [(cluster.query("SELECT count(*) FROM calm")[0][0],)]
     cluster.until_sql("SELECT count(*) FROM calm", total, reader=True)
-    assert {p["name"]: p["pid"] for p in cluster.status()["processes"]} == before
+    assert processes() == before
 
 
 def test_raw_bytes_at_every_port(cluster):

@@ -62,10 +62,14 @@ def test_start_ended_by_a_signal_leaves_nothing(new_cluster, number):
 
 def test_down_during_a_start_stops_everything(new_cluster):
     cluster = new_cluster(start=False)
+    cluster.folder.log("main-1").mkdir(
+        parents=True
+    )  # it cannot start, so the start takes long enough
     with starting(cluster) as process:
         cluster.process("storage-6")
         assert "stopped" in cluster.down()
         _, errors = process.communicate(timeout=120)
+    cluster.folder.log("main-1").rmdir()
     assert process.returncode == 1
     assert "did not start; everything is stopped again" in errors
     assert "no cluster is running" in cluster.down()
