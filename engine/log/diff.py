@@ -5,8 +5,8 @@ differ; only those are XORed, as two big integers, and a compiled regular expres
 of bytes that are not zero. Runs closer than a range's own header costs are merged.
 
 A b-tree page moves what it has: the cell pointers behind a new one by two bytes, all rows before one
-that grew by as much as it grew. Every byte of that differs, and nothing of it is new. So where the
-ranges are dear, a few bytes around one of them are looked for in the old page: found elsewhere, they
+that grew by as much as it grew. Every byte of that differs, and nothing of it is new. So where many
+blocks differ, a few bytes around a difference are looked for in the old page: found elsewhere, they
 and all that goes on alike on both sides of them are a move, which costs six bytes.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from engine.log.record import Moves, Ranges
 from engine.types import PAGE_SIZE, ZERO_PAGE
@@ -25,12 +25,18 @@ _GAP = bytes(16)
 _OUTER = 512
 _INNER = 64
 
-_DEAR = 40
-"""Bytes. Looking for moves costs as much as comparing the page does: not for an update in place."""
+_WIDE = 5 * _INNER
+"""Bytes in blocks that differ. In more of them rows have moved, which is seen before their differences."""
+_LONG = 64
+"""Bytes. A shorter one of those moves may cost more than what it replaces."""
 _MOVES_MAX = 4
+_DEAR = 40
+"""Bytes of ranges; then the longest of them may have moved."""
 _MOVE_COST = 6
 _SAMPLE = 12
-"""Bytes on either side of what differs."""
+"""Bytes on either side of a difference."""
+
+_Regions: TypeAlias = list[tuple[int, int]]
 
 
 class Diff(NamedTuple):
@@ -51,30 +57,29 @@ def diff_page(before: bytes | None, after: bytes) -> Diff:
         raise ValueError(f"a page has {PAGE_SIZE} bytes")
     if before is None:
         return Diff(True, (), _filled(after))
-    ranges = _differences(before, after)
     moves: Moves = ()
-    if _cost(ranges) > _DEAR:
-        moves, ranges = _with_moves(before, after, ranges)
-        if _cost(ranges) > PAGE_SIZE // 2:
-            full = _filled(after)
-            if _cost(full) < _cost(ranges):
-                return Diff(True, (), full)
+    image, regions = before, _regions(before, after)
+    if _extent(regions) > _WIDE:
+        moves, image, regions = _moved(before, after, regions)
+    ranges = tuple(
+        [
+            found
+            for start, end in regions
+            for found in _runs(_xor(image[start:end], after[start:end]), after, start)
+        ]
+    )
+    cost = _cost(ranges)
+    if cost > _DEAR and len(moves) < _MOVES_MAX:
+        last, ranges = _last_move(before, image, after, ranges)
+        moves, cost = moves + last, _cost(ranges)
+    if (moves or cost > _DEAR) and _cost(full := _filled(after)) < cost + _MOVE_COST * len(moves):
+        return Diff(True, (), full)
     return Diff(False, moves, ranges)
 
 
-def _differences(before: bytes, after: bytes) -> Ranges:
-    return tuple(
-        [
-            found
-            for start, end in _regions(before, after)
-            for found in _runs(_xor(before[start:end], after[start:end]), after, start)
-        ]
-    )
-
-
-def _regions(before: bytes, after: bytes) -> list[tuple[int, int]]:
+def _regions(before: bytes, after: bytes) -> _Regions:
     """Where the images differ, in whole blocks; neighbours joined."""
-    regions: list[tuple[int, int]] = []
+    regions: _Regions = []
     for outer in range(0, PAGE_SIZE, _OUTER):
         if before[outer : outer + _OUTER] == after[outer : outer + _OUTER]:
             continue
@@ -87,12 +92,16 @@ def _regions(before: bytes, after: bytes) -> list[tuple[int, int]]:
     return regions
 
 
+def _extent(regions: _Regions) -> int:
+    return sum([end - start for start, end in regions])
+
+
 def _xor(left: bytes, right: bytes) -> bytes:
     mask = int.from_bytes(left, "little") ^ int.from_bytes(right, "little")
     return mask.to_bytes(len(left), "little")
 
 
-def _runs(mask: bytes, after: bytes, base: int = 0) -> Ranges:
+def _runs(mask: bytes, after: bytes, base: int) -> Ranges:
     return tuple(
         [(base + m.start(), after[base + m.start() : base + m.end()]) for m in _RUNS.finditer(mask)]
     )
@@ -118,23 +127,63 @@ def _cost(ranges: Ranges) -> int:
 # -- moves
 
 
-def _with_moves(before: bytes, after: bytes, ranges: Ranges) -> tuple[Moves, Ranges]:
-    """Moves, and the ranges that are left when they have been made; none if it does not pay."""
+def _moved(before: bytes, after: bytes, regions: _Regions) -> tuple[Moves, bytes, _Regions]:
+    """Moves, the page once they have been made, and where that differs still."""
     moves: list[tuple[int, int, int]] = []
-    image, cost = before, _cost(ranges)
-    while cost > _DEAR and len(moves) < _MOVES_MAX:
-        for move in _found(before, after, ranges):
-            start, length, source = move
-            end = start + length
-            left = _outside(ranges, start, end, image, after)
-            if (less := _cost(left)) + _MOVE_COST < cost:
+    image = before
+    while _extent(regions) > _WIDE and len(moves) < _MOVES_MAX:
+        for move in _found(before, image, after, regions):
+            if move[1] >= _LONG:
                 break
         else:
             break
+        start, length, source = move
         moves.append(move)
-        image = image[:start] + before[source : source + length] + image[end:]
-        ranges, cost = left, less
-    return tuple(moves), ranges
+        image = image[:start] + before[source : source + length] + image[start + length :]
+        regions = _regions(image, after)
+    return tuple(moves), image, regions
+
+
+def _found(
+    before: bytes, image: bytes, after: bytes, regions: _Regions
+) -> Iterator[tuple[int, int, int]]:
+    """Moves within `regions`; tried are the widest of them and the one in the middle."""
+    low, high = regions[0][0], regions[-1][1]
+    widest = max(regions, key=_width)
+    for start, end in dict.fromkeys((widest, regions[len(regions) // 2])):
+        block = start + (end - start) // 2 // _INNER * _INNER  # it differs somewhere
+        mask = _xor(image[block : block + _INNER], after[block : block + _INNER])
+        place = block + (_INNER - len(mask.lstrip(b"\0")) + len(mask.rstrip(b"\0"))) // 2
+        sample = max(0, place - _SAMPLE)
+        source = before.find(after[sample : place + _SAMPLE])
+        if source >= 0 and source != sample:
+            shift = source - sample
+            bounds = max(low, -shift), min(high, PAGE_SIZE - shift)
+            yield _stretch(before, after, place, shift, bounds)
+
+
+def _width(region: tuple[int, int]) -> int:
+    return region[1] - region[0]
+
+
+def _last_move(before: bytes, image: bytes, after: bytes, ranges: Ranges) -> tuple[Moves, Ranges]:
+    """The move that makes the longest range needless, and what is left then; none if it does not pay."""
+    offset, data = max(ranges, key=_size)
+    place = offset + len(data) // 2
+    sample = max(0, place - _SAMPLE)
+    source = before.find(after[sample : place + _SAMPLE])
+    if source < 0 or source == sample:
+        return (), ranges
+    shift = source - sample
+    low, high = ranges[0][0], ranges[-1][0] + len(ranges[-1][1])
+    bounds = max(low, -shift), min(high, PAGE_SIZE - shift)
+    move = _stretch(before, after, place, shift, bounds)
+    left = _outside(ranges, move[0], move[0] + move[1], image, after)
+    return ((move,), left) if _cost(left) + _MOVE_COST < _cost(ranges) else ((), ranges)
+
+
+def _size(found: tuple[int, bytes]) -> int:
+    return len(found[1])
 
 
 def _outside(ranges: Ranges, start: int, end: int, image: bytes, after: bytes) -> Ranges:
@@ -149,28 +198,6 @@ def _outside(ranges: Ranges, start: int, end: int, image: bytes, after: bytes) -
             if at < stop:
                 left += _runs(_xor(image[at:stop], after[at:stop]), after, at)
     return tuple(left)
-
-
-def _found(before: bytes, after: bytes, ranges: Ranges) -> Iterator[tuple[int, int, int]]:
-    """Moves that would make ranges needless: tried are the longest range and three among all."""
-    longest = max(ranges, key=_length)
-    count = len(ranges)
-    low, high = ranges[0][0], ranges[-1][0] + len(ranges[-1][1])
-    tried = dict.fromkeys(
-        (longest, ranges[count // 2], ranges[count // 4], ranges[-1 - count // 4])
-    )
-    for offset, data in tried:
-        middle = offset + len(data) // 2
-        start = max(0, middle - _SAMPLE)
-        source = before.find(after[start : middle + _SAMPLE])
-        if source >= 0:
-            shift = source - start
-            bounds = max(low, -shift), min(high, PAGE_SIZE - shift)
-            yield _stretch(before, after, middle, shift, bounds)
-
-
-def _length(found: tuple[int, bytes]) -> int:
-    return len(found[1])
 
 
 def _stretch(
