@@ -769,7 +769,8 @@ def test_while_nothing_happens_three_nodes_are_asked_and_all_if_one_is_away(
             await asyncio.sleep(1.0)
             asked.clear()
             await asyncio.sleep(2.0)
-            assert set(asked) == {3}
+            assert asked.count(3) >= 8
+            assert asked.count(6) <= 1  # now and then all of them
         town.process("storage-2").held_down = True
         town.world.kill(town.process("storage-2"))
         asked.clear()
