@@ -154,12 +154,8 @@ def _found(
         block = start + (end - start) // 2 // _INNER * _INNER  # it differs somewhere
         mask = _xor(image[block : block + _INNER], after[block : block + _INNER])
         place = block + (_INNER - len(mask.lstrip(b"\0")) + len(mask.rstrip(b"\0"))) // 2
-        sample = max(0, place - _SAMPLE)
-        source = before.find(after[sample : place + _SAMPLE])
-        if source >= 0 and source != sample:
-            shift = source - sample
-            bounds = max(low, -shift), min(high, PAGE_SIZE - shift)
-            yield _stretch(before, after, place, shift, bounds)
+        if (move := _move_around(before, after, place, low, high)) is not None:
+            yield move
 
 
 def _width(region: tuple[int, int]) -> int:
@@ -169,15 +165,10 @@ def _width(region: tuple[int, int]) -> int:
 def _last_move(before: bytes, image: bytes, after: bytes, ranges: Ranges) -> tuple[Moves, Ranges]:
     """The move that makes the longest range needless, and what is left then; none if it does not pay."""
     offset, data = max(ranges, key=_size)
-    place = offset + len(data) // 2
-    sample = max(0, place - _SAMPLE)
-    source = before.find(after[sample : place + _SAMPLE])
-    if source < 0 or source == sample:
-        return (), ranges
-    shift = source - sample
     low, high = ranges[0][0], ranges[-1][0] + len(ranges[-1][1])
-    bounds = max(low, -shift), min(high, PAGE_SIZE - shift)
-    move = _stretch(before, after, place, shift, bounds)
+    move = _move_around(before, after, offset + len(data) // 2, low, high)
+    if move is None:
+        return (), ranges
     left = _outside(ranges, move[0], move[0] + move[1], image, after)
     return ((move,), left) if _cost(left) + _MOVE_COST < _cost(ranges) else ((), ranges)
 
@@ -200,14 +191,19 @@ def _outside(ranges: Ranges, start: int, end: int, image: bytes, after: bytes) -
     return tuple(left)
 
 
-def _stretch(
-    before: bytes, after: bytes, middle: int, shift: int, bounds: tuple[int, int]
-) -> tuple[int, int, int]:
-    """All around `middle`, within `bounds`, that stood `shift` bytes further in the old page."""
-    low, high = bounds
+def _move_around(
+    before: bytes, after: bytes, place: int, low: int, high: int
+) -> tuple[int, int, int] | None:
+    """All around `place`, within [low, high), that stood elsewhere in the old page, if it did."""
+    sample = max(0, place - _SAMPLE)
+    source = before.find(after[sample : place + _SAMPLE])
+    if source < 0 or source == sample:
+        return None
+    shift = source - sample
+    low, high = max(low, -shift), min(high, PAGE_SIZE - shift)
     mask = _xor(before[low + shift : high + shift], after[low:high])
-    start = len(mask[: middle - low].rstrip(b"\0")) + low
-    end = high - len(mask[middle - low :].lstrip(b"\0"))
+    start = len(mask[: place - low].rstrip(b"\0")) + low
+    end = high - len(mask[place - low :].lstrip(b"\0"))
     return start, end - start, start + shift
 
 

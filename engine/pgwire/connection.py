@@ -152,7 +152,7 @@ class Connection:
         self._settings.defaults = replace(self._settings.sql)
 
     async def _handle(self, message: Message) -> None:
-        self._session.answer_later(self._decoder.more_follows() or self._implicit.open)
+        self._answer_later(self._decoder.more_follows())
         try:
             match message:
                 case Query(sql):

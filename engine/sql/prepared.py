@@ -36,7 +36,7 @@ class PreparedStatements:
     async def prepare(self, connection: Connection, sql: str) -> Statement:
         """The first statement of `sql`. Raises what SQLite raises, and SqlError."""
         known = self._known.get(sql)
-        if known is not None and (known.control or self.holds(connection, known)):
+        if known is not None and (known.control or self._holds(connection, known)):
             return known
         recognised = recognise(sql)
         if recognised is not None:
@@ -60,7 +60,7 @@ class PreparedStatements:
 
     async def check_columns(self, connection: Connection, statement: Statement) -> None:
         """Raises SqlError if it would return other columns now than its client was told."""
-        if self.holds(connection, statement):
+        if self._holds(connection, statement):
             return
         schema = self._schema(connection)
         known = self._known.get(statement.sql)
@@ -89,8 +89,8 @@ class PreparedStatements:
                 del known[next(iter(known))]
             known[statement.sql] = statement
 
-    def holds(self, connection: Connection, statement: Statement) -> bool:
-        """Whether what was said of it is known to be true still, columns included."""
+    def _holds(self, connection: Connection, statement: Statement) -> bool:
+        """Whether what was said of it is known to be true still."""
         schema = statement.schema
         return schema is not None and schema == self._schema(connection)
 

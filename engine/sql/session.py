@@ -294,9 +294,7 @@ class Session:
     # -- executing
 
     async def _execute(self, statement: Statement, params: Sequence[SqlValue]) -> Cursor:
-        connection = self._connection
-        if connection is None or self.settings.read_as_of is not self._as_of:
-            connection = await self._connected()
+        connection = await self._connected()
         if statement.control is not None:
             return await self._control(connection, statement, statement.control)
         if not statement.verb:
@@ -310,10 +308,8 @@ class Session:
     async def _read(
         self, connection: Connection, statement: Statement, params: Sequence[SqlValue]
     ) -> Cursor:
-        if self.settings.read_consistency is not ReadConsistency.EVENTUAL:
-            await self._catch_up(connection)
-        if not self._prepared.holds(connection, statement):
-            await self._prepared.check_columns(connection, statement)
+        await self._catch_up(connection)
+        await self._prepared.check_columns(connection, statement)
         running, rows = await run_sync(connection.start, statement.text, params, PREFETCH)
         cursor = Cursor(self, statement, rows=rows, running=running)
         if running is not None:

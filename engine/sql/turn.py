@@ -84,7 +84,7 @@ class WriteTurn:
 
     def owes(self) -> bool:
         """Whether results were given that nobody may be shown yet."""
-        return self._owed > 0 and self._owed > self._pool.visible.lsn
+        return self._owed > self._pool.visible.lsn
 
     async def settle(self) -> None:
         """Wait until what has been given may be shown."""
