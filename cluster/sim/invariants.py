@@ -17,7 +17,7 @@ Kinds
 - vdl-without-quorum (G1): VDL moved although fewer than four of the six had acknowledged what is new
   below it; of both sixes while a member is being replaced. Who said later that it has less counts as that.
 - counts-what-is-lost (G1): a writer goes on counting what a node had acknowledged after it has heard from
-  the node that it has less.
+  the node that it has less, on a stream on which it says that it counts what it hears.
 - sealed-not-durable (G1): a log file was closed that a power loss can still tear. Only the newest may be
   torn: in any other one it looks like damage.
 - joined-not-whole (G1): a segment that is to replace another calls itself whole without what had stood
@@ -28,6 +28,8 @@ Kinds
   fewer than four nodes were fenced, or truncated, or had everything at or below its VDL.
 - opened-without-denials (G1): a recovery annulled what follows its VDL although fewer than three of a
   group's six had answered its fence without calling themselves damaged: four others may have held it.
+- hole-in-log (G4): a segment that has been started serves read points below its page versions, though its
+  log lacks redo between them: a page would be built from an older version over the hole.
 - coalesced-above-vdl (G2): page versions hold what was never durable.
 - shown-above-vdl (G5): an instance shows its readers a state that is not durable.
 - collected-too-far (G5): a segment refuses a read point that the writer or a replica of it holds, unless it
@@ -42,7 +44,7 @@ from typing import Any
 
 from cluster.sim.checkers import Findings, Violation
 from cluster.sim.disk import DiskImage, SimDisk
-from cluster.sim.ledger import READ_QUORUM, WRITE_QUORUM, Key, Ledger, Said
+from cluster.sim.ledger import READ_QUORUM, WRITE_QUORUM, Hearing, Key, Ledger, Said
 from cluster.sim.transport import Data, Opening, Status
 from cluster.sim.world import SimProcess, World
 from engine.instance.node import Instance
@@ -74,6 +76,7 @@ class Invariants:
         self._denies: dict[Epoch, dict[tuple[Key, PgNo], bool]] = {}  # what fences were answered
         self._past_fence: set[Epoch] = set()  # the recovery went on with the answers it had
         self._on_disk: dict[tuple[str, PgNo], LSN] = {}  # by life: SCL that was compared
+        self._log_checked: set[tuple[str, PgNo]] = set()  # by life
         self._joined: dict[str, LSN] = {}  # where a replica last joined a writer
         self._healed: set[Key] = set()  # was damaged and called itself whole
         self._floor_moved: set[Key] = set()  # by damage or a page copy, in any life so far
@@ -81,7 +84,7 @@ class Invariants:
         self._vdl: LSN = 0
         self._stands: dict[PgNo, LSN] = {}  # what a quorum has acknowledged, by group
         self._stood_once: dict[PgNo, LSN] = {}  # likewise, before somebody said that it has less
-        self._less: dict[int, list[tuple[Key, Epoch, PgNo]]] = {}  # who said so, by wire
+        self._hearing = Hearing()
         self._heard: dict[tuple[Key, Epoch, PgNo], float] = {}  # when the writer did
         self._memberships: dict[PgNo, dict[int, Membership]] = {}  # all there were, by epoch
         self._owed: dict[tuple[Key, PgNo, int], LSN] = {}  # by who joins: what stood when it began
@@ -114,9 +117,10 @@ class Invariants:
         if isinstance(item, Status):
             if kind == "send":
                 self._methods.pop(number - 1, None)
+                self._hearing.over(number - 1)
             return
-        if isinstance(item, Data) and kind == "recv" and number + 1 in self._less:
-            self._heard_less(number + 1)
+        if isinstance(item, Data) and self._methods.get(number, ("", None))[0] == APPEND.path:
+            self._writer_end(kind, number, item.body)
         if not isinstance(item, Data) or not method:
             return
         if method == COMMIT_AT.path and kind == "send":
@@ -147,10 +151,12 @@ class Invariants:
     def _append_ack(self, process: SimProcess, ack: pb.AppendAck, wire: int) -> None:
         epoch = self._epochs.get(wire, 0)
         if ack.refusal != pb.REFUSAL_NONE:
+            self._hearing.answered(wire - 1)
             return
         disk = process.node.state.runtime.disk
         if isinstance(disk, SimDisk) and disk.failed_syncs:
             self._add("ack-after-failed-fsync", process.name, "acknowledged after a failed fsync")
+        less = []
         for said in ack.segments:
             segment = self._find(process, said.pg)
             if segment is None:
@@ -168,16 +174,22 @@ class Invariants:
             if not segment.row.damaged:  # an ack does not say
                 self._remembers(process, segment, said.scl)
             if said.scl < told.claims.get(epoch, 0):
-                key = process.name, segment.row.incarnation
-                self._less.setdefault(wire, []).append((key, epoch, said.pg))
+                less.append(((process.name, segment.row.incarnation), epoch, said.pg))
             told.claim(epoch, said.scl, said.membership_epoch)
+        self._hearing.answered(wire - 1, less)
 
-    def _heard_less(self, wire: int) -> None:
-        """A writer hears, on the wire that a node opened for it, that the node has less than it had said.
+    def _writer_end(self, kind: str, wire: int, body: bytes) -> None:
+        """A writer hears, on a wire that it has opened, that the node has less than it had said.
 
         What stood on a quorum until now may be below VDL or come to be later.
         """
-        for key, epoch, pg in self._less.pop(wire):
+        if kind == "recv":
+            less = self._hearing.received(wire)
+        elif not self._hearing.counts(wire) and pb.AppendRequest.FromString(body).heard:
+            less = self._hearing.begins(wire)
+        else:
+            return
+        for key, epoch, pg in less:
             for membership in self._memberships.get(pg, {}).values():
                 stood = self._stood(membership)
                 self._stood_once[pg] = max(stood, self._stood_once.get(pg, 0))
@@ -278,6 +290,30 @@ class Invariants:
         ranges = process.memory.ranges(segment.row.id.volume)
         return row.epoch if row is not None else 0, {(t.epoch, t.low, t.high) for t in ranges}
 
+    def _no_hole(self, process: SimProcess, segment: Segment) -> None:
+        """Once a life: from the floor on, what was read back chains up to what page versions hold."""
+        life = f"{process.life!r}", segment.pg
+        if life in self._log_checked:
+            return
+        self._log_checked.add(life)
+        self.checks += 1
+        reached = segment.floor
+        for ref in segment.frames:
+            if ref.last <= reached:
+                continue
+            if ref.prev > reached or reached >= segment.applied:
+                break
+            reached = ref.last
+        if reached < segment.applied:
+            self._add(
+                "hole-in-log",
+                process.name,
+                f"serves group {segment.pg} from {segment.floor} on, has pages as of"
+                f" {segment.applied} and between them redo up to {reached} only",
+                segment.floor,
+                segment.applied,
+            )
+
     def _durable(self, process: SimProcess, segment: Segment, scl: LSN) -> None:
         """Every frame up to `scl` is on the medium, as far as the disk itself knows."""
         if process.node.state.counters["scrub_found"]:
@@ -305,6 +341,7 @@ class Invariants:
         self, process: SimProcess, segment: Segment, scl: LSN, told: Said | None = None
     ) -> None:
         told = told or self._of(process, segment)
+        self._no_hole(process, segment)
         self._note_written(process, segment, told)
         truncations = process.node.state.volumes[segment.row.id.volume].truncations
         owed = told.reached(truncations)

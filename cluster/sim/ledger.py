@@ -121,3 +121,59 @@ class Ledger:
         """The highest `value` that a write quorum of these has reached in the group, now or before."""
         ordered = sorted((value(self.of(*key, pg)) for key in keys), reverse=True)
         return ordered[WRITE_QUORUM - 1] if len(ordered) >= WRITE_QUORUM else 0
+
+
+Less = tuple[Key, Epoch, PgNo]
+"""Who has said that it has less of which group than it had acknowledged under that epoch."""
+
+
+@dataclass
+class _Stream:
+    counting: bool = False
+    sent: int = 0
+    received: int = 0
+    less: list[tuple[int, Less]] = field(default_factory=list)  # and which answer says so
+
+
+class Hearing:
+    """What writers have heard of that, wire by wire, each named by the opener's number of it.
+
+    A writer counts what it hears on the stream of a link, and says so there; the first request cannot.
+    Other streams ask something else (whether the epoch still is the newest) and their answers are not in
+    order with the link's: what is said on those has reached the writer's host and not what it counts.
+    """
+
+    def __init__(self) -> None:
+        self._streams: dict[int, _Stream] = {}
+
+    def answered(self, wire: int, less: Iterable[Less] = ()) -> None:
+        """A node has sent an answer; it may never arrive."""
+        stream = self._streams.setdefault(wire, _Stream())
+        stream.sent += 1
+        stream.less += [(stream.sent, one) for one in less]
+
+    def received(self, wire: int) -> list[Less]:
+        """The next answer has arrived; what is returned counts from now on."""
+        stream = self._streams.setdefault(wire, _Stream())
+        stream.received += 1
+        return self._heard(stream)
+
+    def counts(self, wire: int) -> bool:
+        return wire in self._streams and self._streams[wire].counting
+
+    def begins(self, wire: int) -> list[Less]:
+        """The writer says that it counts what it has heard there: what is returned, from now on."""
+        stream = self._streams.setdefault(wire, _Stream())
+        stream.counting = True
+        return self._heard(stream)
+
+    def over(self, wire: int) -> None:
+        self._streams.pop(wire, None)
+
+    @staticmethod
+    def _heard(stream: _Stream) -> list[Less]:
+        if not stream.counting:
+            return []
+        heard = [one for number, one in stream.less if number <= stream.received]
+        stream.less = [(number, one) for number, one in stream.less if number > stream.received]
+        return heard

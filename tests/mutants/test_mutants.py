@@ -21,7 +21,7 @@ from tests.mutants.registry import MUTANTS, by_name
 QUICK = {
     "commit-before-vdl": 2,
     "failed-fsync-retried": 1,
-    "stale-writer": 2,
+    "stale-writer": 10,
     "vdl-rounded-up": 2,
 }
 """Each with a seed that shows it."""
@@ -31,6 +31,7 @@ PLANS = Path(__file__).parent / "plans"
 it again. A plan says everything itself, so no change of the swarm gives it another story."""
 
 SHOWN = {
+    "built-over-a-hole": "invariants/hole-in-log",
     "closed-file-torn": "run/not-quiet",
     "found-not-rewritten": "invariants/ack-not-durable",
     "lost-still-counts": "invariants/vdl-without-quorum",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.sim.ledger import Ledger
+from cluster.sim.ledger import Hearing, Ledger
 from engine.types import Truncation
 
 NODE = ("storage-7", "a1")
@@ -84,3 +84,36 @@ def test_who_was_dropped_counts_among_the_members_that_it_was_one_of():
     assert ledger.acked_by(0, four, 3) == 0, "what it had is no later segment's"
     ledger.of(*four[0], 0).claim(3, 5, members=4)
     assert (ledger.acked_by(0, four, 2), ledger.acked_by(0, four, 4)) == (68, 5)
+
+
+LESS = (NODE, 3, 0)
+
+
+def test_less_is_heard_once_the_writer_says_that_it_counts_what_it_hears():
+    hearing = Hearing()
+    hearing.answered(1, [LESS])
+    assert hearing.received(1) == [], "it may be a stream that only asks"
+    assert not hearing.counts(1)
+    assert hearing.begins(1) == [LESS]
+    assert hearing.counts(1)
+    assert hearing.begins(1) == [], "heard once"
+
+
+def test_a_question_beside_the_link_is_no_hearing_whatever_the_link_says():
+    hearing = Hearing()
+    hearing.answered(1, [LESS])
+    hearing.received(1)
+    assert hearing.begins(3) == []
+    hearing.over(1)
+    assert not hearing.counts(1)
+
+
+def test_less_that_is_still_under_way_is_not_heard():
+    hearing = Hearing()
+    hearing.answered(1)
+    hearing.received(1)
+    hearing.begins(1)
+    hearing.answered(1)
+    hearing.answered(1, [LESS])
+    assert hearing.received(1) == [], "the answer before it"
+    assert hearing.received(1) == [LESS]
