@@ -17,6 +17,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
+import uvloop
+
 from engine.errors import ConfigError, SextetError
 from engine.net.profiling import profile_on_signal
 from engine.pulse import Pulse
@@ -58,7 +60,9 @@ def run_node(main: Main, *, name: str, pulse: Pulse | None = None) -> NoReturn:
     _die_with_supervisor()
     gc.freeze()  # the modules, which stay
     gc.set_threshold(*GC_THRESHOLDS)
-    asyncio.run(_run(main, name, pulse or Pulse.of_environment(os.environ)))
+    # A loop in C: what a message costs is half asyncio's own bookkeeping otherwise.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(main, name, pulse or Pulse.of_environment(os.environ)))
     raise AssertionError("_run ends the process")
 
 
@@ -78,7 +82,7 @@ async def _run(main: Main, name: str, pulse: Pulse) -> NoReturn:
         await asyncio.wait({work}, timeout=STOP_S)
     _end(
         _status_of(work, name)
-    )  # here and not after asyncio.run, which waits for what is left over
+    )  # here and not after the runner, which waits for what is left over
 
 
 def _pulse_ended(beating: asyncio.Future[None]) -> None:
