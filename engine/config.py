@@ -22,7 +22,8 @@ class VolumeConfig:
     """One batch, all groups together. A larger MTR travels in several."""
 
     batches_in_flight_max: int = 4
-    """Batches sent and not yet durable. More commits than that wait and share the next batch."""
+    """Batches sent and not yet durable. One that is not full waits while there is another such among
+    them: commits that come meanwhile share it."""
 
     link_queue_bytes_max: int = 64 * MIB
     """Per storage node. Above it, what is durable elsewhere is dropped; gossip brings it back."""

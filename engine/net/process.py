@@ -80,9 +80,7 @@ async def _run(main: Main, name: str, pulse: Pulse) -> NoReturn:
     await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not work.done():
         await asyncio.wait({work}, timeout=STOP_S)
-    _end(
-        _status_of(work, name)
-    )  # here and not after the runner, which waits for what is left over
+    _end(_status_of(work, name))  # here and not after the runner, which waits for what is left over
 
 
 def _pulse_ended(beating: asyncio.Future[None]) -> None:

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import apsw
 
+from engine.sql import blind
 from engine.sql.bridge import await_sync, in_greenlet
 from engine.sql.hardening import Guard, harden
 from engine.sql.pool import BufferPool
@@ -121,6 +122,10 @@ class Connection:
         """To the end; all rows, and how many the statement inserted, updated or deleted."""
         rows: list[Row] = self._runner.execute(text, values).fetchall()
         return rows, self.db.changes()
+
+    def is_blind(self, text: str, values: Sequence[SqlValue]) -> bool:
+        """Whether the answer to `text`, which has run without an error, is the same on any rows."""
+        return blind.is_blind(self._runner.execute(f"EXPLAIN {text}", values).fetchall())
 
     def start(
         self, text: str, values: Sequence[SqlValue], count: int

@@ -88,6 +88,8 @@ class BufferPool:
             raise ValueError("the pool needs room for at least one page")
         self.visible = start
         self.tip = start
+        self.resized: LSN = 0
+        """The newest commit here that made the volume another size."""
         self.generation = 0
         """Grows with `reset`: what was read before may not be mixed with what is read after."""
         self.counters: dict[str, int] = dict.fromkeys(
@@ -276,6 +278,10 @@ class BufferPool:
                 with suppress(Corrupt):  # whoever wants the page itself will be told
                     await self._fly(missing, self.visible.lsn)
 
+    def changed(self, page: PageNo) -> LSN:
+        """The page's last change as of `tip` if that lies above `visible`; else anything below."""
+        return self._changed.get(page, 0)
+
     def _missing(self, pages: Iterable[PageNo], read_at: LSN) -> list[PageNo]:
         return [
             page
@@ -292,6 +298,8 @@ class BufferPool:
             self._note_change(page, lsn, None)
             self._versions.supersede(page, lsn)
             self._versions.set_current(page, lsn, image)
+        if mark.pages != self.tip.pages:
+            self.resized = mark.lsn
         self.tip = mark
         self._forget_changes()
         self._versions.evict()

@@ -8,9 +8,9 @@ Invariants
 - The lock is given back right after the commit or rollback, in the same turn of the event loop; only
   then does the session wait for durability. The session parks, the engine goes on (P18 §2.2).
 - Nobody is shown anything above VDL. A write transaction that began on a tip above VDL returns no
-  result, not even an error, before that tip is durable; rows of RETURNING in autocommit wait for
-  the commit itself. With `answer_later` it does, and who has set that shows nobody anything before
-  `settle` has returned.
+  result before what that rests on is durable, and no error before the tip is; rows of RETURNING in
+  autocommit wait for the commit itself. With `answer_later` it does, and who has set that shows
+  nobody anything before `settle` has returned.
 - After an error inside a transaction the status is "E". Where no savepoint could bring the
   transaction back SQLite has rolled back by then, so a failed client holds up nobody.
 - One task at a time. A second one gets SessionBusy.
@@ -279,7 +279,7 @@ class Session:
             statement = await self._prepared.prepare(connection, sql)
         if statement.verb:
             self.refuse_in_failed(statement.control)
-        await self._turn.base_durable()
+        await self._turn.read_durable()
         return statement
 
     async def _column_types(self, sql: str) -> dict[str, str | None] | None:
@@ -288,7 +288,7 @@ class Session:
             statement = await self._prepared.prepare(connection, sql)
         except apsw.SQLError:
             return None
-        await self._turn.base_durable()
+        await self._turn.read_durable()
         return {column.name: column.decltype for column in statement.columns}
 
     # -- executing
@@ -317,7 +317,7 @@ class Session:
         if rows and len(rows[0]) != len(statement.columns):
             self._drop_cursor(cursor)
             raise SqlError("cached plan must not change result type", sqlstate=errors.PLAN_CHANGED)
-        await self._turn.base_durable()
+        await self._turn.read_durable()
         return cursor
 
     async def _catch_up(self, connection: Connection) -> bool:
@@ -349,24 +349,34 @@ class Session:
         await self._turn.begin(connection.file, self.settings.lock_timeout_s)
         if statement.columns:
             await self._prepared.check_columns(connection, statement)
+        before = self._turn.rests_on()
         if statement.verb == "VACUUM":
             rows, changes = await run_sync(connection.vacuum, statement.text)
         else:
             rows, changes = await run_sync(connection.run, statement.text, params)
         if not statement.counts_changes:
             self._prepared.schema_changes += 1
-        await self._committed(connection)
+        rests_on = self._turn.rests_on()
+        if (
+            rests_on > before
+            and statement.verb == "INSERT"
+            and not self._turn.may_show(rests_on)
+            and await run_sync(connection.is_blind, statement.text, params)
+        ):
+            rests_on = before
+        await self._committed(connection, rests_on)
         return Cursor(self, statement, rows=rows, tag=tag_of(statement.verb, changes))
 
-    async def _committed(self, connection: Connection) -> None:
-        """Give the lock back if the transaction is over; then wait until its result may be told."""
+    async def _committed(self, connection: Connection, rests_on: LSN | None = None) -> None:
+        """Give the lock back if the transaction is over; then wait until its result may be told, which
+        rests on all that was read unless on less."""
         mark = connection.file.take_committed()
         self._settle(connection)
         if mark is not None:
             self.last_commit = mark
             await self._turn.durable(mark.lsn)
         else:
-            await self._turn.base_durable()
+            await self._turn.read_durable(rests_on)
 
     def _refuse_if_read_only(self, verb: str) -> None:
         chosen = self.settings.read_only if self.status == "I" else self._read_only
@@ -414,7 +424,7 @@ class Session:
             await run_sync(connection.run, "BEGIN IMMEDIATE", ())
         else:
             await run_sync(connection.run, "BEGIN", ())
-        await self._turn.base_durable()
+        await self._turn.read_durable()
         self.status = "T"  # not before: a BEGIN that fails has begun nothing
         self._savepoints.clear()
         return None
@@ -472,6 +482,7 @@ class Session:
             raise
         if cursor.finished:
             self._cursors.remove(cursor)
+        await self._turn.read_durable()
         return rows
 
     async def close_cursor(self, cursor: Cursor) -> None:

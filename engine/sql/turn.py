@@ -5,10 +5,14 @@
     end            the lock goes to the next one, in the same turn of the event loop
     durable        only now wait for the quorum
 
-A turn that began on a tip above VDL has a *base* that no client may learn about yet: `base_durable`
-comes before any result of it. Where more statements of the same client have arrived already the wait
-can come `later`, once for all of them and with the lock given back meanwhile: then the base is *owed*,
-and whoever keeps the answers sends none before it is settled.
+A turn that began on a tip above VDL has a *base* that no client may learn about yet. What a statement
+answers rests on the pages that were read for it and on the volume's size, and on nothing else: if none
+of them has changed above VDL the answer is that of VDL's state too, and `read_durable` lets it pass. An
+error tells of whatever it met: `base_durable` waits for the base whole.
+
+Where more statements of the same client have arrived already the wait can come `later`, once for all of
+them and with the lock given back meanwhile: then what they rest on is *owed*, and whoever keeps the
+answers sends none before it is settled.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from engine.errors import CommitUnknown, SerializationFailure, SextetError
 from engine.sql.lock import WriteLock
 from engine.sql.pool import BufferPool
 from engine.sql.sink import CommitSink
-from engine.sql.vfs import VolumeFile
+from engine.sql.vfs import HEADER, VolumeFile
 from engine.sql.watch import Watch
 from engine.types import LSN
 
@@ -41,6 +45,7 @@ class WriteTurn:
         self._watch = watch
         self.later = False
         """Results are kept back by whoever asks for them until nothing is owed any more."""
+        self._file: VolumeFile | None = None
         self._base: LSN = 0
         self._owed: LSN = 0
 
@@ -64,6 +69,7 @@ class WriteTurn:
             self.end(file)
             raise
         file.writing = True
+        self._file = file
         self._base = tip.lsn
 
     def end(self, file: VolumeFile) -> None:
@@ -73,13 +79,28 @@ class WriteTurn:
             file.writing = False
             self._lock.release()
 
-    async def base_durable(self) -> None:
-        """Wait until what this turn was built on may be shown."""
-        rests_on = max(self._owed, self._base)
+    def rests_on(self) -> LSN:
+        """What all that this turn has read so far rests on; nobody is shown that before it is durable."""
+        if self._file is None or self._base <= self._pool.visible.lsn:
+            return 0
+        read = max(self._file.rests_on, self._pool.changed(HEADER), self._pool.resized)
+        return min(self._base, read)
+
+    def may_show(self, lsn: LSN) -> bool:
+        """Whether an answer that rests on it need not wait."""
+        return lsn <= self._pool.visible.lsn
+
+    async def read_durable(self, rests_on: LSN | None = None) -> None:
+        """Wait until what this turn has read may be shown; or until an answer may that rests on less."""
+        lsn = max(self._owed, self.rests_on() if rests_on is None else rests_on)
         if self.later:
-            self._owed = rests_on
+            self._owed = lsn
         else:
-            await self._until_visible(rests_on)
+            await self._until_visible(lsn)
+
+    async def base_durable(self) -> None:
+        """Wait until all that this turn was built on may be shown."""
+        await self.read_durable(self._base)
         self._base = 0
 
     def owes(self) -> bool:

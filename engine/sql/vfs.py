@@ -48,7 +48,7 @@ _COMMIT = apsw.SQLITE_FCNTL_COMMIT_PHASETWO
 _SHIFT = PAGE_SIZE.bit_length() - 1
 _WITHIN = PAGE_SIZE - 1
 _COUNTER_AT, _COUNTER_SIZE = 24, 16
-_HEADER: PageNo = 0
+HEADER: PageNo = 0
 """What SQLite calls page 1."""
 _JULIAN_EPOCH_MS = 210_866_760_000_000  # SQLite counts milliseconds from noon, 4714 BC
 
@@ -73,6 +73,9 @@ class VolumeFile(apsw.VFSFile):
         """The commit of the past that the session reads, if it does."""
         self.last_read: LSN = 0
         """The newest read point that a read has had."""
+        self.rests_on: LSN = 0
+        """The newest change of any page that was read at the tip, by whatever SQLite may still remember
+        of it: its cache outlives a transaction, so this never falls."""
         self.committed: CommitMark | None = None
         """What COMMIT_PHASETWO has sent to the sink; the session takes it from here."""
         self._pool = pool
@@ -96,6 +99,8 @@ class VolumeFile(apsw.VFSFile):
             mark = self.mark or self.next_mark  # opening reads the header without a lock
             if page >= mark.pages:
                 return b""
+            if self.writing:
+                self.rests_on = max(self.rests_on, self._pool.changed(page))
             cached = self._get_nowait(page, mark.lsn)
             image = cached or await_sync(self._pool.get(page, mark.lsn))
         if amount == PAGE_SIZE:
@@ -220,19 +225,20 @@ class VolumeFile(apsw.VFSFile):
             # write a page without reading it (one from the free list).
             before = self._get_nowait(page, at) if page < size else None
             after = self._dirty[page]
-            if page == _HEADER and before is not None:
+            if page == HEADER and before is not None:
                 after = keep(after, before)
             if page < self._pages and after != before:
                 changes.append(PageChange(page, before, after))
         free = None
-        if _HEADER in self._dirty:
-            self._counter = counter_of(self._dirty[_HEADER])
-            free = free_in(self._dirty[_HEADER])
+        if HEADER in self._dirty:
+            self._counter = counter_of(self._dirty[HEADER])
+            free = free_in(self._dirty[HEADER])
         self._dirty.clear()
         if changes:
             mark, lsns = self._sink.commit(changes, self._pages, free)
             self._pool.install(mark, {c.page: (lsns[c.page], c.after) for c in changes})
             self.committed = self.mark = mark
+            self.rests_on = mark.lsn
         self._counted = self.mark.lsn, self._pool.generation
 
     def take_committed(self) -> CommitMark | None:

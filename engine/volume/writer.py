@@ -299,10 +299,12 @@ class VolumeWriter:
 
     def _flush(self) -> None:
         self._flush_scheduled = False
-        while len(self._in_flight) < self._config.batches_in_flight_max and self._dead is None:
+        flight, full = self._in_flight, self._config.frame_bytes_max
+        while len(flight) < self._config.batches_in_flight_max and self._dead is None:
             if self._sealed:
                 batch = self._sealed.popleft()
-            elif self._open is not None:
+            elif self._open is not None and all(b.size >= full for b in flight):
+                # A message costs the same with one commit in it and with ten (RFC 896 says so of bytes).
                 batch, self._open = self._open, None
             else:
                 return

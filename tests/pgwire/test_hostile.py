@@ -276,7 +276,7 @@ async def test_stopping_tells_who_waits_for_a_commit_that_its_outcome_is_unknown
 ) -> None:
     """57P01 would be taken for "nothing is there, run it again", and the commit may be durable yet."""
     committing, idle, writing = await connect(), await connect(), await connect()
-    await committing.query("CREATE TABLE t (i INTEGER)")
+    await committing.query("CREATE TABLE t (i INTEGER CHECK (i > 0))")
     if commit == "COMMIT":
         await committing.query("BEGIN")
         await committing.query("INSERT INTO t VALUES (1)")

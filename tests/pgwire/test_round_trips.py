@@ -1,6 +1,7 @@
 """Transactions that come whole: they share what becomes durable, and nothing is told too early.
 
-The volume is held: nothing becomes durable before the test says so.
+The volume is held: nothing becomes durable before the test says so. The table has a CHECK, so an INSERT
+is not one whose answer rests on nothing (`engine.sql.blind`).
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ async def farewell(client: Raw) -> tuple[str, str]:
 @pytest.fixture
 async def held(pg: Served, raw: Raw) -> Raw:
     """A client, a table `t`, and a commit that nobody may be told of yet."""
-    await pg.sql("CREATE TABLE t (i INTEGER)")
+    await pg.sql("CREATE TABLE t (i INTEGER CHECK (i >= 0))")
     pg.volume.hold()
     raw.send(*insert(0), SYNC)
     await commits(pg, 1)
@@ -199,7 +200,7 @@ async def test_an_unknown_outcome_is_told_as_such(
 async def test_what_was_durable_is_told_though_what_came_with_it_is_lost(
     pg: Served, raw: Raw, connect: Connect
 ) -> None:
-    await pg.sql("CREATE TABLE t (i INTEGER)")
+    await pg.sql("CREATE TABLE t (i INTEGER CHECK (i >= 0))")
     pg.volume.hold()
     client = await connect()
     client.send(*BEGIN, *insert(1), *COMMIT, SYNC, *BEGIN, *insert(2), *COUNT, FLUSH)

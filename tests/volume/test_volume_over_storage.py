@@ -328,6 +328,39 @@ async def test_who_joins_gets_all_of_an_mtr_that_is_durable_in_part(fleet: Fleet
     await writer.close()
 
 
+async def test_commits_that_come_while_a_small_batch_is_under_way_share_the_next(
+    fleet: Fleet,
+) -> None:
+    writer = await fleet.open_writer()
+    batches: list[Batch] = []
+    writer.volume.on_batch.append(batches.append)
+    model = Model()
+    first = writer.volume.commit(model.change(), max(model.pages) + 1)[0]
+    await asyncio.sleep(0)
+    assert [b.last for b in batches] == [first.lsn], "nothing else is under way"
+    later = [writer.volume.commit(model.change(), max(model.pages) + 1)[0] for _ in range(5)]
+    await asyncio.sleep(0)
+    assert len(batches) == 1
+    await writer.volume.wait_durable(later[-1].lsn)
+    assert [b.last for b in batches] == [first.lsn, later[-1].lsn]
+    await writer.close()
+
+
+async def test_full_batches_do_not_wait_for_one_another_nor_the_end_of_them_for_any(
+    fleet: Fleet,
+) -> None:
+    writer = await fleet.open_writer(VolumeConfig(frame_bytes_max=300))
+    batches: list[Batch] = []
+    writer.volume.on_batch.append(batches.append)
+    model = Model()
+    mark = writer.volume.commit(model.change(count=12), max(model.pages) + 1)[0]
+    await asyncio.sleep(0)
+    assert [b.size >= 300 for b in batches] == [True, True, False]
+    assert batches[-1].last == mark.lsn
+    await writer.volume.wait_durable(mark.lsn)
+    await writer.close()
+
+
 async def test_recovery_without_a_group_that_was_written_to_is_refused(fleet: Fleet) -> None:
     """The writer before added it after the catalog had made its reply to the next one."""
     first = await fleet.open_writer()
