@@ -32,7 +32,7 @@ it again. A plan says everything itself, so no change of the swarm gives it anot
 
 SHOWN = {
     "built-over-a-hole": "invariants/hole-in-log",
-    "closed-file-torn": "run/not-quiet",
+    "closed-file-torn": "invariants/sealed-not-durable",
     "found-not-rewritten": "invariants/ack-not-durable",
     "lost-still-counts": "invariants/vdl-without-quorum",
 }
