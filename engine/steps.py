@@ -89,7 +89,7 @@ class Mark(StrEnum):
     RECOVERY_BLOCKED = "a recovery stopped: what it would annul may have been acknowledged"
     REHARDENED = "recovery re-hardened a record"
     BACK_PRESSURE = "back-pressure held a transaction up"
-    BATCH_WAITED = "a batch waited for one in flight"
+    BATCH_WAITED = "commits waited for a batch in flight"
     VOLUME_GREW = "the volume grew by a protection group"
     STALLED_ASKED = "a stalled writer asked the nodes where they stand"
     REPLICA_GAP = "a replica dropped its cache"

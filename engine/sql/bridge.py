@@ -92,6 +92,8 @@ async def run_sync(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     value = worker.take()
     if len(workers) < IDLE_WORKERS_MAX:
         workers.append(worker)
+    else:
+        worker.throw()  # ends now: parked, it would refer to itself until garbage is collected, anywhere
     if kind == _RAISE:
         try:
             raise value

@@ -8,12 +8,13 @@ connections of other sessions run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import apsw
 
-from engine.sql import blind
+from engine.sql.blind import Program
 from engine.sql.bridge import await_sync, in_greenlet
 from engine.sql.hardening import Guard, harden
 from engine.sql.pool import BufferPool
@@ -34,6 +35,9 @@ _SETUP = (
 _NO_VALUES = apsw._null_bindings  # type: ignore[attr-defined]  # what apsw.ext.query_info binds
 _FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
 
+
+EXPLAINED_CHARS_MAX = 4096
+"""A longer statement's program is not looked at: an opcode takes a microsecond, and the loop waits."""
 
 PORTION_BYTES = 1024 * 1024
 """Rows that are fetched together end with the one that takes their values to this size: SQLite's heap
@@ -71,7 +75,8 @@ class Connection:
             self.db.pragma(name, value)
         self.db.pragma("cache_size", settings.cache_pages)
         self.guard: Guard = harden(self.db, settings)
-        self.db.set_progress_handler(_turn, settings.progress_steps)
+        # Of the file, not of self: a cycle with `db` would leave its closing to garbage collection.
+        self.db.set_progress_handler(partial(_turn, self.file), settings.progress_steps)
         self._runner = self.db.cursor()
         self._describer = self.db.cursor()
         self._describer.exec_trace = self._trace
@@ -123,9 +128,24 @@ class Connection:
         rows: list[Row] = self._runner.execute(text, values).fetchall()
         return rows, self.db.changes()
 
-    def is_blind(self, text: str, values: Sequence[SqlValue]) -> bool:
-        """Whether the answer to `text`, which has run without an error, is the same on any rows."""
-        return blind.is_blind(self._runner.execute(f"EXPLAIN {text}", values).fetchall())
+    def explains(
+        self,
+        judge: Callable[[Program], bool],
+        text: str,
+        values: Sequence[SqlValue],
+        otherwise: bool,
+    ) -> bool:
+        """What `judge` says of the program of `text`, and `otherwise` where SQLite does not tell it: an
+        answer may always wait."""
+        if len(text) > EXPLAINED_CHARS_MAX:
+            return otherwise
+        cursor = self.db.cursor()
+        try:
+            return judge(cursor.execute(f"EXPLAIN {text}", values, can_cache=False))
+        except apsw.Error:
+            return otherwise
+        finally:
+            cursor.close(True)  # it may be in the middle of the program
 
     def start(
         self, text: str, values: Sequence[SqlValue], count: int
@@ -161,8 +181,9 @@ def take(cursor: apsw.Cursor, count: int) -> tuple[list[Row], bool]:
     return rows, True
 
 
-def _turn() -> bool:
-    """SQLite's progress callback: let others run. A cancellation arrives here as an exception."""
-    if in_greenlet():
+def _turn(file: VolumeFile) -> bool:
+    """SQLite's progress callback: let others run. A cancellation arrives here as an exception; but not any
+    more once the commit is made, after which SQLite has a few steps to do: it stands."""
+    if in_greenlet() and file.committed is None:
         await_sync(asyncio.sleep(0))
     return False

@@ -88,8 +88,6 @@ class BufferPool:
             raise ValueError("the pool needs room for at least one page")
         self.visible = start
         self.tip = start
-        self.resized: LSN = 0
-        """The newest commit here that made the volume another size."""
         self.generation = 0
         """Grows with `reset`: what was read before may not be mixed with what is read after."""
         self.counters: dict[str, int] = dict.fromkeys(
@@ -298,8 +296,6 @@ class BufferPool:
             self._note_change(page, lsn, None)
             self._versions.supersede(page, lsn)
             self._versions.set_current(page, lsn, image)
-        if mark.pages != self.tip.pages:
-            self.resized = mark.lsn
         self.tip = mark
         self._forget_changes()
         self._versions.evict()

@@ -27,6 +27,7 @@ import apsw
 from engine.errors import CommitUnknown, QueryCanceled, ReadOnly, SextetError, SqlError
 from engine.moments import NEWEST
 from engine.sql import errors
+from engine.sql.blind import is_blind, remembers
 from engine.sql.bridge import run_sync
 from engine.sql.connection import Connection
 from engine.sql.cursor import PREFETCH, Cursor, Notice
@@ -279,7 +280,7 @@ class Session:
             statement = await self._prepared.prepare(connection, sql)
         if statement.verb:
             self.refuse_in_failed(statement.control)
-        await self._turn.read_durable()
+        await self._turn.read_durable(self._turn.schema_rests_on())
         return statement
 
     async def _column_types(self, sql: str) -> dict[str, str | None] | None:
@@ -288,7 +289,7 @@ class Session:
             statement = await self._prepared.prepare(connection, sql)
         except apsw.SQLError:
             return None
-        await self._turn.read_durable()
+        await self._turn.read_durable(self._turn.schema_rests_on())
         return {column.name: column.decltype for column in statement.columns}
 
     # -- executing
@@ -317,8 +318,25 @@ class Session:
         if rows and len(rows[0]) != len(statement.columns):
             self._drop_cursor(cursor)
             raise SqlError("cached plan must not change result type", sqlstate=errors.PLAN_CHANGED)
-        await self._turn.read_durable()
+        await self._turn.read_durable(await self._read_rests_on(connection, statement, params))
         return cursor
+
+    async def _read_rests_on(
+        self, connection: Connection, statement: Statement, params: Sequence[SqlValue]
+    ) -> LSN:
+        """What was read in this turn; and by what SQLite remembers besides pages, what was read in an
+        earlier one that nobody has waited for to its end."""
+        turn = self._turn
+        newest = max(turn.base, connection.file.rests_on)
+        if turn.may_show(newest):
+            return newest
+        if "data_version" in statement.text.lower():  # it is of the state, whatever has changed
+            return newest
+        if not turn.held and await run_sync(
+            connection.explains, remembers, statement.text, params, True
+        ):
+            return newest
+        return turn.rests_on()
 
     async def _catch_up(self, connection: Connection) -> bool:
         """Before a snapshot is taken: wait until it will show what this session's reads must see.
@@ -349,7 +367,6 @@ class Session:
         await self._turn.begin(connection.file, self.settings.lock_timeout_s)
         if statement.columns:
             await self._prepared.check_columns(connection, statement)
-        before = self._turn.rests_on()
         if statement.verb == "VACUUM":
             rows, changes = await run_sync(connection.vacuum, statement.text)
         else:
@@ -358,12 +375,12 @@ class Session:
             self._prepared.schema_changes += 1
         rests_on = self._turn.rests_on()
         if (
-            rests_on > before
-            and statement.verb == "INSERT"
+            statement.verb == "INSERT"
+            and connection.file.committed is None
             and not self._turn.may_show(rests_on)
-            and await run_sync(connection.is_blind, statement.text, params)
+            and await run_sync(connection.explains, is_blind, statement.text, params, False)
         ):
-            rests_on = before
+            rests_on = self._turn.schema_rests_on()
         await self._committed(connection, rests_on)
         return Cursor(self, statement, rows=rows, tag=tag_of(statement.verb, changes))
 

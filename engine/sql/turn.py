@@ -6,9 +6,10 @@
     durable        only now wait for the quorum
 
 A turn that began on a tip above VDL has a *base* that no client may learn about yet. What a statement
-answers rests on the pages that were read for it and on the volume's size, and on nothing else: if none
-of them has changed above VDL the answer is that of VDL's state too, and `read_durable` lets it pass. An
-error tells of whatever it met: `base_durable` waits for the base whole.
+answers rests on the pages that this connection has read at the tip, of which page 1 has the volume's size
+and the schema's number: if none of them has changed above VDL the answer is that of VDL's state too, and
+`read_durable` lets it pass. An error tells of whatever it met: `base_durable` waits for the base whole.
+(But for 40001, which says that somebody has committed, and not what.)
 
 Where more statements of the same client have arrived already the wait can come `later`, once for all of
 them and with the lock given back meanwhile: then what they rest on is *owed*, and whoever keeps the
@@ -83,8 +84,16 @@ class WriteTurn:
         """What all that this turn has read so far rests on; nobody is shown that before it is durable."""
         if self._file is None or self._base <= self._pool.visible.lsn:
             return 0
-        read = max(self._file.rests_on, self._pool.changed(HEADER), self._pool.resized)
-        return min(self._base, read)
+        return self._file.rests_on
+
+    @property
+    def base(self) -> LSN:
+        """All that this turn is built on."""
+        return self._base
+
+    def schema_rests_on(self) -> LSN:
+        """What is said of the schema in this turn does: a change of it changes page 1."""
+        return self._pool.changed(HEADER) if self._base > self._pool.visible.lsn else 0
 
     def may_show(self, lsn: LSN) -> bool:
         """Whether an answer that rests on it need not wait."""

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.errors import SqlError
-from engine.sql.blind import is_blind
-from engine.sql.engine import SqlEngine
+from engine.errors import CommitUnknown, QueryCanceled, SqlError
+from engine.sql.blind import is_blind, remembers
+from engine.sql.connection import Connection as SqlConnection
+from engine.sql.engine import SqlEngine, SqlSettings
 from engine.sql.session import Session
 from tests.sql.client import Result, parked, rows, run, settle
 from tests.sql.local_volume import LocalVolume
@@ -142,16 +143,17 @@ async def test_rows_that_come_later_wait_for_their_own_pages(
     await first
 
 
-async def test_the_size_of_the_volume_counts(
+async def test_the_size_of_the_volume_is_of_page_1(
     volume: LocalVolume, other: Session, writing: Session
 ) -> None:
     first = await commit(other, "insert into wide values (99, 0, hex(zeroblob(9000)))")
     await run(writing, "begin")
     assert volume.commits[-1].pages > volume.vdl.pages
-    task = await parked(run(writing, "insert into plain values (1, 'ours')"))
+    task = await parked(
+        rows(writing, "update plain set x = 1 returning (select * from pragma_page_count)")
+    )
     volume.make_durable()
-    await task
-    assert await rows(writing, "pragma page_count") == [(volume.vdl.pages,)]
+    assert await task == [(volume.vdl.pages,)]
     await first
 
 
@@ -167,6 +169,138 @@ async def test_a_schema_that_is_not_durable_holds_up_everything(
     volume.make_durable()
     assert (await task).tag == "INSERT 0 1"
     await made
+
+
+async def test_a_plain_insert_rests_on_the_schema(
+    volume: LocalVolume, other: Session, writing: Session
+) -> None:
+    insert = await writing.prepare("insert into plain values (1, 'ours')")
+    made = await commit(other, "create table fresh(a)")
+    await run(writing, "begin")
+    task = await parked(writing.execute(insert))
+    volume.make_durable()
+    assert (await task).tag == "INSERT 0 1"
+    await made
+
+
+async def test_plain_inserts_one_after_the_other_do_not_wait(
+    volume: LocalVolume, other: Session, writing: Session
+) -> None:
+    first = await commit(other, "insert into plain values (1, 'theirs')")
+    await run(writing, "begin")
+    for number in range(3):
+        assert (await run(writing, "insert into plain values ($1, '')", number)).tag == "INSERT 0 1"
+    last = await parked(run(writing, "commit"))
+    volume.make_durable()
+    await asyncio.gather(first, last)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "; insert into plain values (2, 'ours')",  # EXPLAIN of it is no statement
+        f"insert into plain values (2, '{'x' * 5000}')",  # too long to look at
+    ],
+)
+async def test_who_cannot_be_looked_at_waits(
+    volume: LocalVolume, other: Session, writing: Session, sql: str
+) -> None:
+    first = await commit(other, "insert into plain values (1, 'theirs')")
+    await run(writing, "begin")
+    task = await parked(run(writing, sql))
+    volume.make_durable()
+    assert (await task).tag == "INSERT 0 1"
+    await run(writing, "rollback")
+    await first
+    volume.hold()
+    again = await parked(run(writing, sql))
+    volume.make_durable()
+    assert (await again).tag == "INSERT 0 1"
+
+
+async def test_a_number_of_the_state_is_of_the_whole_base(
+    volume: LocalVolume, other: Session, writing: Session
+) -> None:
+    """SQLite counts `data_version` up whatever has changed."""
+    first = await commit(other, "insert into plain values (1, 'theirs')")
+    await run(writing, "begin")
+    await run(writing, "update wide set b = 3 where a = 4")
+    task = await parked(rows(writing, "select * from pragma_data_version"))
+    volume.make_durable()
+    await asyncio.gather(task, first)
+
+
+@pytest.mark.parametrize(
+    ("write", "question"),
+    [
+        ("insert into plain select a, 'ours' from wide", "select last_insert_rowid()"),
+        ("update plain set y = 'ours'", "select a, total_changes() from wide"),
+        ("create temp table kept as select x from plain", "select * from kept"),
+        ("update plain set y = 'ours'", "pragma data_version"),
+    ],
+)
+async def test_what_a_connection_remembers_of_a_write_given_up_waits(
+    volume: LocalVolume, other: Session, writing: Session, write: str, question: str
+) -> None:
+    first = await commit(other, "insert into plain select a, 'theirs' from wide")
+    task = await parked(run(writing, write))
+    writing.cancel()
+    with pytest.raises(SqlError):
+        await task
+    assert await rows(writing, "select count(*) from plain") == [(1,)], "this tells of nothing"
+    asked = await parked(rows(writing, question))
+    volume.make_durable()
+    await asyncio.gather(asked, first)
+
+
+async def test_a_commit_of_its_own_that_is_not_durable_counts(
+    volume: LocalVolume, other: Session, writing: Session
+) -> None:
+    """SQLite has its pages and reads none of them again."""
+    task = await parked(run(writing, "update wide set b = 7 where a = 2"))
+    writing.cancel()
+    with pytest.raises(CommitUnknown):
+        await task
+    begun = await parked(run(writing, "begin immediate"))
+    volume.make_durable()
+    await begun
+    assert await rows(writing, "select b from wide where a = 2") == [(7,)]
+
+
+async def test_who_commits_waits_for_that_and_is_not_looked_at(
+    volume: LocalVolume, other: Session, writing: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(SqlConnection, "explains")
+    first = await commit(other, "insert into plain values (1, 'theirs')")
+    second = await commit(writing, "insert into plain values (2, 'ours')")
+    volume.make_durable()
+    await asyncio.gather(first, second)
+
+
+async def test_what_is_cancelled_has_not_committed_whenever_that_comes(volume: LocalVolume) -> None:
+    """SQLite has some steps left when the commit is made, and at each of these it may be stopped."""
+    engine = volume.writer(settings=SqlSettings(progress_steps=1))
+    session = engine.session()
+    await run(session, "create table t(a)")
+    insert = await session.prepare("insert into t values (1), (2), (3)")
+    cancelled = 0
+    for turns in range(1, 500):
+        task = asyncio.ensure_future(session.execute(insert))
+        await settle(turns)
+        if task.done():
+            break
+        session.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        count = (await rows(session, "select count(*) from t"))[0][0]
+        if isinstance(task.exception(), QueryCanceled):
+            cancelled += 1
+            assert count == 0, turns
+        else:
+            assert isinstance(task.exception(), CommitUnknown), turns
+        assert not session.commits
+        await run(session, "delete from t")
+    assert cancelled > 5
+    await engine.close()
 
 
 async def test_an_error_waits_for_all(
@@ -205,6 +339,7 @@ async def test_an_error_waits_for_all(
         ("insert into h(a) values ((select max(a) from k))", False),
         ("insert into h(a) values (last_insert_rowid())", False),
         ("insert into h(a) values (Changes())", False),
+        ("insert into h(a) values (unhex(rtreecheck('h'), 'x'))", False),
         ("replace into u values (1)", False),
         ("insert into v values (1)", False),
         ("update h set a = 1", False),
@@ -235,6 +370,27 @@ def test_a_program_is_blind_if_its_answer_is_the_same_on_any_rows(sql: str, blin
     assert is_blind(db.execute(f"explain {sql}", values).fetchall()) is blind
 
 
+@pytest.mark.parametrize(
+    ("sql", "does"),
+    [
+        ("select a from t", False),
+        ("select last_insert_rowid()", True),
+        ("select a from t where b = TOTAL_CHANGES()", True),
+        ("select * from kept", True),
+        ("select a from t where b in (select n from kept)", True),
+        ("select * from counted", True),
+        ("select name from sqlite_temp_schema", False),
+    ],
+)
+def test_a_program_remembers_if_it_tells_of_earlier_statements(sql: str, does: bool) -> None:
+    db = apsw.Connection(":memory:")
+    db.execute(
+        "create table t(a integer primary key, b); create temp table kept(n);"
+        "create temp view counted as select changes() as n"
+    )
+    assert remembers(db.execute(f"explain {sql}").fetchall()) is does
+
+
 # -- any statements: what is told early is what the durable state would have told
 
 NUMBER = st.integers(1, 6)
@@ -259,6 +415,9 @@ QUESTION = st.one_of(
             "select k from once order by k",
             "select sum(b) from wide",
             "select last_insert_rowid(), changes()",
+            "select total_changes()",
+            "create temp table if not exists kept as select count(*) as n from plain",
+            "select n from temp.kept",
             "pragma page_count",
             "savepoint s",
         ]
@@ -290,11 +449,13 @@ class Reference:
     durable=st.integers(0, 4),
     asked=st.lists(st.one_of(QUESTION, CHANGE), min_size=1, max_size=6),
     before=st.lists(st.one_of(QUESTION, CHANGE), max_size=3),
+    outside=st.lists(QUESTION.filter(lambda sql: sql.startswith(("select", "pragma"))), max_size=2),
 )
 async def test_what_is_told_early_is_what_the_durable_state_tells(
-    changes: list[str], durable: int, asked: list[str], before: list[str]
+    changes: list[str], durable: int, asked: list[str], before: list[str], outside: list[str]
 ) -> None:
-    """`before` is asked in a transaction that is rolled back: SQLite remembers its pages."""
+    """`before` is asked in a transaction that is rolled back: SQLite remembers its pages. `outside` of it
+    the connection remembers what a statement did that was given up while it waited."""
     volume = LocalVolume()
     engine = volume.writer()
     other, session = engine.session(), engine.session()
@@ -323,7 +484,7 @@ async def test_what_is_told_early_is_what_the_durable_state_tells(
             await settle(60)
             if not task.done():
                 session.cancel()
-                await asyncio.wait({task})
+                await asyncio.gather(task, return_exceptions=True)
                 break
             if task.exception() is not None:
                 assert volume.vdl == volume.commits[-1], "an error waits for all"
@@ -340,6 +501,14 @@ async def test_what_is_told_early_is_what_the_durable_state_tells(
         await run(session, "rollback")
         session.answer_later(False)
         reference.db.execute("rollback")
+        for sql in outside:
+            task = asyncio.ensure_future(run(session, sql))
+            await settle(60)
+            if not task.done():
+                session.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            elif task.exception() is None:
+                assert (task.result().rows, 0) == reference.run(sql), sql
     volume.make_durable()
-    await asyncio.wait(lost)
+    await asyncio.gather(*lost, return_exceptions=True)
     await engine.close()

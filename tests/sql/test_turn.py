@@ -125,7 +125,7 @@ async def test_a_begin_that_fails_has_begun_nothing(
     volume: LocalVolume, engine: SqlEngine, writer: Session
 ) -> None:
     """A client that is told of an error by BEGIN has no reason to roll back."""
-    first = await parked(run(writer, "insert into t values (2, 'two')"))
+    first = await parked(run(writer, "create table another(a)"))
     second = engine.session()
     second.settings.statement_timeout_s = 0.01
     assert isinstance(await fails(second, "begin immediate"), QueryCanceled)
