@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -83,8 +84,9 @@ class Wire(asyncio.Protocol):
         # Closing our descriptor ends nothing while an endpoint has another one of this socket.
         end = self._transport.get_extra_info("socket") if self._transport is not None else None
         if end is not None:
-            with contextlib.suppress(OSError):  # the client has gone
-                end.shutdown(socket.SHUT_RDWR)
+            # uvloop's stand-in for the socket has no shutdown, only the descriptor. OSError: the client has gone.
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(end.fileno())) as same:
+                same.shutdown(socket.SHUT_RDWR)
         self._end()
 
     def _end(self) -> None:
