@@ -84,7 +84,8 @@ class Wire(asyncio.Protocol):
         # Closing our descriptor ends nothing while an endpoint has another one of this socket.
         end = self._transport.get_extra_info("socket") if self._transport is not None else None
         if end is not None:
-            # uvloop's stand-in for the socket has no shutdown, only the descriptor. OSError: the client has gone.
+            # uvloop's stand-in for the socket has no shutdown, only the descriptor. OSError: the client
+            # has gone.
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(end.fileno())) as same:
                 same.shutdown(socket.SHUT_RDWR)
         self._end()
