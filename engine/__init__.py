@@ -12,7 +12,8 @@ Life of a write
  3. SQLite runs in a greenlet (`engine.sql.bridge.run_sync`). At `engine.sql.vfs.VolumeFile.xLock` its
     read point becomes the newest commit, durable or not: `engine.sql.pool.BufferPool.tip`.
  4. `engine.sql.vfs.VolumeFile.xRead` serves pages from the buffer pool. A miss switches to the event
-    loop and back (see the life of a read).
+    loop and back (see the life of a read). It notes the newest change that was read: what is answered
+    before the commit waits for that to be durable (`engine.sql.turn.WriteTurn.read_durable`).
  5. At commit SQLite hands over its dirty pages (`engine.sql.vfs.VolumeFile.xWrite`) and sends its last
     fallible signal: `engine.volume.writer.VolumeWriter.reserve` grows the volume or refuses. Page 1 is left
     out if nothing but its change counter is new (`engine.sql.header.keep`).
@@ -22,8 +23,8 @@ Life of a write
     (`engine.log.frame.encode_record`); the last one is the CPL. The new versions go into the pool
     (`engine.sql.pool.BufferPool.install`), the lock is free, the next transaction runs. This session
     now waits.
- 7. At the end of the loop's turn all commits that gathered become one frame per protection group
-    (`engine.log.frame.build_frame`), told to `engine.volume.durability.DurabilityTracker.sent`.
+ 7. At the end of the loop's turn, or once the batch before is durable if that was not full, all commits
+    that gathered become one frame per protection group (`engine.log.frame.build_frame`), told to `engine.volume.durability.DurabilityTracker.sent`.
  8. The same bytes go to six storage nodes (`engine.volume.links.NodeLink`) and, once they are durable or
     if there are many of them, to every replica (`engine.instance.feed.Feed`).
  9. A storage node checks epoch, membership and checksums and appends the frame to its log
@@ -39,7 +40,7 @@ Life of a write
     and VDL becomes the newest CPL at or below it.
 12. Everyone waiting at or below VDL is released (`engine.volume.writer.VolumeWriter.wait_durable`); readers
     that begin now see the commit (`engine.sql.pool.BufferPool.set_visible`); the client gets its answer.
-    Of a transaction that came whole the earlier answers were kept until now, too
+    Of a transaction that came whole the earlier answers were kept until they might be told, too
     (`engine.sql.session.Session.answer_later`, `engine.pgwire.wire.Wire.flush`).
 13. Later, in the background: gossip fills gaps (`engine.storage.gossip.Gossiper`), redo becomes page
     versions (`engine.storage.coalesce.Coalescer`), checksums are verified

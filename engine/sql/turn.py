@@ -82,7 +82,7 @@ class WriteTurn:
 
     def rests_on(self) -> LSN:
         """What all that this turn has read so far rests on; nobody is shown that before it is durable."""
-        if self._file is None or self._base <= self._pool.visible.lsn:
+        if self._file is None or self.may_show(self._base):
             return 0
         return self._file.rests_on
 
@@ -93,7 +93,7 @@ class WriteTurn:
 
     def schema_rests_on(self) -> LSN:
         """What is said of the schema in this turn does: a change of it changes page 1."""
-        return self._pool.changed(HEADER) if self._base > self._pool.visible.lsn else 0
+        return 0 if self.may_show(self._base) else self._pool.changed(HEADER)
 
     def may_show(self, lsn: LSN) -> bool:
         """Whether an answer that rests on it need not wait."""
@@ -121,7 +121,7 @@ class WriteTurn:
         await self._until_visible(self._owed)
 
     async def _until_visible(self, lsn: LSN) -> None:
-        if lsn > self._pool.visible.lsn:
+        if not self.may_show(lsn):
             assert self._sink is not None
             await self._sink.wait_durable(lsn)
 
