@@ -24,7 +24,8 @@ Life of a write
     (`engine.sql.pool.BufferPool.install`), the lock is free, the next transaction runs. This session
     now waits.
  7. At the end of the loop's turn, or once the batch before is durable if that was not full, all commits
-    that gathered become one frame per protection group (`engine.log.frame.build_frame`), told to `engine.volume.durability.DurabilityTracker.sent`.
+    that gathered become one frame per protection group (`engine.log.frame.build_frame`), told to
+    `engine.volume.durability.DurabilityTracker.sent`.
  8. The same bytes go to six storage nodes (`engine.volume.links.NodeLink`) and, once they are durable or
     if there are many of them, to every replica (`engine.instance.feed.Feed`).
  9. A storage node checks epoch, membership and checksums and appends the frame to its log
