@@ -21,7 +21,8 @@ from benchmarks.ladder.memory import engine_in_memory
 from benchmarks.local import save
 from engine.log.apply import apply_record
 from engine.log.diff import diff_page
-from engine.log.frame import build_frame, decode_frame, encode_record, index_frame, read_header
+from engine.log.frame import build_frame, decode_frame, encode_record, index_frame
+from engine.log.header import read_header
 from engine.net.disk import OsDisk
 from engine.net.pb import storage_pb2 as pb
 from engine.pgwire import codec

@@ -43,7 +43,8 @@ from engine.archive.archiver import ArchiveConfig
 from engine.archive.catalogue import Target
 from engine.archive.restore import Archive
 from engine.config import VolumeConfig
-from engine.log.frame import index_frame, read_header
+from engine.log.frame import index_frame
+from engine.log.header import read_header
 from engine.net.methods import IMPORT
 from engine.net.pb import instance_pb2 as pb
 from engine.steps import Mark, Step

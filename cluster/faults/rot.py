@@ -11,7 +11,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.log.frame import HEADER_SIZE, decode_frame
+from engine.log.frame import decode_frame
 from engine.storage.walfile import Found, scan_file
 from engine.types import LSN, PageNo
 
@@ -66,7 +66,7 @@ def rot_log(folder: Path, page: PageNo | None) -> Rotten | None:
             if page is not None and page not in lsns:
                 continue
             number = max(lsns, key=lambda p: lsns[p]) if page is None else page
-            _flip(path, item.location.offset + HEADER_SIZE)
+            _flip(path, item.location.offset + item.header.size)
             return Rotten(number, lsns[number])
     return None
 

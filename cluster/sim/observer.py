@@ -17,7 +17,8 @@ from cluster.sim.checkers.segments import Holding
 from cluster.sim.world import SimProcess, World
 from engine.errors import Corrupt
 from engine.instance.writer import Writer
-from engine.log.frame import index_frame, read_header
+from engine.log.frame import index_frame, record_bytes
+from engine.log.header import read_header
 from engine.steps import Step
 from engine.storage.node import StorageNode
 from engine.types import LSN, CommitMark, Epoch, Membership, PgNo, Truncation
@@ -176,7 +177,7 @@ class Observer:
         for frame in dict.fromkeys(f for o in self.openings for f in o.frames):
             epoch = read_header(frame).epoch
             for ref in index_frame(frame):
-                found[epoch, ref.lsn] = frame[ref.start : ref.end]
+                found[epoch, ref.lsn] = record_bytes(frame, ref)
         return found
 
     def holdings(self, tails: Mapping[PgNo, LSN]) -> list[Holding]:
@@ -202,7 +203,7 @@ def _holdings(process: SimProcess, node: StorageNode, tails: Mapping[PgNo, LSN])
                 continue
             if frame is not None:
                 for record in index_frame(frame):
-                    records[ref.epoch, record.lsn] = frame[record.start : record.end]
+                    records[ref.epoch, record.lsn] = record_bytes(frame, record)
         kept = process.memory.versions.get(segment.row.id, {})
         pages = {
             (page, version.lsn): version.image

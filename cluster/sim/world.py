@@ -100,7 +100,11 @@ class Shape:
     """So many at once, if there is an archive; one is enough, and more must do no harm."""
     archiver: ArchiveConfig = field(
         default_factory=lambda: ArchiveConfig(
-            round_s=0.3, chunk_bytes_max=16 * 1024, idle_s=2.0, base_bytes_min=24 * 1024
+            round_s=0.3,
+            chunk_bytes_max=16 * 1024,
+            idle_s=2.0,
+            base_bytes_min=12 * 1024,
+            base_volume_share=0.4,
         )
     )
     sql: SqlSettings = field(default_factory=lambda: SqlSettings(statement_timeout_s=5.0))

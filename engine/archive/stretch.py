@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from engine.errors import Corrupt
-from engine.log.frame import index_frame, read_header
+from engine.log.frame import index_frame
+from engine.log.header import read_header
 from engine.types import LSN, CommitMark, PgNo
 
 

@@ -17,7 +17,8 @@ from operator import attrgetter
 from engine.config import InstanceConfig, VolumeConfig
 from engine.errors import DeadlineExceeded, ProtocolError, SextetError, StaleEpoch, Unavailable
 from engine.instance.commitpoint import CommitPoint
-from engine.log.frame import Redo, check_body, index_frame, read_header
+from engine.log.frame import Redo, check_body, index_frame
+from engine.log.header import read_header
 from engine.moments import Moment
 from engine.net.methods import CONFIRMED_COMMIT, FOLLOW
 from engine.net.pb import instance_pb2 as pb

@@ -27,7 +27,8 @@ from engine.errors import (
     StaleEpoch,
     UnknownSegment,
 )
-from engine.log.frame import FrameHeader, split_frames
+from engine.log.frame import split_frames
+from engine.log.header import FrameHeader
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Stream
 from engine.steps import Mark, Step

@@ -40,8 +40,8 @@ from engine.types import (
     VolumeId,
 )
 
-FORMAT_VERSION = 2
-"""1 knew no ancestry; such a store is brought up to date when it is opened."""
+FORMAT_VERSION = 3
+"""1 knew no ancestry, 2 no short frame headers; such a store is brought up to date when it is opened."""
 NO_COMMIT = CommitMark(0, 0, 0)
 _BOUND = struct.Struct("<QQQ")
 

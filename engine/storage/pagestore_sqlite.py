@@ -81,7 +81,10 @@ CREATE VIEW IF NOT EXISTS segment_summary AS
     FROM segment AS s;
 """
 
-UPGRADES = {1: "ALTER TABLE segment ADD COLUMN ancestry TEXT NOT NULL DEFAULT '[]';"}
+UPGRADES = {
+    1: "ALTER TABLE segment ADD COLUMN ancestry TEXT NOT NULL DEFAULT '[]';",
+    2: "",  # the log beside it changed: who knows only 2 would take a new frame for a torn one
+}
 """What brings a file of that format version to the next one."""
 
 _PUT_SEGMENT = "INSERT OR REPLACE INTO segment VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"

@@ -11,7 +11,8 @@ import logging
 from contextlib import suppress
 
 from engine.errors import Corrupt, FormatError, SextetError, SnapshotTooOld
-from engine.log.frame import FrameHeader, check_body, read_header, split_frames
+from engine.log.frame import check_body, split_frames
+from engine.log.header import FrameHeader, read_header
 from engine.net.methods import FETCH_FRAMES, READ_PAGES
 from engine.net.pb import storage_pb2 as pb
 from engine.ports import Channel

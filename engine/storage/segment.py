@@ -24,7 +24,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from engine.log.chain import Chain
-from engine.log.frame import FrameHeader, RecordRef, index_frame
+from engine.log.frame import RecordRef, index_frame
+from engine.log.header import FrameHeader
 from engine.storage.loss import Loss
 from engine.storage.pagestore import SegmentRow
 from engine.storage.walfile import Location
@@ -60,7 +61,7 @@ class FrameRef:
 
 
 class RecordAt(NamedTuple):
-    """A record of one page: at bytes [record.offset, record.end) of the frame."""
+    """A record of one page: where `record` says it is in the frame."""
 
     lsn: LSN
     full: bool

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from engine.errors import FormatError
-from engine.log.frame import read_header
+from engine.log.header import read_header
 from engine.steps import Mark
 from engine.storage.loss import Loss, of_pages
 from engine.storage.segment import Segment

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from engine.errors import DiskFailed, DiskFull, FormatError, ProtocolError, UnknownSegment
-from engine.log.frame import FrameHeader, RecordRef, index_frame, read_header, trim_frame
+from engine.log.frame import RecordRef, index_frame, trim_frame
+from engine.log.header import FrameHeader, read_header
 from engine.ports import Channel, Runtime
 from engine.steps import Mark, Step
 from engine.storage.config import StorageConfig

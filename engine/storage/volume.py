@@ -22,7 +22,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from engine.errors import BehindEpoch, ProtocolError, StaleEpoch
-from engine.log.frame import FrameHeader, trim_frame
+from engine.log.frame import trim_frame
+from engine.log.header import FrameHeader
 from engine.storage.segment import Points, Segment
 from engine.types import LSN, Epoch, PgNo, Truncation, VolumeId
 

@@ -20,7 +20,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
 from engine.errors import Corrupt, DiskFailed, DiskFull, FormatError
-from engine.log.frame import FrameHeader, check_body, read_header
+from engine.log.frame import check_body
+from engine.log.header import FrameHeader, read_header
 from engine.ports import AppendFile, Clock, Disk
 from engine.steps import OFF, Mark, Step, Steps
 from engine.storage.config import StorageConfig

@@ -27,7 +27,8 @@ from typing import NamedTuple
 from google_crc32c import value as crc32c
 
 from engine.errors import Corrupt, FormatError
-from engine.log.frame import MAGIC, FrameHeader, check_body, index_frame, read_header
+from engine.log.frame import check_body, index_frame
+from engine.log.header import FRAME_START, FrameHeader, read_header
 from engine.types import PageNo
 from engine.volume.geometry import first_page
 
@@ -36,7 +37,7 @@ _MARK_MAGIC = b"SXM1"
 _NO_NUMBER = re.compile(rb"[\x80-\xff]{8192}")
 """A disk's erased block, say. Read as one number of that many digits it would take minutes."""
 
-_START = re.compile(re.escape(MAGIC.to_bytes(4, "little")) + b"|" + re.escape(_MARK_MAGIC))
+_START = re.compile(FRAME_START.pattern + b"|" + _MARK_MAGIC)
 
 
 class Location(NamedTuple):

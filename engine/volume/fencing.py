@@ -38,7 +38,8 @@ from engine.errors import (
     UnknownSegment,
 )
 from engine.log.chain import Chain
-from engine.log.frame import FrameHeader, split_frames
+from engine.log.frame import split_frames
+from engine.log.header import FrameHeader
 from engine.net.methods import APPEND, ASSIGN_SEGMENTS, FENCE, FETCH_FRAMES, TRUNCATE
 from engine.net.pb import control_pb2 as cpb
 from engine.net.pb import storage_pb2 as pb

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import pytest
+from google_crc32c import value as crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import Corrupt, FormatError, TornFrame
 from engine.log.frame import (
-    HEADER_SIZE,
     build_frame,
     decode_frame,
     encode_record,
-    find_next_frame,
     index_frame,
     moves_at,
     ranges_at,
-    read_header,
+    record_bytes,
     split_frames,
     trim_frame,
 )
+from engine.log.header import FRAME_START, read_header
 from engine.log.record import Record
 from engine.types import PAGE_SIZE, CommitMark
 
@@ -143,6 +143,10 @@ def test_trimming_keeps_exactly_the_records_up_to_a_point(
     kept = [record for record in records if record.lsn <= upto]
     trimmed = trim_frame(frame, upto)
     assert (decode_frame(trimmed) if trimmed else []) == kept
+    refs = index_frame(trimmed) if trimmed else []
+    assert refs == index_frame(frame)[: len(kept)], "whoever has the whole frame may use them"
+    whole = b"".join(record_bytes(frame, ref) for ref in refs)
+    assert whole == b"".join(map(encoded, kept))
 
 
 @given(batches(most=2), batches(most=2), st.data())
@@ -150,10 +154,12 @@ def test_reading_goes_on_behind_a_rotten_header(
     first: tuple[bytes, list[Record]], second: tuple[bytes, list[Record]], data: st.DataObject
 ) -> None:
     log = bytearray(first[0] + second[0])
-    log[data.draw(st.integers(0, HEADER_SIZE - 1))] ^= 0x55
+    log[data.draw(st.integers(0, read_header(first[0]).size - 1))] ^= 0x55
     with pytest.raises(FormatError):
         read_header(bytes(log))
-    assert find_next_frame(bytes(log), 1) == len(first[0])
+    at = len(first[0])
+    assert at in [match.start() for match in FRAME_START.finditer(log, 1)]
+    assert read_header(bytes(log), at).header_crc == read_header(second[0]).header_crc
 
 
 @given(st.binary(max_size=400))
@@ -200,12 +206,97 @@ def test_ranges_that_end_early_are_refused(body: bytes) -> None:
         ranges_at(frame, index_frame(frame)[0])
 
 
-def test_a_frame_with_moves_is_none_to_who_does_not_know_them() -> None:
-    plain, moved = framed(one(())), framed(one(((4, 8, 0),)))
-    assert (plain[:4], moved[:4]) == (b"SXF1", b"SXF2")
-    assert [f for _, f in split_frames(plain + moved + plain)] == [plain, moved, plain]
-    assert find_next_frame(b"SXF" + moved, 0) == 3
-    assert trim_frame(moved, 1) == moved
+def test_a_header_takes_about_twenty_bytes() -> None:
+    frame = build_frame(
+        volume=3, pg=9, epoch=40, prev_pg_lsn=1_999_990, first_lsn=2_000_000, last_lsn=2_000_063,
+        records=[one(())],
+    )  # fmt: skip
+    header = read_header(frame)
+    assert header.size == 22
+    assert header.length == len(frame)
+    assert (header.volume, header.pg, header.epoch, header.count) == (3, 9, 40, 1)
+    assert (header.prev_pg_lsn, header.first_lsn, header.last_lsn) == (
+        *(1_999_990, 2_000_000, 2_000_063),
+    )
+
+
+def sealed(fields: bytes, size: int | None = None) -> bytes:
+    """A header of those varints whose checksum is right, and a body."""
+    covered = b"SF3" + bytes((12 + len(fields) if size is None else size,)) + bytes(4) + fields
+    return covered + crc32c(covered).to_bytes(4, "little") + b"body"
+
+
+# body, volume, pg, count, epoch, first LSN, span, back
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        (b"\x00\x01\x00\x01\x01\x09\x00\x01", "contradicts itself"),
+        (b"\x04\x01\x00\x00\x01\x09\x00\x01", "contradicts itself"),
+        (b"\x04\x01\x00\x01\x01\x09\x00\x00", "contradicts itself"),
+        (b"\x04\x01\x00\x01\x01\x09\x00\x0a", "contradicts itself"),
+        (b"\xff\xff\xff\x7f\x01\x00\x01\x01\x09\x00\x01", "contradicts itself"),
+        (b"\x04\x01\x00\x01\x01\x09\x00\x81", "has 7 fields"),
+        (b"\x04\x01\x00\x01\x01\x09\x00\x01\x01", "has 9 fields"),
+    ],
+)
+def test_a_header_that_cannot_be_is_refused(fields: bytes, why: str) -> None:
+    with pytest.raises(FormatError, match=why):
+        read_header(sealed(fields))
+
+
+@pytest.mark.parametrize("size", [0, 19, 93, 255])
+def test_a_header_of_no_possible_size_is_refused(size: int) -> None:
+    with pytest.raises(FormatError, match="no frame"):
+        read_header(sealed(b"\x04\x01\x00\x01\x01\x09\x00\x01", size) + bytes(300))
+
+
+OLD = (
+    "535846315b000000f2f3f4e64aeb963c05000000000000000200000002000000"
+    "03000000000000002c010000000000002d010000000000002201000000000000"
+    "000a01070504036f6c64030101098080f9c0c1c482032803000178",
+    "535846325700000000aab2acf8e4724e05000000000000000200000001000000"
+    "03000000000000002e010000000000002e010000000000002d01000000000000"
+    "060101078180f9c0c1c482032809010a140004036e6577",
+)
+"""What the program wrote when a header had 64 bytes: a plain frame and one with moves behind it."""
+
+
+def test_frames_of_before_are_read_as_ever() -> None:
+    frames = [bytes.fromhex(frame) for frame in OLD]
+    now = framed(one(()))
+    split = list(split_frames(frames[0] + now + frames[1]))
+    assert [frame for _, frame in split] == [frames[0], now, frames[1]]
+    assert [split[0][0].size, split[2][0].size] == [64, 64]
+    assert [*decode_frame(frames[0]), *decode_frame(frames[1])] == [
+        Record(300, 299, 290, 3, 7, full=False, ranges=((4, b"old"),)),
+        Record(
+            *(301, 300, 300, 3, 9),
+            full=True,
+            ranges=((0, b"x"),),
+            commit=CommitMark(301, 1_700_000_000_000_000, 40),
+        ),
+        Record(
+            *(302, 301, 301, 3, 7),
+            full=False,
+            ranges=((4, b"new"),),
+            commit=CommitMark(302, 1_700_000_000_000_001, 40),
+            moves=((10, 20, 0),),
+        ),
+    ]
+    cut = trim_frame(frames[0], 300)
+    assert cut is not None
+    assert decode_frame(cut) == decode_frame(frames[0])[:1]
+
+
+@pytest.mark.parametrize("frame", [bytes.fromhex(frame) for frame in OLD])
+def test_frames_of_before_are_checked_as_ever(frame: bytes) -> None:
+    for position in range(len(frame)):
+        rotten = bytearray(frame)
+        rotten[position] ^= 0x21
+        with pytest.raises((FormatError, Corrupt)):
+            decode_frame(bytes(rotten))
+        with pytest.raises(TornFrame):
+            decode_frame(frame[:position])
 
 
 def test_a_record_of_a_newer_format_is_refused() -> None:

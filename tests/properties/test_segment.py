@@ -19,6 +19,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from engine.log.header import read_header
 from engine.storage.pagestore import PageStore
 from engine.storage.pagestore_memory import MemoryPageStore
 from engine.storage.state import Pin
@@ -188,8 +189,6 @@ class SegmentMachine(RuleBasedStateMachine):
 
 
 def _last(frame: bytes) -> int:
-    from engine.log.frame import read_header
-
     return read_header(frame).last_lsn
 
 

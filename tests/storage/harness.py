@@ -11,15 +11,19 @@ import asyncio
 import random
 import shutil
 import sqlite3
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from google_crc32c import value as crc32c
+
 from engine.errors import DiskFailed, DiskFull, Unavailable
 from engine.log.diff import diff_page
-from engine.log.frame import HEADER_SIZE, build_frame, encode_record
+from engine.log.frame import build_frame, encode_record, index_frame
+from engine.log.header import read_header
 from engine.net.clock import LoopClock
 from engine.net.disk import OsDisk
 from engine.net.grpc_transport import GrpcTransport
@@ -557,10 +561,24 @@ def rot_frame(node: Node, frame: bytes, *, header: bool = False) -> tuple[Path, 
     for path in sorted(node.folder.glob("wal/*.wal")):
         at = path.read_bytes().find(frame)
         if at >= 0:
-            at += 20 if header else HEADER_SIZE + 5
+            at += 10 if header else read_header(frame).size + 5
             flip(path, at)
             return path, at
     raise AssertionError("the frame is not in the log")
+
+
+def as_before(frame: bytes) -> bytes:
+    """The same frame as the program wrote it when headers had 64 bytes."""
+    header = read_header(frame)
+    body = frame[header.size :]
+    moves = any(ref.moves for ref in index_frame(frame))
+    start = struct.pack("<4sI", b"SXF2" if moves else b"SXF1", 64 + len(body))
+    rest = struct.pack(
+        "<IQIIQQQQ",
+        *(header.body_crc, header.volume, header.pg, header.count, header.epoch),
+        *(header.first_lsn, header.last_lsn, header.prev_pg_lsn),
+    )
+    return start + crc32c(start + rest).to_bytes(4, "little") + rest + body
 
 
 class GatedStore:

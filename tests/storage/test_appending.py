@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import BehindEpoch, NotComplete, StaleEpoch
-from engine.log.frame import HEADER_SIZE, build_frame, encode_record
+from engine.log.frame import build_frame, encode_record
+from engine.log.header import read_header
 from engine.net.pb import storage_pb2 as pb
 from engine.types import LAL
 from tests.storage.harness import QUIET, VOLUME, FaultyDisk, Log, Node, Writer
@@ -121,7 +122,7 @@ async def test_an_old_epoch_is_refused_and_nothing_of_it_is_written(node: Node) 
     await node.truncate(2, (2, vdl, vdl + LAL))
     old.send(late, vdl=10**6, pgmrpl=10**6)
     assert (await old.ack()).refusal == pb.REFUSAL_STALE_EPOCH
-    assert late[HEADER_SIZE:] not in node.wal_bytes()
+    assert late[read_header(late).size :] not in node.wal_bytes()
     assert node.wal_bytes() == before
     assert node.state.volume(VOLUME).points.vdl == 0, "its points are worth nothing either"
     await old.close()

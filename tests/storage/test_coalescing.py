@@ -69,7 +69,7 @@ async def test_a_pause_ends_the_waiting(make: Make) -> None:
 
 
 async def test_much_redo_waits_for_nothing(make: Make) -> None:
-    node, log = await opened(make, coalesce_bytes=200), Log()
+    node, log = await opened(make, coalesce_bytes=120), Log()
     await commit(node, log)
     await node.node.coalescer.look()
     assert node.segment().applied == 0
@@ -93,7 +93,7 @@ async def test_a_page_with_many_records_waits_for_nothing(make: Make) -> None:
 
 
 async def test_a_node_with_much_redo_in_all_counts_nothing_as_busy(make: Make) -> None:
-    node, log = await opened(make, frame_cache_bytes=500), Log()
+    node, log = await opened(make, frame_cache_bytes=350), Log()
     assert await looks_until_applied(node, log, busy=True) == ROUNDS
 
 

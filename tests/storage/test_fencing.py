@@ -11,14 +11,14 @@ import pytest
 
 from engine.errors import BehindEpoch, ProtocolError, StaleEpoch
 from engine.log.frame import (
-    HEADER_SIZE,
     build_frame,
     decode_frame,
     index_frame,
-    read_header,
+    record_bytes,
     split_frames,
     trim_frame,
 )
+from engine.log.header import read_header
 from engine.net.pb import storage_pb2 as pb
 from engine.storage.state import STALE
 from engine.types import LAL
@@ -54,7 +54,7 @@ async def test_a_frame_that_comes_while_a_fence_is_written_is_refused(make: Make
     (report,) = (await fencing).segments
     assert report.scl == log.commits[1]
     assert node.wal_bytes()[: len(before)] == before
-    assert frames[2][HEADER_SIZE:] not in node.wal_bytes()
+    assert frames[2][read_header(frames[2]).size :] not in node.wal_bytes()
 
 
 async def test_what_a_fence_reports_is_durable_when_it_is_answered(
@@ -419,5 +419,5 @@ def _joined(first: bytes, second: bytes) -> bytes:
         prev_pg_lsn=a.prev_pg_lsn,
         first_lsn=a.first_lsn,
         last_lsn=b.last_lsn,
-        records=[f[r.start : r.end] for f in (first, second) for r in index_frame(f)],
+        records=[record_bytes(f, r) for f in (first, second) for r in index_frame(f)],
     )

@@ -8,7 +8,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.log.frame import build_frame, encode_record, index_frame, read_header
+from engine.log.frame import build_frame, encode_record, index_frame
+from engine.log.header import read_header
 from engine.storage.pagestore import SegmentRow
 from engine.storage.segment import Points, Segment
 from engine.storage.walfile import Location

@@ -14,7 +14,8 @@ import pytest
 from engine.errors import ConfigError, DiskFailed, NotComplete, UnknownSegment
 from engine.net.pb import storage_pb2 as pb
 from engine.storage.pagestore import FORMAT_VERSION
-from tests.storage.harness import QUIET, VOLUME, Group, Log, Node, Writer
+from engine.storage.walfile import mark
+from tests.storage.harness import QUIET, VOLUME, Group, Log, Node, Writer, as_before
 
 Make = Callable[..., Awaitable[Node]]
 SPAN = range(6)
@@ -32,11 +33,38 @@ async def test_an_unknown_format_version_is_refused_and_nothing_is_touched(
     with closing(sqlite3.connect(node.folder / "node.db")) as db, db:
         db.execute("UPDATE node SET format_version = ?", (version,))
     # A newer program's log, which this one would take for damage or a torn tail, and cut.
-    wal = node.wal_bytes().replace(b"SXF1", b"SXF2")
+    wal = node.wal_bytes().replace(b"SF3", b"SF4")
     node.wal_path().write_bytes(wal)
     with pytest.raises(ConfigError, match=f"format version {version}"):
         await Node(node.folder).open()
     assert node.wal_bytes() == wal
+
+
+async def test_a_log_with_the_long_headers_of_before_is_gone_on_with(make: Make) -> None:
+    node = await make()
+    await node.assign()
+    await node.fence(1)
+    log = Log(seed=3)
+    frames = log.frames(6)
+    await node.append(*frames[:4])
+    await node.kill()
+    with closing(sqlite3.connect(node.folder / "node.db")) as db, db:
+        db.execute("UPDATE node SET format_version = 2")
+    old = b"".join(map(as_before, frames[:4]))
+    assert len(old) > sum(map(len, frames[:4])) + 4 * 40
+    node.wal_path().write_bytes(old + mark(1, len(old)))
+
+    node = await make()
+    assert node.segment().scl == log.commits[3]
+    assert not node.segment().row.damaged
+    ack = await node.append(*frames[4:])
+    assert ack.segments[0].scl == log.last
+    await node.kill()
+    node = await make()
+    assert await node.read(SPAN, log.last) == [log.page_at(page, log.last) for page in SPAN]
+    assert node.wal_bytes().startswith(old)
+    with closing(sqlite3.connect(node.folder / "node.db")) as db:
+        assert db.execute("SELECT format_version FROM node").fetchall() == [(FORMAT_VERSION,)]
 
 
 async def test_another_nodes_disk_is_refused(make: Make) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from engine.log.frame import HEADER_SIZE, MAX_FRAME, build_frame, split_frames
+import pytest
+
+from engine.log.frame import build_frame, encode_record, split_frames
+from engine.log.header import MAX_FRAME
+from engine.log.record import Moves
 from engine.storage.walfile import Damage, Found, mark, scan_file
-from tests.storage.harness import FaultyDisk, Log, Node, Writer
+from engine.types import CommitMark
+from tests.storage.harness import FaultyDisk, Log, Node, Writer, as_before
 
 MARK = len(mark(1, 0))
 
@@ -143,10 +149,38 @@ def test_a_rotten_frame_names_its_pages_and_is_not_searched_for_minutes() -> Non
         prev_pg_lsn=0,
         first_lsn=1,
         last_lsn=1,
-        records=[b"\xff" * (MAX_FRAME - HEADER_SIZE)],
+        records=[b"\xff" * (MAX_FRAME - 100)],
     )
     for frame, pages in ((Log().commit([1, 7])[0], (1, 7)), (erased, ())):
         rotten = frame[:-1] + bytes([frame[-1] ^ 1])
         (damage,) = scan_file(rotten + mark(1, len(rotten)), 1, last=True).items
         assert isinstance(damage, Damage)
         assert damage.pages == pages
+
+
+@pytest.mark.parametrize("form", [bytes, as_before], ids=["now", "before"])
+def test_a_rotten_header_costs_one_frame_whatever_follows(form: Callable[[bytes], bytes]) -> None:
+    """Plain frames and frames with moves in them are found again behind it, in either format."""
+    parts = [form(_frame(lsn, moves=((0, 9, 40),) if lsn % 3 == 2 else ())) for lsn in range(1, 8)]
+    for rotten in range(len(parts)):
+        data = bytearray(b"".join(parts))
+        data[sum(map(len, parts[:rotten])) + 10] ^= 0x10
+        data += mark(1, len(data))
+        items = scan_file(bytes(data), 1, last=True).items
+        assert [isinstance(item, Found) for item in items] == [n != rotten for n in range(7)]
+
+
+def _frame(lsn: int, moves: Moves) -> bytes:
+    record = encode_record(
+        lsn=lsn,
+        prev_lsn=lsn - 1,
+        prev_pg_lsn=lsn - 1,
+        page=2,
+        full=False,
+        moves=moves,
+        ranges=((7, b"seven"),),
+        commit=CommitMark(lsn, 1, 1),
+    )
+    return build_frame(
+        volume=1, pg=0, epoch=1, prev_pg_lsn=lsn - 1, first_lsn=lsn, last_lsn=lsn, records=[record]
+    )

@@ -114,7 +114,7 @@ async def test_a_writer_counts_what_a_node_has_after_it_lost_something(fleet: Fl
     await fleet.stop("storage-1")
     (log,) = (fleet.nodes["storage-1"].folder / "wal").iterdir()
     rotten = bytearray(log.read_bytes())
-    rotten[rotten.index(b"SXF1") + 80] ^= 1
+    rotten[rotten.index(b"SF3") + 40] ^= 1
     log.write_bytes(rotten)
     await fleet.start("storage-1")
     ((_, segment),) = fleet.node("storage-1").state.segments()
