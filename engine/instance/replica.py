@@ -316,8 +316,9 @@ class Replica:
             self._report_due.set()  # told once the item has been applied: nobody else has a turn before
         self._learn(item.grown, grown=True)
         for frame in item.frames:
-            check_body(frame, read_header(frame))
-            redo = [Redo(ref, frame) for ref in index_frame(frame)]
+            header = read_header(frame)
+            check_body(frame, header)
+            redo = [Redo(ref, frame) for ref in index_frame(frame, header)]
             self._pending.extend(redo)
             self._pending_bytes += sum(map(_size, redo))
         commits = 0

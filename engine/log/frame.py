@@ -142,7 +142,7 @@ def build_frame(
         prev_pg_lsn=prev_pg_lsn,
         first_lsn=first_lsn,
         last_lsn=last_lsn,
-        count=len(records),
+        records=len(records),
         body=body,
     )
     return header + body
@@ -172,15 +172,16 @@ def split_frames(data: bytes) -> Iterator[tuple[FrameHeader, bytes]]:
         offset += header.length
 
 
-def index_frame(frame: bytes) -> list[RecordRef]:
-    """The records of a checked frame, without decoding what they change."""
-    header = read_header(frame)
+def index_frame(frame: bytes, header: FrameHeader | None = None) -> list[RecordRef]:
+    """The records of a checked frame, whose `header` need not be given, without what they change."""
+    if header is None:
+        header = read_header(frame)
     body = frame[header.size :]
     refs = []
     lsn = header.prev_pg_lsn
     position = 0
     try:
-        for _ in range(header.count):
+        for _ in range(header.records):
             start = position
             flags, distance, back = body[position : position + 3]
             if flags & ~_KNOWN:
@@ -273,7 +274,7 @@ def decode_frame(frame: bytes) -> list[Record]:
     check_body(frame, header)
     records = []
     prev = header.prev_pg_lsn
-    for ref in index_frame(frame):
+    for ref in index_frame(frame, header):
         ranges, moves = ranges_at(frame, ref), moves_at(frame, ref)
         records.append(
             Record(
@@ -293,7 +294,7 @@ def trim_frame(frame: bytes, upto: LSN) -> bytes | None:
     header = read_header(frame)
     if header.last_lsn <= upto:
         return frame
-    kept = [ref for ref in index_frame(frame) if ref.lsn <= upto]
+    kept = [ref for ref in index_frame(frame, header) if ref.lsn <= upto]
     if not kept:
         return None
     return build_frame(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from google_crc32c import value as crc32c
 
@@ -37,14 +37,16 @@ _OLD = struct.Struct("<4sIIIQIIQQQQ")
 _OLD_MAGICS = (b"SXF1", b"SXF2")
 
 
-@dataclass(frozen=True, slots=True)
-class FrameHeader:
-    """`length` counts the whole frame and `size` its header, both in bytes; LSNs as in `Record`."""
+class FrameHeader(NamedTuple):
+    """`length` counts the whole frame and `size` its header, both in bytes; `records` is how many it has.
+
+    LSNs as in `Record`.
+    """
 
     volume: VolumeId
     pg: PgNo
     epoch: Epoch
-    count: int
+    records: int
     first_lsn: LSN
     last_lsn: LSN
     prev_pg_lsn: LSN
@@ -62,13 +64,13 @@ def build_header(
     prev_pg_lsn: LSN,
     first_lsn: LSN,
     last_lsn: LSN,
-    count: int,
+    records: int,
     body: bytes,
 ) -> bytes:
-    """The header of a frame of `count` records, which are `body`. Raises ValueError if it is too long."""
+    """The header of a frame of so many `records`, which are `body`. Raises ValueError if it is too long."""
     fields = bytearray()
     span, back = last_lsn - first_lsn, first_lsn - prev_pg_lsn
-    for value in (len(body), volume, pg, count, epoch, first_lsn, span, back):
+    for value in (len(body), volume, pg, records, epoch, first_lsn, span, back):
         put(fields, value)
     size = _FIELDS_AT + len(fields) + _CRC
     if size + len(body) > MAX_FRAME:
@@ -144,7 +146,7 @@ def _sound(header: FrameHeader, offset: int) -> FrameHeader:
     if (
         not header.size < header.length <= MAX_FRAME
         or not 0 <= header.prev_pg_lsn < header.first_lsn <= header.last_lsn
-        or header.count < 1
+        or header.records < 1
     ):
         raise FormatError(f"the frame header at offset {offset} contradicts itself")
     return header

@@ -157,7 +157,7 @@ class Segment:
         if held is not None and held.last >= header.last_lsn:
             held.location = location  # repaired once: the later copy is the good one
         else:
-            records = index_frame(frame) if header.last_lsn > self.floor else ()
+            records = index_frame(frame, header) if header.last_lsn > self.floor else ()
             self.add(header, records, location)
 
     def measure_hot_log(self) -> None:

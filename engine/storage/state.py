@@ -267,7 +267,7 @@ def checked_records(frame: bytes, header: FrameHeader) -> list[RecordRef]:
     Raises FormatError: a frame whose checksum is right but whose content is not must be refused
     before it is in the log, where it would meet every restart.
     """
-    records = index_frame(frame)
+    records = index_frame(frame, header)
     start, end = first_page(header.pg), first_page(header.pg + 1)
     pages = [record.page for record in records]
     if min(pages) < start or max(pages) >= end:

@@ -214,7 +214,7 @@ def test_a_header_takes_about_twenty_bytes() -> None:
     header = read_header(frame)
     assert header.size == 22
     assert header.length == len(frame)
-    assert (header.volume, header.pg, header.epoch, header.count) == (3, 9, 40, 1)
+    assert (header.volume, header.pg, header.epoch, header.records) == (3, 9, 40, 1)
     assert (header.prev_pg_lsn, header.first_lsn, header.last_lsn) == (
         *(1_999_990, 2_000_000, 2_000_063),
     )

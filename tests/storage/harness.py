@@ -575,7 +575,7 @@ def as_before(frame: bytes) -> bytes:
     start = struct.pack("<4sI", b"SXF2" if moves else b"SXF1", 64 + len(body))
     rest = struct.pack(
         "<IQIIQQQQ",
-        *(header.body_crc, header.volume, header.pg, header.count, header.epoch),
+        *(header.body_crc, header.volume, header.pg, header.records, header.epoch),
         *(header.first_lsn, header.last_lsn, header.prev_pg_lsn),
     )
     return start + crc32c(start + rest).to_bytes(4, "little") + rest + body
