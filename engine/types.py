@@ -33,6 +33,9 @@ PAGES_PER_PG = 2560
 LAL = 10_000_000
 """LSN allocation limit: no LSN above VDL + LAL is ever allotted (P17 §4.2.1)."""
 
+NUMBER_LIMIT = 1 << 63
+"""LSNs, epochs, volumes and times stay below: SQLite's integers are signed."""
+
 ZERO_PAGE = bytes(PAGE_SIZE)
 
 

@@ -11,7 +11,8 @@ Invariants
 - Every byte is covered by one of the two CRC32Cs. The header has its own, so that a rotten body does
   not hide where the next frame begins: damage in the middle and a torn tail can be told apart.
 - A record's bytes do not depend on the frame around it: LSNs are distances along the back-links. It
-  is encoded once, and a frame cut by a truncation is re-framed to the same bytes everywhere.
+  is encoded once, and a frame cut by a truncation is re-framed to the same bytes everywhere (but for
+  one of before that the program of before has cut: its header is the long one).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from google_crc32c import value as crc32c
 
 from engine.errors import FormatError, TornFrame
 from engine.log.varint import put
-from engine.types import LSN, Epoch, PgNo, VolumeId
+from engine.types import LSN, NUMBER_LIMIT, Epoch, PgNo, VolumeId
 
 MAX_FRAME = 8 * 1024 * 1024
 """Bytes; a longer one is refused on sight, so that a rotten length cannot make us read for ever."""
@@ -31,7 +31,7 @@ _FIELDS = 8
 _FIELDS_AT = 8
 _CRC = 4
 _MIN = _FIELDS_AT + _FIELDS + _CRC
-_MAX = _FIELDS_AT + _FIELDS * 10 + _CRC
+_MAX = _FIELDS_AT + _FIELDS * 9 + _CRC  # nine bytes hold what is below NUMBER_LIMIT
 
 _OLD = struct.Struct("<4sIIIQIIQQQQ")
 _OLD_MAGICS = (b"SXF1", b"SXF2")
@@ -67,7 +67,7 @@ def build_header(
     records: int,
     body: bytes,
 ) -> bytes:
-    """The header of a frame of so many `records`, which are `body`. Raises ValueError if it is too long."""
+    """The header of a frame of so many `records`, which are `body`. Raises ValueError over MAX_FRAME."""
     fields = bytearray()
     span, back = last_lsn - first_lsn, first_lsn - prev_pg_lsn
     for value in (len(body), volume, pg, records, epoch, first_lsn, span, back):
@@ -113,7 +113,7 @@ def read_header(data: bytes, offset: int = 0) -> FrameHeader:
 
 
 def _fields(data: bytes) -> list[int]:
-    """All the varints that `data` is; one that it ends in is left out."""
+    """The varints that `data` consists of; an unfinished last one is left out."""
     found = []
     value = shift = 0
     for byte in data:
@@ -149,4 +149,6 @@ def _sound(header: FrameHeader, offset: int) -> FrameHeader:
         or header.records < 1
     ):
         raise FormatError(f"the frame header at offset {offset} contradicts itself")
+    if max(header.volume, header.pg, header.epoch, header.last_lsn) >= NUMBER_LIMIT:
+        raise FormatError(f"the frame header at offset {offset} has a number that is out of range")
     return header

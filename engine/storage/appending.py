@@ -33,7 +33,7 @@ from engine.net.pb import storage_pb2 as pb
 from engine.ports import Stream
 from engine.steps import Mark, Step
 from engine.storage.segment import Segment
-from engine.storage.state import NUMBER_LIMIT, NodeState, check_numbers
+from engine.storage.state import NodeState, check_numbers
 from engine.storage.volume import Volume
 from engine.tasks import end_all
 from engine.types import Epoch, VolumeId
@@ -242,5 +242,3 @@ def _check_frame(volume: Volume, part: pb.PgFrames, header: FrameHeader, epoch: 
         raise FormatError(f"a frame of group {header.pg} in the part of group {part.pg}")
     if header.epoch > epoch:
         raise FormatError(f"a frame of epoch {header.epoch}, the writer has {epoch}")
-    if header.last_lsn >= NUMBER_LIMIT:
-        raise FormatError(f"LSN {header.last_lsn} is out of range")

@@ -44,11 +44,12 @@ from engine.storage.creating import Newborn, create_segments
 from engine.storage.pagestore import PageVersion, SegmentRow
 from engine.storage.reading import page_images
 from engine.storage.segment import Segment
-from engine.storage.state import NUMBER_LIMIT, NodeState, check_numbers
+from engine.storage.state import NodeState, check_numbers
 from engine.storage.volume import Volume
 from engine.types import (
     LSN,
     MAX_ANCESTRY,
+    NUMBER_LIMIT,
     Ancestor,
     CommitMark,
     Member,

@@ -21,8 +21,8 @@ from engine.storage.ancestry import heirs_of, needed_at, reads
 from engine.storage.loss import of_pages
 from engine.storage.pagestore import PageVersion
 from engine.storage.segment import FrameRef, Segment
-from engine.storage.state import NUMBER_LIMIT, NodeState
-from engine.types import LSN, PAGE_SIZE, PageNo, SegmentId
+from engine.storage.state import NodeState
+from engine.types import LSN, NUMBER_LIMIT, PAGE_SIZE, PageNo, SegmentId
 
 log = logging.getLogger(__name__)
 

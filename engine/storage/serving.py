@@ -9,8 +9,8 @@ from engine.net.pb import storage_pb2 as pb
 from engine.ports import Stream
 from engine.storage.reading import page_images
 from engine.storage.segment import FrameRef, Segment
-from engine.storage.state import NUMBER_LIMIT, NodeState
-from engine.types import PAGE_SIZE
+from engine.storage.state import NodeState
+from engine.types import NUMBER_LIMIT, PAGE_SIZE
 from engine.volume.geometry import first_page
 
 FramesOut = Stream[pb.FramesChunk, pb.FetchFramesRequest]

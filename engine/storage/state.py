@@ -24,7 +24,7 @@ from engine.storage.segment import FrameRef, Segment
 from engine.storage.volume import Volume
 from engine.storage.wal import Wal
 from engine.storage.walfile import Location
-from engine.types import LSN, VolumeId
+from engine.types import LSN, NUMBER_LIMIT, VolumeId
 from engine.volume.channels import Channels
 from engine.volume.geometry import first_page
 
@@ -35,9 +35,6 @@ T = TypeVar("T")
 Pin = Callable[[Segment], LSN]
 """A floor under garbage collection: nothing a reader at this LSN needs is dropped from the segment.
 Copies under way add one; archives and clones can."""
-
-NUMBER_LIMIT = 1 << 63
-"""LSNs, epochs and times stay below: SQLite's integers are signed."""
 
 STALE = ("redo", "ack", "greeting", "fence")
 """What storage refuses of an older epoch. `redo`: redo that was not taken in. `ack`: it was, but the epoch

@@ -22,7 +22,7 @@ from google_crc32c import value as crc32c
 
 from engine.errors import DiskFailed, DiskFull, Unavailable
 from engine.log.diff import diff_page
-from engine.log.frame import build_frame, encode_record, index_frame
+from engine.log.frame import build_frame, encode_record, index_frame, record_bytes
 from engine.log.header import read_header
 from engine.net.clock import LoopClock
 from engine.net.disk import OsDisk
@@ -565,6 +565,20 @@ def rot_frame(node: Node, frame: bytes, *, header: bool = False) -> tuple[Path, 
             flip(path, at)
             return path, at
     raise AssertionError("the frame is not in the log")
+
+
+def joined(first: bytes, second: bytes) -> bytes:
+    """One frame of two, as a writer sends two commits that gathered."""
+    a, b = read_header(first), read_header(second)
+    return build_frame(
+        volume=a.volume,
+        pg=a.pg,
+        epoch=a.epoch,
+        prev_pg_lsn=a.prev_pg_lsn,
+        first_lsn=a.first_lsn,
+        last_lsn=b.last_lsn,
+        records=[record_bytes(f, r) for f in (first, second) for r in index_frame(f)],
+    )
 
 
 def as_before(frame: bytes) -> bytes:

@@ -11,10 +11,7 @@ import pytest
 
 from engine.errors import BehindEpoch, ProtocolError, StaleEpoch
 from engine.log.frame import (
-    build_frame,
     decode_frame,
-    index_frame,
-    record_bytes,
     split_frames,
     trim_frame,
 )
@@ -22,7 +19,18 @@ from engine.log.header import read_header
 from engine.net.pb import storage_pb2 as pb
 from engine.storage.state import STALE
 from engine.types import LAL
-from tests.storage.harness import QUIET, VOLUME, FaultyDisk, GatedStore, Group, Log, Node, Writer
+from tests.storage.harness import (
+    QUIET,
+    VOLUME,
+    FaultyDisk,
+    GatedStore,
+    Group,
+    Log,
+    Node,
+    Writer,
+    as_before,
+    joined,
+)
 from tests.support.until import until
 
 Make = Callable[..., Awaitable[Node]]
@@ -172,7 +180,10 @@ async def test_fence_and_truncation_may_come_twice(make: Make) -> None:
     await check(node, new)
 
 
-async def test_a_truncation_cuts_a_frame_in_the_middle(make: Make) -> None:
+@pytest.mark.parametrize("form", [bytes, as_before], ids=["now", "before"])
+async def test_a_truncation_cuts_a_frame_in_the_middle(
+    make: Make, form: Callable[[bytes], bytes]
+) -> None:
     """Two MTRs shared a frame. Index, chain, peers and a restart see its first part only."""
     node = await make()
     await node.assign()
@@ -181,7 +192,7 @@ async def test_a_truncation_cuts_a_frame_in_the_middle(make: Make) -> None:
     first = log.commit([0, 1])[0]
     middle = log.last
     second = log.commit([1, 2])[0]
-    both = _joined(first, second)
+    both = form(joined(first, second))
     await node.append(both)
     assert node.segment().scl == log.last
     await node.fence(2)
@@ -207,7 +218,7 @@ async def test_a_late_frame_is_trimmed_as_those_were_that_came_in_time(make: Mak
     log = Log()
     first = log.commit([0, 1])[0]
     middle = log.last
-    both = _joined(first, log.commit([1, 2])[0])
+    both = joined(first, log.commit([1, 2])[0])
     for node in (early, late):
         await node.assign()
         await node.fence(1)
@@ -273,7 +284,7 @@ async def test_a_void_truncation_cut_a_frame_that_is_whole_again(make: Make) -> 
     log = Log()
     first = log.commit([0, 1])[0]
     middle = log.last
-    both = _joined(first, log.commit([1, 2])[0])
+    both = joined(first, log.commit([1, 2])[0])
     await node.append(both)
     await node.fence(2)
     await node.truncate(2, (2, middle, middle + LAL))
@@ -291,7 +302,7 @@ async def test_a_void_truncation_that_trimmed_what_came_late_is_healed_by_peers(
     log = Log()
     first = log.commit([0, 1])[0]
     middle = log.last
-    both = _joined(first, log.commit([1, 2])[0])
+    both = joined(first, log.commit([1, 2])[0])
     await peer.append(both)
     await node.fence(2)
     await node.truncate(2, (2, middle, middle + LAL))
@@ -407,17 +418,3 @@ async def test_coalescing_during_a_recovery_writes_nothing_annulled(make: Make) 
     assert again.state.volume(VOLUME).epoch == 2, "the row that coalescing wrote is no older one"
     assert again.segment().scl == new.last
     await check(again, new)
-
-
-def _joined(first: bytes, second: bytes) -> bytes:
-    """One frame of two, as a writer sends two commits that gathered."""
-    a, b = read_header(first), read_header(second)
-    return build_frame(
-        volume=a.volume,
-        pg=a.pg,
-        epoch=a.epoch,
-        prev_pg_lsn=a.prev_pg_lsn,
-        first_lsn=a.first_lsn,
-        last_lsn=b.last_lsn,
-        records=[record_bytes(f, r) for f in (first, second) for r in index_frame(f)],
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,8 @@ import pytest
 from engine.errors import Corrupt
 from engine.log.frame import split_frames
 from engine.storage.pagestore import page_checksum
-from tests.storage.harness import QUIET, VOLUME, Group, Log, Node, rot_frame
+from engine.types import LAL
+from tests.storage.harness import QUIET, VOLUME, Group, Log, Node, as_before, joined, rot_frame
 
 SPAN = range(6)
 
@@ -156,6 +157,33 @@ async def test_a_rotten_frame_is_repaired_by_the_scrubber(uncached: Group) -> No
     await node.scrub()
     assert node.state.counters["scrub_found"] == found
     assert {frame for _, frame in split_frames(await node.fetched())} == set(frames)
+
+
+@pytest.mark.parametrize("form", [bytes, as_before], ids=["now", "before"])
+async def test_what_was_left_of_a_rotten_frame_is_repaired(
+    uncached: Group, form: Callable[[bytes], bytes]
+) -> None:
+    """A recovery cut it. On disk it is whole; a peer gives what counts, under a header of its own."""
+    log = Log()
+    first = log.commit([0, 1])[0]
+    middle = log.last
+    both = form(joined(first, log.commit([1, 2])[0]))
+    await uncached.append(both)
+    for node in uncached.nodes:
+        await node.fence(2)
+        await node.truncate(2, (2, middle, middle + LAL))
+    new = log.truncated(middle, 2)
+    last = new.commit([3])[0]
+    for node in uncached.nodes:
+        await node.append(last, epoch=2)  # the newest frame stays in memory
+    node = uncached.nodes[0]
+    rot_frame(node, both)
+    for _ in range(2):
+        assert await node.read(SPAN, middle, epoch=2) == [new.page_at(p, middle) for p in SPAN]
+        assert await node.read(SPAN, new.last, epoch=2) == [new.page_at(p, new.last) for p in SPAN]
+        assert await node.fetched(epoch=2) == first + last
+        node = await uncached.restart(0)
+        assert not node.segment().row.damaged
 
 
 async def test_a_frame_that_rots_on_disk_while_memory_has_it_is_written_again(node: Node) -> None:
