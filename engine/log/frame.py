@@ -3,9 +3,7 @@
     header   see `engine.log.header`
     record   flags u8 | varint lsn - prev_pg_lsn | varint lsn - prev_lsn | varint page
              | CPL only: varint time_us, varint pages
-             | varint bytes of the rest
-             | moves only: varint count, (varint offset, varint length, varint from)*
-             | (varint gap, varint length, bytes)*
+             | varint bytes of the rest | what it does to its page, see `engine.log.changes`
 
 Invariants
 - Every byte is covered by one of the two CRC32Cs. The header has its own, so that a rotten body does
@@ -23,15 +21,17 @@ from typing import NamedTuple
 from google_crc32c import value as crc32c
 
 from engine.errors import Corrupt, FormatError, TornFrame
+from engine.log.changes import deflated, encode_changes, inflated, moves_in, ranges_in
 from engine.log.header import FrameHeader, build_header, header_size, read_header
 from engine.log.record import Moves, Ranges, Record
 from engine.log.varint import get, put
-from engine.types import LSN, PAGE_SIZE, CommitMark, Epoch, PageNo, PgNo, VolumeId
+from engine.types import LSN, CommitMark, Epoch, PageNo, PgNo, VolumeId
 
 _FULL = 1
 _CPL = 2
 _MOVES = 4
-_KNOWN = _FULL | _CPL | _MOVES
+_DEFLATED = 8
+_KNOWN = _FULL | _CPL | _MOVES | _DEFLATED
 
 
 class RecordRef(NamedTuple):
@@ -45,6 +45,7 @@ class RecordRef(NamedTuple):
     page: PageNo
     full: bool
     moves: bool
+    deflated: bool
     commit: CommitMark | None
     start: int
     offset: int
@@ -99,7 +100,10 @@ def encode_record(
     commit: CommitMark | None,
 ) -> bytes:
     """A record's bytes. `commit.lsn` must be `lsn`."""
+    body = encode_changes(moves, ranges)
     flags = (_FULL if full else 0) | (_CPL if commit else 0) | (_MOVES if moves else 0)
+    if (smaller := deflated(body)) is not None:
+        flags, body = flags | _DEFLATED, smaller
     out = bytearray((flags,))
     put(out, lsn - prev_pg_lsn)
     put(out, lsn - prev_lsn)
@@ -107,18 +111,6 @@ def encode_record(
     if commit is not None:
         put(out, commit.time_us)
         put(out, commit.pages)
-    body = bytearray()
-    if moves:
-        put(body, len(moves))
-        for move in moves:
-            for number in move:
-                put(body, number)
-    position = 0
-    for offset, data in ranges:
-        put(body, offset - position)
-        put(body, len(data))
-        body += data
-        position = offset + len(data)
     put(out, len(body))
     out += body
     return bytes(out)
@@ -200,8 +192,8 @@ def index_frame(frame: bytes, header: FrameHeader | None = None) -> list[RecordR
                 commit = CommitMark(lsn, time_us, pages)
             size, position = get(body, position)
             end = position + size
-            full, moves = bool(flags & _FULL), bool(flags & _MOVES)
-            refs.append(RecordRef(lsn, lsn - back, page, full, moves, commit, start, position, end))
+            kind = bool(flags & _FULL), bool(flags & _MOVES), bool(flags & _DEFLATED)
+            refs.append(RecordRef(lsn, lsn - back, page, *kind, commit, start, position, end))
             position = end
     except (IndexError, ValueError):
         raise FormatError(f"frame {header.first_lsn}..{header.last_lsn} ends early") from None
@@ -218,55 +210,19 @@ def record_bytes(frame: bytes, ref: RecordRef) -> bytes:
 
 def moves_at(frame: bytes, ref: RecordRef) -> Moves:
     """The moves of one record of `frame`. Raises FormatError if they reach beyond its page."""
-    return _moves(frame, ref)[0] if ref.moves else ()
-
-
-def _moves(frame: bytes, ref: RecordRef) -> tuple[Moves, int]:
-    """The moves of a record that has some, and where its ranges begin."""
-    moves: list[tuple[int, int, int]] = []
-    try:
-        base = header_size(frame)
-        end = base + ref.end
-        count, position = get(frame, base + ref.offset)
-        while len(moves) < count and position < end:
-            offset, position = get(frame, position)
-            length, position = get(frame, position)
-            source, position = get(frame, position)
-            if max(offset, source) + length > PAGE_SIZE:
-                raise FormatError(f"record {ref.lsn} moves bytes beyond its page")
-            moves.append((offset, length, source))
-    except IndexError:
-        raise FormatError(f"record {ref.lsn} ends early") from None
-    if len(moves) < count or position > end:
-        raise FormatError(f"record {ref.lsn} ends early")
-    return tuple(moves), position
+    return moves_in(_changes(frame, ref), ref.lsn)[0] if ref.moves else ()
 
 
 def ranges_at(frame: bytes, ref: RecordRef) -> Ranges:
     """The byte ranges of one record of `frame`. Raises FormatError if they reach beyond its page."""
-    ranges = []
-    base = header_size(frame)
-    position = _moves(frame, ref)[1] if ref.moves else base + ref.offset
-    end, at = base + ref.end, 0
-    try:
-        while position < end:
-            gap = frame[position]
-            position += 1
-            if gap >= 0x80:
-                gap, position = get(frame, position - 1)
-            size = frame[position]
-            position += 1
-            if size >= 0x80:
-                size, position = get(frame, position - 1)
-            at += gap
-            if at + size > PAGE_SIZE or position + size > end:
-                raise FormatError(f"record {ref.lsn} reaches beyond its page")
-            ranges.append((at, frame[position : position + size]))
-            at += size
-            position += size
-    except IndexError:
-        raise FormatError(f"record {ref.lsn} ends early") from None
-    return tuple(ranges)
+    body = _changes(frame, ref)
+    return ranges_in(body, moves_in(body, ref.lsn)[1] if ref.moves else 0, ref.lsn)
+
+
+def _changes(frame: bytes, ref: RecordRef) -> bytes:
+    size = header_size(frame)
+    body = frame[size + ref.offset : size + ref.end]
+    return inflated(body, ref.lsn) if ref.deflated else body
 
 
 def decode_frame(frame: bytes) -> list[Record]:

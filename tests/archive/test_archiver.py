@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
@@ -50,7 +51,8 @@ def test_a_transaction_larger_than_a_chunk_has_several() -> None:
         await town.write(3)
         await town.archived()
         town.hold_down()
-        values = ", ".join(f"('{'y' * 3000}')" for _ in range(40))
+        texts = [random.Random(n).randbytes(1500).hex() for n in range(40)]  # redo as large
+        values = ", ".join(f"('{text}')" for text in texts)
         await town.run(f"INSERT INTO t (text) VALUES {values}")
         town.rows += 40
         town.note()
