@@ -11,7 +11,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.log.frame import decode_frame
+from engine.log.frame import index_frame
 from engine.storage.walfile import Found, scan_file
 from engine.types import LSN, PageNo
 
@@ -62,7 +62,7 @@ def rot_log(folder: Path, page: PageNo | None) -> Rotten | None:
         for item in reversed(scanned.items):
             if not isinstance(item, Found):
                 continue
-            lsns = {r.page: r.lsn for r in decode_frame(item.frame)}
+            lsns = {r.page: r.lsn for r in index_frame(item.frame)}
             if page is not None and page not in lsns:
                 continue
             number = max(lsns, key=lambda p: lsns[p]) if page is None else page

@@ -21,7 +21,8 @@ from typing import Any
 
 from engine.archive.envelope import Envelope, seal, unseal
 from engine.errors import Corrupt, FormatError, SextetError
-from engine.log.frame import decode_frame, index_frame, split_frames
+from engine.log.frame import RecordRef, chained, index_frame, record_at, split_frames
+from engine.log.header import FrameHeader
 from engine.log.record import Record
 from engine.types import LSN, CommitMark, VolumeId
 
@@ -138,23 +139,27 @@ def check_follows(chunk: Chunk, before: Chunk | None) -> None:
 def records_of(chunk: Chunk) -> Iterator[Record]:
     """The chunk's records in LSN order, each the successor of the one before it.
 
-    Raises Corrupt, naming the object, if any is damaged, missing or of another volume.
+    Raises Corrupt, naming the object, if any is damaged, missing or of another volume. One is decoded when
+    its turn comes: deflated, what a chunk holds is a small part of what it does.
     """
     head = chunk.head
     key = chunk_key(head.archive, head.number)
-    found: dict[LSN, Record] = {}
+    found: dict[LSN, tuple[bytes, FrameHeader, RecordRef, LSN]] = {}
     try:
         for header, frame in split_frames(chunk.frames):
             if header.volume != head.volume:
                 raise Corrupt(f"a frame of volume {header.volume}")
-            for record in decode_frame(frame):
-                if head.after < record.lsn <= head.upto:
-                    found[record.lsn] = record
+            for ref, prev in chained(header, index_frame(frame, header)):
+                if head.after < ref.lsn <= head.upto:
+                    found[ref.lsn] = frame, header, ref, prev
     except (FormatError, Corrupt) as error:
         raise Corrupt(f"object {key}: {error}") from error
     at = head.after
     for lsn in sorted(found):
-        record = found[lsn]
+        try:
+            record = record_at(*found[lsn])
+        except FormatError as error:
+            raise Corrupt(f"object {key}: {error}") from error
         if record.prev_lsn != at:
             raise Corrupt(f"object {key}: record {lsn} follows {record.prev_lsn}, not {at}")
         at = lsn

@@ -220,8 +220,12 @@ def whole_or_gone(path: Path) -> Iterator[BinaryIO]:
             raise
 
 
+PAGES_KEPT = 4096
+"""Deflated, a chunk of eight MiB may change very many more."""
+
+
 class _Pages:
-    """The file's pages, those changed kept until `flush`."""
+    """The file's pages, those changed kept until `flush`, but for PAGES_KEPT at most."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -237,6 +241,8 @@ class _Pages:
 
     def put(self, page: PageNo, image: bytes) -> None:
         self._changed[page] = image
+        if len(self._changed) >= PAGES_KEPT:
+            self.flush()
 
     def flush(self) -> None:
         for page in sorted(self._changed):

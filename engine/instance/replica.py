@@ -46,7 +46,7 @@ REJOIN_LIMIT_S = 0.25
 """The longest pause between two tries to find the writer: readers here are stale meanwhile."""
 
 
-RECORD_BYTES = 256
+RECORD_BYTES = 350
 """What a record costs besides its data, about."""
 
 

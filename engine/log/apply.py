@@ -9,4 +9,4 @@ from engine.types import ZERO_PAGE
 
 def apply_record(image: bytes | None, record: Change) -> bytes:
     """The page after `record`; `image` None means that the page was never written before."""
-    return apply_diff(image or ZERO_PAGE, record.full, record.moves, record.ranges)
+    return apply_diff(image or ZERO_PAGE, record.full, *record.changes)

@@ -3,9 +3,9 @@
     moves only: varint count, (varint offset, varint length, varint from)*
     (varint gap, varint length, bytes)*
 
-Deflated where that saves enough: a new page, half of one after a split, a row of text. It is done once,
-by the writer; six storage nodes, the archive and the replicas keep what it made, and inflate it when they
-need the page. Little is left as it is: most records are some forty bytes.
+Deflated where that halves it: a new page of rows that are alike, half of one after a split. It is done
+once, by the writer; six storage nodes, the archive and the replicas keep what it made, and inflate it when
+they need the page. Little is left as it is: most records are some forty bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import zlib
 
 from engine.errors import FormatError
-from engine.log.record import Moves, Ranges
+from engine.log.record import Changes, Moves, Ranges
 from engine.log.varint import get, put
 from engine.types import LSN, PAGE_SIZE
 
@@ -21,13 +21,14 @@ _WORTH = 256
 """Bytes; fewer are not deflated: that takes some ten microseconds, and saves little."""
 _PROMISING = 160
 """Bytes that the last _WORTH of them may take, deflated: rows, where a page begins with pointers. Prose and
-numbers do not get so small, and are not tried whole."""
+random bytes do not get so small, and are not tried whole."""
 _LEVEL = 1
 _WINDOW = -12
-"""A raw deflate stream whose window is a page. A larger one takes twice as long to set up."""
+"""A raw deflate stream whose window is a page; a larger one takes twice as long to set up. This is format:
+whoever reads with it refuses a larger one. The numbers above may change."""
 _MEMORY = 5
 _MOST = 4 * PAGE_SIZE
-"""Bytes of moves and ranges; they are a page at most, and a few bytes for each of them."""
+"""Bytes of moves and ranges that may be deflated: a page, and a few bytes for each of them. Format, too."""
 
 
 def encode_changes(moves: Moves, ranges: Ranges) -> bytes:
@@ -69,51 +70,53 @@ def inflated(data: bytes, lsn: LSN) -> bytes:
         raise FormatError(f"record {lsn} cannot be inflated: {error}") from error
     if not inflate.eof or inflate.unused_data:
         raise FormatError(
-            f"record {lsn} cannot be inflated: it is no whole stream of {_MOST} bytes"
+            f"record {lsn} cannot be inflated: it is no whole stream of at most {_MOST} bytes"
         )
     return body
 
 
-def moves_in(body: bytes, lsn: LSN) -> tuple[Moves, int]:
-    """The moves with which `body` begins, and where its ranges do.
+def decode_changes(body: bytes, *, moves: bool, lsn: LSN) -> Changes:
+    """What `encode_changes` was given; `moves` says whether there are any.
 
     Raises FormatError, with the record's LSN in it, if they reach beyond the page.
     """
-    moves: list[tuple[int, int, int]] = []
     try:
-        count, position = get(body, 0)
-        while len(moves) < count:
-            offset, position = get(body, position)
-            length, position = get(body, position)
-            source, position = get(body, position)
-            if max(offset, source) + length > PAGE_SIZE:
-                raise FormatError(f"record {lsn} moves bytes beyond its page")
-            moves.append((offset, length, source))
+        found, position = _moves(body, lsn) if moves else ((), 0)
+        return found, _ranges(body, position, lsn)
     except IndexError:
         raise FormatError(f"record {lsn} ends early") from None
+
+
+def _moves(body: bytes, lsn: LSN) -> tuple[Moves, int]:
+    """The moves with which `body` begins, and where its ranges do."""
+    moves: list[tuple[int, int, int]] = []
+    count, position = get(body, 0)
+    while len(moves) < count:
+        offset, position = get(body, position)
+        length, position = get(body, position)
+        source, position = get(body, position)
+        if max(offset, source) + length > PAGE_SIZE:
+            raise FormatError(f"record {lsn} moves bytes beyond its page")
+        moves.append((offset, length, source))
     return tuple(moves), position
 
 
-def ranges_in(body: bytes, position: int, lsn: LSN) -> Ranges:
-    """The byte ranges from `position` on. Raises as `moves_in`."""
+def _ranges(body: bytes, position: int, lsn: LSN) -> Ranges:
     ranges = []
     end, at = len(body), 0
-    try:
-        while position < end:
-            gap = body[position]
-            position += 1
-            if gap >= 0x80:
-                gap, position = get(body, position - 1)
-            size = body[position]
-            position += 1
-            if size >= 0x80:
-                size, position = get(body, position - 1)
-            at += gap
-            if at + size > PAGE_SIZE or position + size > end:
-                raise FormatError(f"record {lsn} reaches beyond its page")
-            ranges.append((at, body[position : position + size]))
-            at += size
-            position += size
-    except IndexError:
-        raise FormatError(f"record {lsn} ends early") from None
+    while position < end:
+        gap = body[position]
+        position += 1
+        if gap >= 0x80:
+            gap, position = get(body, position - 1)
+        size = body[position]
+        position += 1
+        if size >= 0x80:
+            size, position = get(body, position - 1)
+        at += gap
+        if at + size > PAGE_SIZE or position + size > end:
+            raise FormatError(f"record {lsn} reaches beyond its page")
+        ranges.append((at, body[position : position + size]))
+        at += size
+        position += size
     return tuple(ranges)

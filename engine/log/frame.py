@@ -21,9 +21,9 @@ from typing import NamedTuple
 from google_crc32c import value as crc32c
 
 from engine.errors import Corrupt, FormatError, TornFrame
-from engine.log.changes import deflated, encode_changes, inflated, moves_in, ranges_in
+from engine.log.changes import decode_changes, deflated, encode_changes, inflated
 from engine.log.header import FrameHeader, build_header, header_size, read_header
-from engine.log.record import Moves, Ranges, Record
+from engine.log.record import Changes, Moves, Ranges, Record
 from engine.log.varint import get, put
 from engine.types import LSN, CommitMark, Epoch, PageNo, PgNo, VolumeId
 
@@ -77,12 +77,8 @@ class Redo:
         return self.ref.full
 
     @property
-    def moves(self) -> Moves:
-        return moves_at(self._frame, self.ref)
-
-    @property
-    def ranges(self) -> Ranges:
-        return ranges_at(self._frame, self.ref)
+    def changes(self) -> Changes:
+        return changes_at(self._frame, self.ref)
 
 
 # -- writing
@@ -208,39 +204,36 @@ def record_bytes(frame: bytes, ref: RecordRef) -> bytes:
     return frame[size + ref.start : size + ref.end]
 
 
-def moves_at(frame: bytes, ref: RecordRef) -> Moves:
-    """The moves of one record of `frame`. Raises FormatError if they reach beyond its page."""
-    return moves_in(_changes(frame, ref), ref.lsn)[0] if ref.moves else ()
-
-
-def ranges_at(frame: bytes, ref: RecordRef) -> Ranges:
-    """The byte ranges of one record of `frame`. Raises FormatError if they reach beyond its page."""
-    body = _changes(frame, ref)
-    return ranges_in(body, moves_in(body, ref.lsn)[1] if ref.moves else 0, ref.lsn)
-
-
-def _changes(frame: bytes, ref: RecordRef) -> bytes:
+def changes_at(frame: bytes, ref: RecordRef) -> Changes:
+    """What one record of `frame` does to its page. Raises FormatError if that reaches beyond it."""
     size = header_size(frame)
     body = frame[size + ref.offset : size + ref.end]
-    return inflated(body, ref.lsn) if ref.deflated else body
+    if ref.deflated:
+        body = inflated(body, ref.lsn)
+    return decode_changes(body, moves=ref.moves, lsn=ref.lsn)
 
 
 def decode_frame(frame: bytes) -> list[Record]:
     """All records of one frame, checksums verified."""
     header = read_header(frame)
     check_body(frame, header)
-    records = []
-    prev = header.prev_pg_lsn
-    for ref in index_frame(frame, header):
-        ranges, moves = ranges_at(frame, ref), moves_at(frame, ref)
-        records.append(
-            Record(
-                *(ref.lsn, ref.prev_lsn, prev, header.epoch, ref.page),
-                *(ref.full, ranges, ref.commit, moves),
-            )
-        )
-        prev = ref.lsn
-    return records
+    return [
+        record_at(frame, header, *found) for found in chained(header, index_frame(frame, header))
+    ]
+
+
+def chained(header: FrameHeader, refs: Sequence[RecordRef]) -> Iterator[tuple[RecordRef, LSN]]:
+    """Each of a frame's records with its predecessor in the group."""
+    return zip(refs, (header.prev_pg_lsn, *(ref.lsn for ref in refs[:-1])), strict=True)
+
+
+def record_at(frame: bytes, header: FrameHeader, ref: RecordRef, prev_pg_lsn: LSN) -> Record:
+    """One record of `frame`, decoded. Raises FormatError if it reaches beyond its page."""
+    moves, ranges = changes_at(frame, ref)
+    return Record(
+        *(ref.lsn, ref.prev_lsn, prev_pg_lsn, header.epoch, ref.page),
+        *(ref.full, ranges, ref.commit, moves),
+    )
 
 
 def trim_frame(frame: bytes, upto: LSN) -> bytes | None:

@@ -18,6 +18,10 @@ Moves: TypeAlias = tuple[tuple[int, int, int], ...]
 """(offset, length, from): these bytes come from elsewhere in the page, all from it as it was before."""
 
 
+Changes: TypeAlias = tuple[Moves, Ranges]
+"""All that a record does to its page."""
+
+
 class Record(NamedTuple):
     """One record, decoded. With `commit` it is a CPL: the last record of its MTR (P17 §4.1)."""
 
@@ -33,6 +37,10 @@ class Record(NamedTuple):
     commit: CommitMark | None = None
     moves: Moves = ()
 
+    @property
+    def changes(self) -> Changes:
+        return self.moves, self.ranges
+
 
 class Change(Protocol):
     """What somebody who has the older page needs of a record, decoded or not."""
@@ -47,10 +55,7 @@ class Change(Protocol):
     def full(self) -> bool: ...
 
     @property
-    def moves(self) -> Moves: ...
-
-    @property
-    def ranges(self) -> Ranges: ...
+    def changes(self) -> Changes: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ from engine.types import (
 )
 
 FORMAT_VERSION = 3
-"""1 knew no ancestry, 2 no short frame headers; such a store is brought up to date when it is opened."""
+"""1 knew no ancestry, 2 no short headers; such a store is brought up to date when it is opened."""
 NO_COMMIT = CommitMark(0, 0, 0)
 _BOUND = struct.Struct("<QQQ")
 

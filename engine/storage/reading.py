@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from engine.errors import Corrupt, NotComplete, ProtocolError, SnapshotTooOld, UnknownSegment
 from engine.log.diff import lay
-from engine.log.frame import moves_at, ranges_at
+from engine.log.frame import changes_at
 from engine.net.pb import storage_pb2 as pb
 from engine.steps import Mark
 from engine.storage.ancestry import inherit
@@ -167,6 +167,6 @@ def _image(state: NodeState, base: PageVersion | None, records: Sequence[RecordA
         if record.full:
             page[:] = ZERO_PAGE
         ref = record.record
-        lay(page, moves_at(frame, ref), ranges_at(frame, ref))
+        lay(page, *changes_at(frame, ref))
     assert len(page) == PAGE_SIZE
     return newer[-1].lsn, bytes(page)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from engine.archive.bases import decode_base, encode_base, index_key, part_key
 from engine.archive.catalogue import Listing, Target, generations, next_generation
 from engine.archive.chunks import chunk_key, decode_chunk, encode_chunk
-from engine.archive.restore import Plan, shown
+from engine.archive.restore import PAGES_KEPT, Plan, shown
 from engine.archive.verify import verify
 from engine.errors import ConfigError, Corrupt, FormatError, ObjectMissing
 from tests.archive.books import T0_US, Book, Ledger, book_of, frame_of
@@ -66,8 +67,8 @@ def books(draw: st.DrawFn) -> Book:
     return book
 
 
-@given(books())
-def test_every_moment_is_restored_exactly_or_refused(book: Book) -> None:
+@given(books(), st.sampled_from((1, 2, PAGES_KEPT)))
+def test_every_moment_is_restored_exactly_or_refused(book: Book, kept: int) -> None:
     async def whole() -> None:
         archive = await book.open()
         assert await verify(archive) == ([], len(book.objects))
@@ -84,7 +85,8 @@ def test_every_moment_is_restored_exactly_or_refused(book: Book) -> None:
                 else:
                     assert await book.restored(target, Path(folder)) == expected, target
 
-    asyncio.run(whole())
+    with patch("engine.archive.restore.PAGES_KEPT", kept):
+        asyncio.run(whole())
 
 
 def example(*, begin: int = 0, bases: tuple[int, ...] = (2, 4)) -> Book:

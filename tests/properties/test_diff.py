@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.log.apply import apply_record
+from engine.log.changes import encode_changes
 from engine.log.diff import Diff, apply_diff, diff_page
-from engine.log.frame import encode_record
 from engine.log.record import Record
 from engine.types import PAGE_SIZE
 
@@ -92,20 +92,8 @@ def test_ranges_ascend_apart_and_carry_only_what_differs(pair: tuple[bytes, byte
 
 
 def size(diff: Diff) -> int:
-    """Bytes of the record, but for the few that say which one it is."""
-    full, moves, ranges = diff
-    return len(
-        encode_record(
-            lsn=1,
-            prev_lsn=0,
-            prev_pg_lsn=0,
-            page=1,
-            commit=None,
-            full=full,
-            moves=moves,
-            ranges=ranges,
-        )
-    )
+    """Bytes of what it says of the page, before they are deflated."""
+    return len(encode_changes(diff.moves, diff.ranges))
 
 
 @given(PAIRS)
