@@ -20,7 +20,8 @@ Life of a write
     A commit that will keep this process busy for seconds is announced (`engine.instance.busy.Busy`).
  6. `engine.volume.writer.VolumeWriter.commit` makes one MTR: for each page an LSN, what moved and
     the byte ranges that differ (`engine.log.diff.diff_page`) and a record
-    (`engine.log.frame.encode_record`); the last one is the CPL. The new versions go into the pool
+    (`engine.log.frame.encode_record`), deflated if that halves it (`engine.log.changes.deflated`); the
+    last one is the CPL. The new versions go into the pool
     (`engine.sql.pool.BufferPool.install`), the lock is free, the next transaction runs. This session
     now waits.
  7. At the end of the loop's turn, or once the batch before is durable if that was not full, all commits

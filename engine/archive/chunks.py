@@ -21,10 +21,9 @@ from typing import Any
 
 from engine.archive.envelope import Envelope, seal, unseal
 from engine.errors import Corrupt, FormatError, SextetError
-from engine.log.frame import RecordRef, chained, index_frame, record_at, split_frames
-from engine.log.header import FrameHeader
+from engine.log.frame import RecordRef, index_frame, record_at, split_frames
 from engine.log.record import Record
-from engine.types import LSN, CommitMark, VolumeId
+from engine.types import LSN, CommitMark, Epoch, VolumeId
 
 KIND = "log"
 NO_COMMIT = CommitMark(0, 0, 0)
@@ -144,14 +143,14 @@ def records_of(chunk: Chunk) -> Iterator[Record]:
     """
     head = chunk.head
     key = chunk_key(head.archive, head.number)
-    found: dict[LSN, tuple[bytes, FrameHeader, RecordRef, LSN]] = {}
+    found: dict[LSN, tuple[bytes, Epoch, RecordRef]] = {}
     try:
         for header, frame in split_frames(chunk.frames):
             if header.volume != head.volume:
                 raise Corrupt(f"a frame of volume {header.volume}")
-            for ref, prev in chained(header, index_frame(frame, header)):
+            for ref in index_frame(frame, header):
                 if head.after < ref.lsn <= head.upto:
-                    found[ref.lsn] = frame, header, ref, prev
+                    found[ref.lsn] = frame, header.epoch, ref
     except (FormatError, Corrupt) as error:
         raise Corrupt(f"object {key}: {error}") from error
     at = head.after

@@ -42,6 +42,7 @@ class RecordRef(NamedTuple):
 
     lsn: LSN
     prev_lsn: LSN
+    prev_pg_lsn: LSN
     page: PageNo
     full: bool
     moves: bool
@@ -180,7 +181,7 @@ def index_frame(frame: bytes, header: FrameHeader | None = None) -> list[RecordR
                 distance, position = get(body, start + 1)
                 back, position = get(body, position)
             page, position = get(body, position)
-            lsn += distance
+            prev, lsn = lsn, lsn + distance
             commit = None
             if flags & _CPL:
                 time_us, position = get(body, position)
@@ -189,7 +190,7 @@ def index_frame(frame: bytes, header: FrameHeader | None = None) -> list[RecordR
             size, position = get(body, position)
             end = position + size
             kind = bool(flags & _FULL), bool(flags & _MOVES), bool(flags & _DEFLATED)
-            refs.append(RecordRef(lsn, lsn - back, page, *kind, commit, start, position, end))
+            refs.append(RecordRef(lsn, lsn - back, prev, page, *kind, commit, start, position, end))
             position = end
     except (IndexError, ValueError):
         raise FormatError(f"frame {header.first_lsn}..{header.last_lsn} ends early") from None
@@ -217,21 +218,14 @@ def decode_frame(frame: bytes) -> list[Record]:
     """All records of one frame, checksums verified."""
     header = read_header(frame)
     check_body(frame, header)
-    return [
-        record_at(frame, header, *found) for found in chained(header, index_frame(frame, header))
-    ]
+    return [record_at(frame, header.epoch, ref) for ref in index_frame(frame, header)]
 
 
-def chained(header: FrameHeader, refs: Sequence[RecordRef]) -> Iterator[tuple[RecordRef, LSN]]:
-    """Each of a frame's records with its predecessor in the group."""
-    return zip(refs, (header.prev_pg_lsn, *(ref.lsn for ref in refs[:-1])), strict=True)
-
-
-def record_at(frame: bytes, header: FrameHeader, ref: RecordRef, prev_pg_lsn: LSN) -> Record:
+def record_at(frame: bytes, epoch: Epoch, ref: RecordRef) -> Record:
     """One record of `frame`, decoded. Raises FormatError if it reaches beyond its page."""
     moves, ranges = changes_at(frame, ref)
     return Record(
-        *(ref.lsn, ref.prev_lsn, prev_pg_lsn, header.epoch, ref.page),
+        *(ref.lsn, ref.prev_lsn, ref.prev_pg_lsn, epoch, ref.page),
         *(ref.full, ranges, ref.commit, moves),
     )
 

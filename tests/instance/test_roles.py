@@ -331,7 +331,7 @@ def commit_frame(lsn: int) -> bytes:
         page=1,
         full=False,
         moves=(),
-        ranges=((0, bytes(1000)),),
+        ranges=((0, random.Random(lsn).randbytes(1000)),),
         commit=CommitMark(lsn, 0, 3),
     )
     return build_frame(
