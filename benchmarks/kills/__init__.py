@@ -1,0 +1,1 @@
+"""Commands of a real cluster, killed at many moments and steps: see `benchmarks.kills.__main__`."""
