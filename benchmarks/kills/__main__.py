@@ -356,9 +356,10 @@ def main() -> None:
                     by_step(bench, operations[name], process, step, when, table)
         for name in names if arguments.moments else ():
             by_moments(bench, operations[name], victims, arguments.moments, table)
-        moment, count = bench.rows.settled()
-        bench.expected = count, count
-        bench.check_cluster(MAIN)
+        with bench.rows.still():
+            moment, count = bench.rows.settled()
+            bench.expected = count, count
+            bench.check_cluster(MAIN)
         until_archived(bench, moment)
         check_archive(bench)
         print(f"{count} acknowledged rows are there")

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,7 +59,7 @@ class Rows:
         self.wrong: list[str] = []
         self._url = url
         self._stop = threading.Event()
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._connection: psycopg.Connection[Any] | None = None
         self._doubt = True
@@ -100,6 +100,12 @@ class Rows:
         if not self.acked <= found[0] <= self.sent:
             self.wrong.append(f"{self.acked} to {self.sent} rows were there, and now {found[0]}")
         self.acked, self._doubt = found[0], False
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Nothing is inserted in the block."""
+        with self._turn:
+            yield
 
     def settled(self) -> tuple[datetime, int]:
         """A moment between two commits, and how many rows there are then."""

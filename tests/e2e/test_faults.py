@@ -117,8 +117,10 @@ def level(cluster) -> None:
 
     def same() -> bool:
         report = cluster.status()
-        scls = {s["scl"] for row in report["storage"] for s in row["segments"]}
-        return len(scls) == 1 and all(row["state"] == "up" for row in report["storage"])
+        rows = report["storage"]
+        scls = {s["scl"] for row in rows for s in row["segments"]}
+        # Who has just come up may not have been told yet that it keeps a segment.
+        return len(scls) == 1 and all(row["segments"] and row["state"] == "up" for row in rows)
 
     cluster.until(same, f"{names} are level")
 
